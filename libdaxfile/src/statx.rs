@@ -1,0 +1,100 @@
+//! statx(2) of an open file.
+//!
+//! Reference: statx(2); `include/uapi/linux/stat.h`.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::error::{Result, check};
+
+const STATX_DIOALIGN: libc::c_uint = 0x2000;
+
+bitflags::bitflags! {
+    /// `STATX_ATTR_*`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Attributes: u64 {
+        /// Compressed by the filesystem.
+        const COMPRESSED = 0x0000_0004;
+        /// Cannot be modified.
+        const IMMUTABLE = 0x0000_0010;
+        /// Writes must append.
+        const APPEND = 0x0000_0020;
+        /// Encrypted by the filesystem.
+        const ENCRYPTED = 0x0000_0800;
+        /// fs-verity is on.
+        const VERITY = 0x0010_0000;
+        /// Accesses go to persistent memory without the page cache.
+        const DAX = 0x0020_0000;
+        const _ = !0;
+    }
+}
+
+/// A point in time: seconds since the epoch, which may be negative, and nanoseconds after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub seconds: i64,
+    /// Nanoseconds, 0 to 999,999,999.
+    pub nanoseconds: u32,
+}
+
+/// What is known of the inode. Sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Statx {
+    /// `S_IFMT` and permission bits.
+    pub mode: u16,
+    /// Number of hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Inode number.
+    pub inode: u64,
+    /// Size.
+    pub size: u64,
+    /// Space allocated, attributes and map blocks included on some filesystems.
+    pub allocated: u64,
+    /// Last change of the contents.
+    pub mtime: Time,
+    /// Last change of the inode.
+    pub ctime: Time,
+    /// Device number of the filesystem: major, minor.
+    pub device: (u32, u32),
+    /// Attributes that are set; those outside of `attributes_mask` are unknown.
+    pub attributes: Attributes,
+    /// Attributes that the filesystem tells.
+    pub attributes_mask: Attributes,
+    /// Alignment of memory and of offsets for direct I/O, where the filesystem tells (Linux 6.1) and has direct I/O.
+    pub direct_io: Option<(u32, u32)>,
+}
+
+/// Reads the inode's state. No privilege is needed.
+///
+/// # Errors
+/// Those of statx(2).
+#[doc(alias = "statx")]
+pub fn get(fd: impl AsFd) -> Result<Statx> {
+    let mut raw = MaybeUninit::<libc::statx>::zeroed();
+    let mask = libc::STATX_BASIC_STATS | STATX_DIOALIGN;
+    // SAFETY: the path is a NUL-terminated literal, and the buffer is a live `struct statx`, which the kernel fills.
+    let returned =
+        unsafe { libc::statx(fd.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
+    check("statx", returned)?;
+    // SAFETY: all bytes were zeroed, the kernel wrote integers over them, and zeros are valid integers.
+    let raw = unsafe { raw.assume_init() };
+    let time = |t: libc::statx_timestamp| Time { seconds: t.tv_sec, nanoseconds: t.tv_nsec };
+    Ok(Statx {
+        mode: raw.stx_mode,
+        nlink: raw.stx_nlink,
+        uid: raw.stx_uid,
+        inode: raw.stx_ino,
+        size: raw.stx_size,
+        allocated: raw.stx_blocks.saturating_mul(512),
+        mtime: time(raw.stx_mtime),
+        ctime: time(raw.stx_ctime),
+        device: (raw.stx_dev_major, raw.stx_dev_minor),
+        attributes: Attributes::from_bits_retain(raw.stx_attributes),
+        attributes_mask: Attributes::from_bits_retain(raw.stx_attributes_mask),
+        direct_io: (raw.stx_mask & STATX_DIOALIGN != 0 && raw.stx_dio_offset_align != 0)
+            .then_some((raw.stx_dio_mem_align, raw.stx_dio_offset_align)),
+    })
+}

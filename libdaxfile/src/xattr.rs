@@ -1,0 +1,58 @@
+//! Extended attributes of an open file.
+//!
+//! Reference: xattr(7), fgetxattr(2), fsetxattr(2), fremovexattr(2). `user.*` is read and written with the rights of the
+//! contents; `security.*` is read by anyone and written with CAP_SYS_ADMIN.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result, check};
+
+/// Reads an attribute of at most `limit` bytes; `None` where the file has none of that name.
+///
+/// # Errors
+/// `ERANGE` where it is longer, `EOPNOTSUPP` where the filesystem has none of that kind, `EACCES`.
+#[doc(alias = "fgetxattr")]
+pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> {
+    const CALL: &str = "fgetxattr";
+    let mut value = vec![0u8; limit];
+    // SAFETY: name is NUL-terminated, and the buffer is live, exclusively borrowed and as long as is said.
+    let returned =
+        unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    match Errno::result(returned) {
+        Ok(length) => {
+            value.truncate(usize::try_from(length).unwrap_or(0));
+            Ok(Some(value))
+        }
+        Err(Errno::ENODATA) => Ok(None),
+        Err(errno) => Err(Error { call: CALL, errno }),
+    }
+}
+
+/// Sets an attribute, or replaces its value. Durable after the next fsync(2).
+///
+/// # Errors
+/// `EPERM` without the right, or under IMMUTABLE; `ENOSPC`, `ERANGE` or `E2BIG` where it does not fit; `EROFS`; `EDQUOT`.
+#[doc(alias = "fsetxattr")]
+pub fn set(fd: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    // SAFETY: name is NUL-terminated, and the value is live and as long as is said; the kernel only reads both.
+    let returned =
+        unsafe { libc::fsetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    check("fsetxattr", returned).map(drop)
+}
+
+/// Removes an attribute; one that is not there is a success. Durable after the next fsync(2).
+///
+/// # Errors
+/// `EPERM` without the right, or under IMMUTABLE; `EROFS`.
+#[doc(alias = "fremovexattr")]
+pub fn remove(fd: impl AsFd, name: &CStr) -> Result<()> {
+    // SAFETY: name is NUL-terminated; the kernel only reads it.
+    let returned = unsafe { libc::fremovexattr(fd.as_fd().as_raw_fd(), name.as_ptr()) };
+    match check("fremovexattr", returned) {
+        Ok(_) | Err(Error { errno: Errno::ENODATA, .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
