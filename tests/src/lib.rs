@@ -1,1 +1,13 @@
+//! What the integration tests share: scratch filesystems, the `daxfile` binary, and independent readers of extent maps.
+//!
+//! Nothing here uses the crates under test, so that a mistake in them cannot hide itself. Helpers panic with everything
+//! that is known when their environment is not as they need it: no test is skipped in silence.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod command;
+mod scratch;
+pub mod tools;
+mod workdir;
+
+pub use command::{Daxfile, Run};
+pub use scratch::{Elsewhere, Ext4, Kind, Scratch, Xfs};

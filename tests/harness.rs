@@ -1,0 +1,338 @@
+//! The harness itself: what the other tests rely on.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use daxfile_tests::tools::{Piece, filefrag, normalise, require, sh, sh_status, sha256, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs};
+
+#[track_caller]
+fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[track_caller]
+fn assert_gone(image: &Path) {
+    let base = image.parent().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(base.to_str().unwrap()), "still mounted:\n{mounts}");
+    let loops = format!("losetup --noheadings --raw --output NAME,BACK-FILE | grep -F '{}' || :", base.display());
+    wait_until("the loop device is free", || sh(&loops).is_empty());
+    assert!(!base.exists(), "{} left", base.display());
+}
+
+#[test]
+fn a_panic_tears_down() {
+    for elsewhere in [false, true] {
+        let mut image = PathBuf::new();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let mut scratch = Scratch::new(Kind::xfs());
+            image = scratch.image().to_owned();
+            assert_eq!(sh(format!("losetup -j '{}'", image.display())).lines().count(), 1);
+            sh(format!("mkdir '{0}' && mount -t tmpfs none '{0}'", scratch.path("below").display()));
+            let guard = elsewhere.then(|| scratch.mount_elsewhere());
+            std::panic::resume_unwind(Box::new(guard.is_some()));
+        }));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&elsewhere));
+        assert_gone(&image);
+    }
+}
+
+#[test]
+fn a_drop_in_use_detaches() {
+    let mut image = PathBuf::new();
+    let mut open = None;
+    // With a panic, for then the drop waits less.
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let scratch = Scratch::new(Kind::ext4());
+        image = scratch.image().to_owned();
+        open = Some(fs::File::create(scratch.path("open")).unwrap());
+        std::panic::resume_unwind(Box::new(()));
+    }));
+    assert!(panicked.is_err());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(image.to_str().unwrap().trim_end_matches("image")), "still mounted:\n{mounts}");
+    drop(open);
+    assert_gone(&image);
+}
+
+/// A killed test process must not leave mounts behind either: the janitor acts once the process has gone.
+#[test]
+fn a_killed_process_tears_down() {
+    const CHILD: &str = "DAXFILE_TESTS_CHILD";
+    if let Some(report) = std::env::var_os(CHILD) {
+        let scratch = Scratch::new(Kind::ext4());
+        fs::write(report, scratch.image().to_str().unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("image");
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_process_tears_down"])
+        .env(CHILD, &report)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(!status.success());
+    let image = PathBuf::from(fs::read_to_string(&report).unwrap());
+    wait_until("the janitor has done", || !image.parent().unwrap().exists());
+    assert_gone(&image);
+}
+
+#[test]
+fn every_kind_mounts() {
+    let kinds = Kind::pinnable().into_iter().chain([
+        Xfs { mkfs_args: vec!["-d".into(), "su=64k,sw=2,agcount=4".into()], ..Xfs::default() }.into(),
+        Kind::ext4_with(&["^extent"]),
+        Kind::ext4_with(&["inline_data"]),
+        Kind::ext4_with(&["verity", "encrypt"]),
+        Kind::Btrfs,
+    ]);
+    std::thread::scope(|scope| {
+        for kind in kinds {
+            scope.spawn(move || {
+                let scratch = Scratch::new(kind.clone());
+                let (at, device) = (scratch.mount_point().display(), scratch.device().display());
+                let found = sh(format!("findmnt --noheadings --raw --output FSTYPE,SOURCE '{at}'"));
+                assert_eq!(found.trim(), format!("{} {device}", kind.name()));
+                fs::write(scratch.path("file"), "contents").unwrap();
+                let block = sh(format!("stat --file-system --format %S '{at}'"));
+                match &kind {
+                    Kind::Xfs(xfs) => {
+                        let info = sh(format!("xfs_info '{at}'"));
+                        let has = |field: String| assert!(info.contains(&field), "{field} not in\n{info}");
+                        has(format!("reflink={}", u8::from(xfs.reflink)));
+                        has(format!("rmapbt={}", u8::from(xfs.rmapbt)));
+                        has(format!("bsize={}", xfs.block_size));
+                        if !xfs.mkfs_args.is_empty() {
+                            has("sunit=16     swidth=32 blks".into());
+                        }
+                    }
+                    Kind::Ext4(ext4) => {
+                        assert_eq!(block.trim(), ext4.block_size.to_string());
+                        let info = sh(format!("tune2fs -l {device}"));
+                        for feature in &ext4.features {
+                            let wanted = !feature.starts_with('^');
+                            let name = feature.trim_start_matches('^');
+                            let has = info.split_whitespace().any(|word| word == name);
+                            assert_eq!(has, wanted, "{feature}:\n{info}");
+                        }
+                    }
+                    Kind::Btrfs => {}
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_remount_keeps_files() {
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let mut scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        fs::write(&file, "contents").unwrap();
+        let image = scratch.image().to_owned();
+        scratch.remount();
+        assert_eq!(fs::read(&file).unwrap(), b"contents");
+
+        scratch.remount_with("ro");
+        assert_eq!(fs::write(&file, "x").unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+        scratch.remount();
+        fs::write(&file, "new").unwrap();
+
+        scratch.unmount();
+        assert!(!file.exists());
+        assert_eq!(sh(format!("losetup -j '{}'", image.display())), "");
+        scratch.mount();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+
+        let elsewhere = scratch.mount_elsewhere();
+        assert_ne!(elsewhere.path("file"), file);
+        assert!(!file.exists());
+        assert_eq!(fs::read(elsewhere.path("file")).unwrap(), b"new");
+        drop(elsewhere);
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        drop(scratch);
+        assert_gone(&image);
+    }
+}
+
+#[test]
+fn a_size_is_respected() {
+    let scratch = Scratch::with_size(Kind::xfs(), 320 << 20);
+    assert_eq!(fs::metadata(scratch.image()).unwrap().len(), 320 << 20);
+}
+
+/// Pieces with their positions left out: (logical, length, unwritten, shared).
+fn shape(pieces: &[Piece]) -> Vec<(u64, u64, bool, bool)> {
+    pieces.iter().map(|p| (p.logical, p.length, p.unwritten, p.shared)).collect()
+}
+
+const K: u64 = 1024;
+
+#[test]
+fn readers_agree_on_xfs() {
+    for block_size in [1024, 4096] {
+        let scratch = Scratch::new(Xfs { block_size, ..Xfs::default() });
+        let file = scratch.path("a file");
+        let name = file.display();
+        // Written, a hole, written, unwritten, a hole, unwritten, and a preallocation past EOF; then the first two
+        // written ranges are shared but for the first 16 KiB.
+        sh(format!(
+            "xfs_io -f -c 'pwrite 0 64k' -c 'pwrite 128k 64k' -c 'falloc 192k 64k' -c 'falloc 1m 4k' \
+                 -c 'falloc -k 2m 8k' '{name}'
+             cp --reflink=always '{name}' '{name}.clone'
+             xfs_io -c 'cowextsize 4096' -c 'pwrite 0 16k' '{name}'"
+        ));
+        let pieces = filefrag(&file);
+        assert_eq!(
+            shape(&pieces),
+            [
+                (0, 16 * K, false, false),
+                (16 * K, 48 * K, false, true),
+                (128 * K, 64 * K, false, true),
+                (192 * K, 64 * K, true, false),
+                (1024 * K, 4 * K, true, false),
+                (2048 * K, 8 * K, true, false),
+            ]
+        );
+        assert_eq!(xfs_io_fiemap(&file), pieces);
+        assert_eq!(xfs_bmap(&file), pieces);
+
+        // Positions are the device's: the blocks found there are the file's.
+        let script = |skip: u64, from: &Path| {
+            format!("dd if='{}' bs=1k skip={} count=16 iflag=direct status=none | sha256sum", from.display(), skip / K)
+        };
+        assert_eq!(sh(script(pieces[0].physical, scratch.device())), sh(script(0, &file)));
+
+        let empty = scratch.path("empty");
+        fs::File::create(&empty).unwrap().set_len(1 << 20).unwrap();
+        assert_eq!((filefrag(&empty), xfs_io_fiemap(&empty), xfs_bmap(&empty)), (vec![], vec![], vec![]));
+    }
+}
+
+#[test]
+fn readers_agree_on_ext4() {
+    for block_size in [1024, 4096] {
+        let scratch = Scratch::new(Ext4 { block_size, ..Ext4::default() });
+        let file = scratch.path("a file");
+        let name = file.display();
+        sh(format!(
+            "xfs_io -f -c 'pwrite 0 64k' -c 'falloc 64k 64k' -c 'pwrite 256k 4k' -c 'falloc -k 2m 8k' '{name}'"
+        ));
+        let pieces = filefrag(&file);
+        assert_eq!(
+            shape(&pieces),
+            [
+                (0, 64 * K, false, false),
+                (64 * K, 64 * K, true, false),
+                (256 * K, 4 * K, false, false),
+                (2048 * K, 8 * K, true, false),
+            ]
+        );
+        assert_eq!(xfs_io_fiemap(&file), pieces);
+    }
+}
+
+#[test]
+fn readers_agree_on_block_maps() {
+    let scratch = Scratch::new(Kind::ext4_with(&["^extent"]));
+    let file = scratch.path("file");
+    sh(format!("xfs_io -f -c 'pwrite 0 64k' -c 'pwrite 128k 8m' '{}'", file.display()));
+    let pieces = filefrag(&file);
+    assert_eq!(pieces.iter().map(|p| p.length).sum::<u64>(), (64 + 8192) * K);
+    assert_eq!(xfs_io_fiemap(&file), pieces);
+}
+
+/// More records than the tools ask for in one call, and in ext4's case record boundaries that are no run's.
+#[test]
+fn readers_agree_on_many_extents() {
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        sh(format!(
+            "for ((i = 0; i < 1200; i++)); do echo \"pwrite $((i * 8))k 4k\"; done | xfs_io -f '{0}' >/dev/null
+             fallocate --length 160M '{1}'",
+            file.display(),
+            scratch.path("large").display()
+        ));
+        let pieces = filefrag(&file);
+        // XFS adds what it preallocated in the holes.
+        assert!(pieces.len() >= 1200, "{} pieces", pieces.len());
+        assert_eq!(xfs_io_fiemap(&file), pieces);
+        let large = filefrag(scratch.path("large"));
+        assert_eq!(large.iter().map(|p| p.length).sum::<u64>(), 160 << 20);
+        assert_eq!(xfs_io_fiemap(scratch.path("large")), large);
+        if matches!(scratch.kind(), Kind::Xfs(_)) {
+            assert_eq!(xfs_bmap(&file), pieces);
+            assert_eq!(xfs_bmap(scratch.path("large")), large);
+        }
+    }
+}
+
+#[test]
+fn only_equal_neighbours_are_joined() {
+    let piece = |logical, physical, unwritten, shared| Piece { logical, physical, length: 10, unwritten, shared };
+    let apart = vec![
+        piece(0, 100, false, false),
+        piece(10, 120, false, false),
+        piece(30, 130, false, false),
+        piece(40, 140, true, false),
+        piece(50, 150, false, true),
+    ];
+    assert_eq!(normalise(apart.clone()), apart);
+    let together = vec![piece(0, 100, true, false), piece(10, 110, true, false), piece(20, 120, true, false)];
+    assert_eq!(normalise(together), [Piece { length: 30, ..piece(0, 100, true, false) }]);
+}
+
+#[test]
+fn nobody_is_nobody() {
+    let script =
+        r#"id -u; id -g; id -G; grep CapEff /proc/self/status; test -x "$0" && echo "$1" "$GREETING"; pwd; cat"#;
+    let run = Daxfile::new(["argument"])
+        .as_nobody()
+        .wrap(["sh", "-c", script])
+        .env("GREETING", "hello")
+        .dir("/")
+        .stdin("input")
+        .run()
+        .expect(0);
+    assert_eq!(run.text(), "65534\n65534\n65534\nCapEff:\t0000000000000000\nargument hello\n/\ninput");
+    let denied = Daxfile::new([""; 0]).as_nobody().wrap(["touch", "/proc/sys/kernel/hostname"]).run();
+    assert_ne!(denied.status, 0);
+}
+
+#[test]
+fn a_run_tells_how_it_ended() {
+    let wrapped = |script: &str| Daxfile::new(["x"]).wrap(["sh", "-c", script]).run();
+    assert_eq!(wrapped("kill -KILL $$").status, 128 + 9);
+    let run = wrapped("echo '{\"a\": 1}'; echo oops >&2; exit 3").expect(3);
+    assert_eq!((run.json()["a"].as_u64(), run.stderr.as_str()), (Some(1), "oops\n"));
+    let message = catch_unwind(|| run.expect(0)).unwrap_err();
+    let message = message.downcast_ref::<String>().unwrap();
+    assert!(message.contains("oops") && message.contains("{\"a\": 1}") && message.contains("status 3"), "{message}");
+    // Input that nobody reads, more than a pipe holds.
+    assert_eq!(Daxfile::new(["x"]).wrap(["true"]).stdin(vec![0; 1 << 20]).run().status, 0);
+}
+
+#[test]
+fn shell_helpers_fail_loudly() {
+    assert_eq!(sh("printf '%s' out"), "out");
+    assert_eq!((sh_status("exit 7"), sh_status("kill -TERM $$"), sh_status("false; true")), (7, 128 + 15, 1));
+    assert!(catch_unwind(|| sh("echo $undefined")).is_err());
+    let missing = catch_unwind(|| require(&["sh", "no-such-program"])).unwrap_err();
+    assert!(missing.downcast_ref::<String>().unwrap().contains("apt-get install no-such-program"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("back\\slash");
+    fs::write(&file, "").unwrap();
+    assert_eq!(sha256(&file), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}

@@ -1,0 +1,191 @@
+//! Running the `daxfile` binary.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+use crate::tools::{output, require};
+use crate::workdir::new_dir;
+
+/// One call of `daxfile`, to be run.
+#[derive(Clone, Debug)]
+pub struct Daxfile {
+    args: Vec<OsString>,
+    nobody: bool,
+    wrapper: Vec<OsString>,
+    stdin: Option<Vec<u8>>,
+    env: Vec<(OsString, OsString)>,
+    dir: Option<PathBuf>,
+}
+
+impl Daxfile {
+    /// `daxfile ARGS...`
+    pub fn new<I, S>(args: I) -> Daxfile
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        Daxfile { args: owned(args), nobody: false, wrapper: Vec::new(), stdin: None, env: Vec::new(), dir: None }
+    }
+
+    /// One more argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Daxfile {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// As user and group 65534, without other groups and without capabilities.
+    pub fn as_nobody(mut self) -> Daxfile {
+        self.nobody = true;
+        self
+    }
+
+    /// Through another program, such as `["strace", "-f"]`; with [`Daxfile::as_nobody`] that one is nobody's too.
+    pub fn wrap<I, S>(mut self, wrapper: I) -> Daxfile
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.wrapper = owned(wrapper);
+        self
+    }
+
+    /// With this on standard input, which otherwise is /dev/null.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Daxfile {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// With this environment variable.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Daxfile {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// In this working directory.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Daxfile {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// The command itself, for tests that spawn it or redirect it; what [`Daxfile::stdin`] gave is not in it.
+    pub fn command(&self) -> Command {
+        let mut line: Vec<OsString> = Vec::new();
+        if self.nobody {
+            require(&["setpriv"]);
+            line.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"].map(OsString::from));
+        }
+        line.extend(self.wrapper.iter().cloned());
+        line.push(binary().into());
+        line.extend(self.args.iter().cloned());
+
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").stdin(Stdio::null());
+        // What the person who runs the tests has set must not show in the output.
+        for name in ["NO_COLOR", "COLUMNS", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+            command.env_remove(name);
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self) -> Run {
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.stdin.is_some() {
+            command.stdin(Stdio::piped());
+        }
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let stdin = child.stdin.take();
+        let out = std::thread::scope(|scope| {
+            if let (Some(mut pipe), Some(bytes)) = (stdin, self.stdin.as_ref()) {
+                // A program that ends without reading all of it is no failure of the test: EPIPE is left alone.
+                scope.spawn(move || pipe.write_all(bytes));
+            }
+            child.wait_with_output().expect("wait for the child")
+        });
+        Run {
+            command: format!("{command:?}"),
+            status: status_of(out.status),
+            stdout: out.stdout,
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
+    }
+}
+
+/// What came of a call.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The command line, for messages
+    pub command: String,
+    /// The exit status, 128 + the signal if one ended it
+    pub status: i32,
+    /// Standard output
+    pub stdout: Vec<u8>,
+    /// Standard error
+    pub stderr: String,
+}
+
+impl Run {
+    /// Panics with all of it unless the exit status is this one.
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Run {
+        assert!(self.status == status, "expected exit status {status} of {self}");
+        self
+    }
+
+    /// Standard output as text.
+    #[track_caller]
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap_or_else(|e| panic!("not UTF-8: {e}: {self}"))
+    }
+
+    /// Standard output as one JSON value.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|e| panic!("not JSON: {e}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        let (command, status, stderr) = (&self.command, self.status, &self.stderr);
+        write!(f, "{command}: exit status {status}\n--- stdout ---\n{stdout}\n--- stderr ---\n{stderr}\n---")
+    }
+}
+
+/// The exit status as a shell gives it.
+pub(crate) fn status_of(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).expect("exited or killed")
+}
+
+fn owned<I, S>(args: I) -> Vec<OsString>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    args.into_iter().map(|arg| arg.as_ref().to_owned()).collect()
+}
+
+/// A copy of the binary that every user can reach.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("/proc is mounted");
+        let built = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps").join("daxfile");
+        assert!(built.is_file(), "{} is missing: run `cargo build` first, or tests/run.sh", built.display());
+        let copy = new_dir("bin.").keep().join("daxfile");
+        // Not fs::copy: a child that another thread forks meanwhile would hold our descriptor open for writing, and
+        // execve(2) of the copy would fail with ETXTBSY.
+        output(Command::new("install").args(["-m", "0755", "--"]).arg(&built).arg(&copy));
+        copy
+    })
+}
