@@ -21,7 +21,7 @@ bitflags::bitflags! {
     /// What stands on an extent (`FIEMAP_EXTENT_*`). Several flags can be set at once; unknown ones are kept.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct ExtentFlags: u32 {
-        /// The last extent of the file.
+        /// The last extent of the file or, where the kernel's iomap answers (ext4, XFS), of the range asked for.
         const LAST = 0x0001;
         /// The location is not known; the physical offset means nothing.
         const UNKNOWN = 0x0002;
@@ -95,10 +95,12 @@ pub struct RawExtent {
     pub fe_reserved: [u32; 3],
 }
 
+/// `struct fiemap` with the room behind it that one call fills.
+#[doc(hidden)]
 #[repr(C)]
-struct Call {
-    header: RawHeader,
-    extents: [RawExtent; BATCH],
+pub struct RawCall {
+    pub header: RawHeader,
+    pub extents: [RawExtent; BATCH],
 }
 
 /// `_IOWR('f', 11, struct fiemap)`
@@ -115,12 +117,15 @@ fn header(range: &Range<u64>, request: Request, extent_count: u32) -> RawHeader 
     }
 }
 
-/// Counts the extents that touch `range` without fetching them.
+/// Counts the extents that touch `range` without fetching them; as with [`Extents`], none touch an empty one.
 ///
 /// # Errors
 /// `EOPNOTSUPP` where the filesystem has no FIEMAP, `EBADR` where it refuses `request`.
 #[doc(alias = "FS_IOC_FIEMAP")]
 pub fn count(fd: impl AsFd, range: Range<u64>, request: Request) -> Result<u32> {
+    if range.is_empty() {
+        return Ok(0); // The kernel takes a length of 0 for an error (EINVAL).
+    }
     let mut call = header(&range, request, 0);
     // SAFETY: the descriptor is open for the borrow's length, and with fm_extent_count 0 the kernel writes the header only.
     unsafe { ioctl(CALL, fd, FS_IOC_FIEMAP, &raw mut call) }?;
@@ -139,7 +144,7 @@ pub struct Extents<'fd> {
     fd: BorrowedFd<'fd>,
     rest: Range<u64>,
     request: Request,
-    call: Box<Call>,
+    call: Box<RawCall>,
     fetched: VecDeque<Extent>,
     done: bool,
 }
@@ -147,7 +152,7 @@ pub struct Extents<'fd> {
 impl<'fd> Extents<'fd> {
     /// Reads the extents of `fd` that touch `range`.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, range: Range<u64>, request: Request) -> Self {
-        let call = Call { header: RawHeader::default(), extents: [RawExtent::default(); BATCH] };
+        let call = RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH] };
         Extents {
             fd: fd.as_fd(),
             done: range.is_empty(),
@@ -163,7 +168,7 @@ impl<'fd> Extents<'fd> {
         #[expect(clippy::cast_possible_truncation, reason = "BATCH is a small constant")]
         let header = header(&self.rest, self.request, BATCH as u32);
         self.call.header = header;
-        let call: *mut Call = &raw mut *self.call;
+        let call: *mut RawCall = &raw mut *self.call;
         // SAFETY: `call` points to a header followed by room for the BATCH extents that fm_extent_count announces, it is
         // borrowed exclusively, and every bit pattern the kernel may write is a valid value of these integer fields.
         unsafe { ioctl(CALL, self.fd, FS_IOC_FIEMAP, call.cast::<RawHeader>()) }?;

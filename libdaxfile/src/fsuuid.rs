@@ -3,6 +3,7 @@
 //!
 //! Reference: `ioctl_getfsuuid()` in `fs/ioctl.c` (6.9 and newer), `ext4_ioctl_getuuid()` in `fs/ext4/ioctl.c` (6.0).
 
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -20,12 +21,13 @@ pub struct RawFsuuid2 {
 }
 
 /// ext4's `struct fsuuid` with room for its UUID.
+#[doc(hidden)]
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct RawExt4Fsuuid {
-    len: u32,
-    flags: u32,
-    uuid: [u8; 16],
+pub struct RawExt4Fsuuid {
+    pub fsu_len: u32,
+    pub fsu_flags: u32,
+    pub fsu_uuid: [u8; 16],
 }
 
 /// `_IOR(0x15, 0, struct fsuuid2)`
@@ -33,7 +35,7 @@ struct RawExt4Fsuuid {
 pub const FS_IOC_GETFSUUID: u64 = nix::request_code_read!(0x15, 0, size_of::<RawFsuuid2>());
 /// `_IOR('f', 44, struct fsuuid)`, where the structure's flexible array counts for nothing.
 #[doc(hidden)]
-pub const EXT4_IOC_GETFSUUID: u64 = nix::request_code_read!(b'f', 44, 8);
+pub const EXT4_IOC_GETFSUUID: u64 = nix::request_code_read!(b'f', 44, offset_of!(RawExt4Fsuuid, fsu_uuid));
 
 /// Reads the UUID of the filesystem that holds the file. No privilege is needed.
 ///
@@ -53,8 +55,8 @@ pub fn get(fd: impl AsFd) -> Result<[u8; 16]> {
 }
 
 fn ext4(fd: impl AsFd) -> Result<[u8; 16]> {
-    let mut raw = RawExt4Fsuuid { len: 16, flags: 0, uuid: [0; 16] };
-    // SAFETY: `len` announces the 16 bytes that follow the two words; the kernel writes no more than these.
+    let mut raw = RawExt4Fsuuid { fsu_len: 16, fsu_flags: 0, fsu_uuid: [0; 16] };
+    // SAFETY: `fsu_len` announces the 16 bytes that follow the two words; the kernel writes no more than these.
     unsafe { ioctl("ioctl(EXT4_IOC_GETFSUUID)", fd, EXT4_IOC_GETFSUUID, &raw mut raw) }?;
-    Ok(raw.uuid)
+    Ok(raw.fsu_uuid)
 }

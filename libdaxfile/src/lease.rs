@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::error::{Result, check};
 
-const F_SETSIG: libc::c_int = 10;
+#[doc(hidden)]
+pub const F_SETSIG: libc::c_int = 10;
 
 /// What a lease guards against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,15 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::error::{Result, check};
 
-const STATX_DIOALIGN: libc::c_uint = 0x2000;
+/// Mask of the file type in [`Statx::mode`].
+pub const S_IFMT: u32 = libc::S_IFMT;
+/// File type: regular.
+pub const S_IFREG: u32 = libc::S_IFREG;
+/// File type: directory.
+pub const S_IFDIR: u32 = libc::S_IFDIR;
+
+#[doc(hidden)]
+pub const STATX_DIOALIGN: libc::c_uint = 0x2000;
 
 bitflags::bitflags! {
     /// `STATX_ATTR_*`.

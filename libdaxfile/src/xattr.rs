@@ -23,7 +23,12 @@ pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> 
         unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     match Errno::result(returned) {
         Ok(length) => {
-            value.truncate(usize::try_from(length).unwrap_or(0));
+            let length = usize::try_from(length).unwrap_or(0);
+            // To a buffer of no bytes the kernel gives the length of the value, whatever it is.
+            if length > limit {
+                return Err(Error { call: CALL, errno: Errno::ERANGE });
+            }
+            value.truncate(length);
             Ok(Some(value))
         }
         Err(Errno::ENODATA) => Ok(None),

@@ -3,6 +3,7 @@
 //! Reference: `fs/xfs/libxfs/xfs_fs.h`, `fs/xfs/xfs_ioctl.c`, `xfs_getbmap()` in `fs/xfs/xfs_bmap_util.c`; xfsctl(3).
 //! Every call fails with `ENOTTY` on other filesystems.
 
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use crate::error::Result;
@@ -99,12 +100,29 @@ pub struct RawEofblocks {
 /// `_IOR('X', 126, struct xfs_fsop_geom)`
 #[doc(hidden)]
 pub const XFS_IOC_FSGEOMETRY: u64 = nix::request_code_read!(b'X', 126, size_of::<RawGeometry>());
-/// `_IOWR('X', 56, struct getbmapx)`
+/// `_IOWR('X', 56, struct getbmap)`: it moves `struct getbmapx`, and its number holds the size of the older, shorter
+/// structure, which ends before `bmv_iflags`.
 #[doc(hidden)]
-pub const XFS_IOC_GETBMAPX: u64 = nix::request_code_readwrite!(b'X', 56, size_of::<RawBmapx>());
+pub const XFS_IOC_GETBMAPX: u64 = nix::request_code_readwrite!(b'X', 56, offset_of!(RawBmapx, bmv_iflags));
 /// `_IOR('X', 58, struct xfs_fs_eofblocks)`
 #[doc(hidden)]
 pub const XFS_IOC_FREE_EOFBLOCKS: u64 = nix::request_code_read!(b'X', 58, size_of::<RawEofblocks>());
+
+#[doc(hidden)]
+pub const BMV_IF_PREALLOC: i32 = 0x4;
+#[doc(hidden)]
+pub const BMV_IF_NO_HOLES: i32 = 0x10;
+#[doc(hidden)]
+pub const BMV_OF_PREALLOC: i32 = 0x1;
+#[doc(hidden)]
+pub const BMV_OF_SHARED: i32 = 0x8;
+
+#[doc(hidden)]
+pub const XFS_EOFBLOCKS_VERSION: u32 = 1;
+#[doc(hidden)]
+pub const XFS_EOF_FLAGS_SYNC: u32 = 1 << 0;
+#[doc(hidden)]
+pub const XFS_EOF_FLAGS_MINFILESIZE: u32 = 1 << 4;
 
 /// Reads the geometry of the filesystem that holds the file. No privilege is needed.
 ///
@@ -129,10 +147,6 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
 #[doc(alias = "XFS_IOC_GETBMAPX")]
 pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<Vec<Extent>>> {
     const SECTOR: u64 = 512;
-    const BMV_IF_PREALLOC: i32 = 0x4;
-    const BMV_IF_NO_HOLES: i32 = 0x10;
-    const BMV_OF_PREALLOC: i32 = 0x1;
-    const BMV_OF_SHARED: i32 = 0x8;
     // One entry more than asked for: an array that came back full may have left something out.
     let Ok(count) = i32::try_from(limit.saturating_add(2)) else { return Ok(None) };
     let mut entries = vec![RawBmapx::default(); limit.saturating_add(2)];
@@ -173,10 +187,8 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<Vec<Extent>>> {
 /// `EPERM` without CAP_SYS_ADMIN, `EROFS`, `ENOTTY` where it is not XFS.
 #[doc(alias = "XFS_IOC_FREE_EOFBLOCKS")]
 pub fn free_eofblocks(fd: impl AsFd, min_size: u64) -> Result<()> {
-    const XFS_EOF_FLAGS_SYNC: u32 = 1 << 0;
-    const XFS_EOF_FLAGS_MINFILESIZE: u32 = 1 << 4;
     let raw = RawEofblocks {
-        eof_version: 1,
+        eof_version: XFS_EOFBLOCKS_VERSION,
         eof_flags: XFS_EOF_FLAGS_SYNC | XFS_EOF_FLAGS_MINFILESIZE,
         eof_min_file_size: min_size,
         ..RawEofblocks::default()
