@@ -1,0 +1,227 @@
+/*
+ * Prints, one "name value" a line, what tests/abi.rs compares with: ioctl numbers, structures, constants.
+ *
+ * What is defined here, and not included, is younger than the headers of Debian 12, and stands as the kernel has it.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/stat.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <xfs/xfs.h>
+
+#if __has_include(<linux/ext4.h>)
+#include <linux/ext4.h>
+#else
+struct fsuuid {
+	__u32 fsu_len;
+	__u32 fsu_flags;
+	__u8 fsu_uuid[];
+};
+#define EXT4_IOC_GETFSUUID _IOR('f', 44, struct fsuuid)
+#endif
+
+#ifndef FS_IOC_GETFSUUID
+struct fsuuid2 {
+	__u8 len;
+	__u8 uuid[16];
+};
+#define FS_IOC_GETFSUUID _IOR(0x15, 0, struct fsuuid2)
+#endif
+#ifndef FS_XFLAG_VERITY
+#define FS_XFLAG_VERITY 0x00020000
+#endif
+#ifndef FALLOC_FL_WRITE_ZEROES
+#define FALLOC_FL_WRITE_ZEROES 0x80
+#endif
+#ifndef STATX_DIOALIGN
+#define STATX_DIOALIGN 0x00002000U
+#endif
+#ifndef XFS_FSOP_GEOM_FLAGS_ZONED
+#define XFS_FSOP_GEOM_FLAGS_ZONED (1 << 27)
+#endif
+
+#define PRINT(name, value) printf("%s %llu\n", name, (unsigned long long)(value))
+#define NUMBER(name) PRINT(#name, name)
+#define SIZE(type) PRINT("sizeof(" #type ")", sizeof(struct type))
+#define OFFSET(type, field) PRINT(#type "." #field, offsetof(struct type, field))
+#define FIELD(type, field)                                                                  \
+	do {                                                                                \
+		OFFSET(type, field);                                                        \
+		PRINT("sizeof(" #type "." #field ")", sizeof(((struct type *)NULL)->field)); \
+	} while (0)
+
+int main(void)
+{
+	NUMBER(FS_IOC_FIEMAP);
+	NUMBER(FS_IOC_FSGETXATTR);
+	NUMBER(FS_IOC_FSSETXATTR);
+	NUMBER(FS_IOC_GETFLAGS);
+	NUMBER(FS_IOC_GETVERSION);
+	NUMBER(FS_IOC_GETFSUUID);
+	NUMBER(EXT4_IOC_GETFSUUID);
+	NUMBER(XFS_IOC_FSGEOMETRY);
+	NUMBER(XFS_IOC_GETBMAPX);
+	NUMBER(XFS_IOC_FREE_EOFBLOCKS);
+
+	SIZE(fiemap);
+	FIELD(fiemap, fm_start);
+	FIELD(fiemap, fm_length);
+	FIELD(fiemap, fm_flags);
+	FIELD(fiemap, fm_mapped_extents);
+	FIELD(fiemap, fm_extent_count);
+	FIELD(fiemap, fm_reserved);
+	OFFSET(fiemap, fm_extents);
+
+	SIZE(fiemap_extent);
+	FIELD(fiemap_extent, fe_logical);
+	FIELD(fiemap_extent, fe_physical);
+	FIELD(fiemap_extent, fe_length);
+	FIELD(fiemap_extent, fe_reserved64);
+	FIELD(fiemap_extent, fe_flags);
+	FIELD(fiemap_extent, fe_reserved);
+
+	SIZE(fsxattr);
+	FIELD(fsxattr, fsx_xflags);
+	FIELD(fsxattr, fsx_extsize);
+	FIELD(fsxattr, fsx_nextents);
+	FIELD(fsxattr, fsx_projid);
+	FIELD(fsxattr, fsx_cowextsize);
+	FIELD(fsxattr, fsx_pad);
+
+	SIZE(fsuuid2);
+	FIELD(fsuuid2, len);
+	FIELD(fsuuid2, uuid);
+
+	SIZE(fsuuid);
+	FIELD(fsuuid, fsu_len);
+	FIELD(fsuuid, fsu_flags);
+	OFFSET(fsuuid, fsu_uuid);
+
+	SIZE(xfs_fsop_geom);
+	FIELD(xfs_fsop_geom, blocksize);
+	FIELD(xfs_fsop_geom, rtextsize);
+	FIELD(xfs_fsop_geom, agblocks);
+	FIELD(xfs_fsop_geom, agcount);
+	FIELD(xfs_fsop_geom, logblocks);
+	FIELD(xfs_fsop_geom, sectsize);
+	FIELD(xfs_fsop_geom, inodesize);
+	FIELD(xfs_fsop_geom, imaxpct);
+	FIELD(xfs_fsop_geom, datablocks);
+	FIELD(xfs_fsop_geom, rtblocks);
+	FIELD(xfs_fsop_geom, rtextents);
+	FIELD(xfs_fsop_geom, logstart);
+	FIELD(xfs_fsop_geom, uuid);
+	FIELD(xfs_fsop_geom, sunit);
+	FIELD(xfs_fsop_geom, swidth);
+	FIELD(xfs_fsop_geom, version);
+	FIELD(xfs_fsop_geom, flags);
+	FIELD(xfs_fsop_geom, logsectsize);
+	FIELD(xfs_fsop_geom, rtsectsize);
+	FIELD(xfs_fsop_geom, dirblocksize);
+	FIELD(xfs_fsop_geom, logsunit);
+	FIELD(xfs_fsop_geom, sick);
+	FIELD(xfs_fsop_geom, checked);
+	/* Not reserved: later kernels give its words names of their own, and the size stays. */
+
+	SIZE(getbmapx);
+	FIELD(getbmapx, bmv_offset);
+	FIELD(getbmapx, bmv_block);
+	FIELD(getbmapx, bmv_length);
+	FIELD(getbmapx, bmv_count);
+	FIELD(getbmapx, bmv_entries);
+	FIELD(getbmapx, bmv_iflags);
+	FIELD(getbmapx, bmv_oflags);
+	FIELD(getbmapx, bmv_unused1);
+	FIELD(getbmapx, bmv_unused2);
+
+	SIZE(xfs_fs_eofblocks);
+	FIELD(xfs_fs_eofblocks, eof_version);
+	FIELD(xfs_fs_eofblocks, eof_flags);
+	FIELD(xfs_fs_eofblocks, eof_uid);
+	FIELD(xfs_fs_eofblocks, eof_gid);
+	FIELD(xfs_fs_eofblocks, eof_prid);
+	FIELD(xfs_fs_eofblocks, pad32);
+	FIELD(xfs_fs_eofblocks, eof_min_file_size);
+	FIELD(xfs_fs_eofblocks, pad64);
+
+	NUMBER(FIEMAP_EXTENT_LAST);
+	NUMBER(FIEMAP_EXTENT_UNKNOWN);
+	NUMBER(FIEMAP_EXTENT_DELALLOC);
+	NUMBER(FIEMAP_EXTENT_ENCODED);
+	NUMBER(FIEMAP_EXTENT_DATA_ENCRYPTED);
+	NUMBER(FIEMAP_EXTENT_NOT_ALIGNED);
+	NUMBER(FIEMAP_EXTENT_DATA_INLINE);
+	NUMBER(FIEMAP_EXTENT_DATA_TAIL);
+	NUMBER(FIEMAP_EXTENT_UNWRITTEN);
+	NUMBER(FIEMAP_EXTENT_MERGED);
+	NUMBER(FIEMAP_EXTENT_SHARED);
+	NUMBER(FIEMAP_FLAG_SYNC);
+	NUMBER(FIEMAP_FLAG_XATTR);
+
+	NUMBER(FS_XFLAG_REALTIME);
+	NUMBER(FS_XFLAG_PREALLOC);
+	NUMBER(FS_XFLAG_IMMUTABLE);
+	NUMBER(FS_XFLAG_APPEND);
+	NUMBER(FS_XFLAG_SYNC);
+	NUMBER(FS_XFLAG_NOATIME);
+	NUMBER(FS_XFLAG_NODUMP);
+	NUMBER(FS_XFLAG_RTINHERIT);
+	NUMBER(FS_XFLAG_PROJINHERIT);
+	NUMBER(FS_XFLAG_NOSYMLINKS);
+	NUMBER(FS_XFLAG_EXTSIZE);
+	NUMBER(FS_XFLAG_EXTSZINHERIT);
+	NUMBER(FS_XFLAG_NODEFRAG);
+	NUMBER(FS_XFLAG_FILESTREAM);
+	NUMBER(FS_XFLAG_DAX);
+	NUMBER(FS_XFLAG_COWEXTSIZE);
+	NUMBER(FS_XFLAG_VERITY);
+	NUMBER(FS_XFLAG_HASATTR);
+
+	NUMBER(FS_COMPR_FL);
+	NUMBER(FS_IMMUTABLE_FL);
+	NUMBER(FS_APPEND_FL);
+	NUMBER(FS_ENCRYPT_FL);
+	NUMBER(FS_EXTENT_FL);
+	NUMBER(FS_VERITY_FL);
+	NUMBER(FS_NOCOW_FL);
+	NUMBER(FS_DAX_FL);
+	NUMBER(FS_INLINE_DATA_FL);
+
+	NUMBER(FALLOC_FL_KEEP_SIZE);
+	NUMBER(FALLOC_FL_PUNCH_HOLE);
+	NUMBER(FALLOC_FL_COLLAPSE_RANGE);
+	NUMBER(FALLOC_FL_ZERO_RANGE);
+	NUMBER(FALLOC_FL_INSERT_RANGE);
+	NUMBER(FALLOC_FL_UNSHARE_RANGE);
+	NUMBER(FALLOC_FL_WRITE_ZEROES);
+
+	NUMBER(STATX_DIOALIGN);
+	NUMBER(STATX_ATTR_COMPRESSED);
+	NUMBER(STATX_ATTR_IMMUTABLE);
+	NUMBER(STATX_ATTR_APPEND);
+	NUMBER(STATX_ATTR_ENCRYPTED);
+	NUMBER(STATX_ATTR_VERITY);
+	NUMBER(STATX_ATTR_DAX);
+
+	NUMBER(S_IFMT);
+	NUMBER(S_IFREG);
+	NUMBER(S_IFDIR);
+
+	NUMBER(F_SETSIG);
+
+	NUMBER(XFS_FSOP_GEOM_FLAGS_RMAPBT);
+	NUMBER(XFS_FSOP_GEOM_FLAGS_REFLINK);
+	NUMBER(XFS_FSOP_GEOM_FLAGS_ZONED);
+	NUMBER(BMV_IF_PREALLOC);
+	NUMBER(BMV_IF_NO_HOLES);
+	NUMBER(BMV_OF_PREALLOC);
+	NUMBER(BMV_OF_SHARED);
+	NUMBER(XFS_EOFBLOCKS_VERSION);
+	NUMBER(XFS_EOF_FLAGS_SYNC);
+	NUMBER(XFS_EOF_FLAGS_MINFILESIZE);
+	return 0;
+}

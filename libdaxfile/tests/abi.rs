@@ -1,0 +1,406 @@
+//! Every ioctl number, structure and constant of this crate, compared with linux-raw-sys and, by way of a C probe, with
+//! the system's headers; and nothing that the sources declare is left out.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::any::type_name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::mem::{offset_of, transmute};
+use std::path::Path;
+use std::process::Command;
+
+use bitflags::Flags;
+use libdaxfile::fallocate::Mode;
+use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Request};
+use libdaxfile::fsuuid::{self, RawExt4Fsuuid, RawFsuuid2};
+use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
+use libdaxfile::inode::{self, InodeFlags};
+use libdaxfile::lease;
+use libdaxfile::statx::{self, Attributes};
+use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
+
+const HEADERS: &str = "needs cc and the headers of libc, Linux and XFS; on Debian: apt-get install gcc libc6-dev \
+                       linux-libc-dev xfslibs-dev";
+
+/// What linux-raw-sys 0.12 does not have: names, and beginnings of names.
+const ONLY_IN_HEADERS: &[&str] = &[
+    "BMV_",
+    "EXT4_IOC_GETFSUUID",
+    "FS_IOC_GETFSUUID",
+    "FS_XFLAG_VERITY",
+    "XFS_",
+    "fiemap",
+    "fsuuid.",
+    "getbmapx",
+    "sizeof(fiemap",
+    "sizeof(fsuuid)",
+    "sizeof(fsuuid.",
+    "sizeof(getbmapx",
+    "sizeof(xfs_",
+    "xfs_",
+];
+
+struct Field {
+    name: &'static str,
+    offset: usize,
+    size: usize,
+}
+
+fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+macro_rules! fields {
+    ($structure:ty { $($field:ident),+ $(,)? }) => {
+        [$(Field {
+            name: stringify!($field),
+            offset: offset_of!($structure, $field),
+            size: size_of_field(|value: &$structure| &value.$field),
+        }),+]
+    };
+}
+
+/// Values by their C names, and which types of the crate they come from.
+#[derive(Default)]
+struct Abi {
+    values: BTreeMap<String, u64>,
+    types: BTreeSet<String>,
+}
+
+impl Abi {
+    fn enter(&mut self, name: impl Into<String>, value: impl TryInto<u64>) {
+        let name = name.into();
+        let value = value.try_into().ok().expect("no constant is negative");
+        assert!(self.values.insert(name.clone(), value).is_none(), "{name} is entered twice");
+    }
+
+    fn enter_type<T>(&mut self) {
+        let name = type_name::<T>();
+        self.types.insert(name.rsplit("::").next().unwrap_or(name).to_owned());
+    }
+
+    fn flags<F: Flags<Bits: TryInto<u64>>>(&mut self, c_name: impl Fn(&str) -> String) {
+        self.enter_type::<F>();
+        for flag in F::FLAGS.iter().filter(|flag| flag.is_named()) {
+            self.enter(c_name(flag.name()), flag.value().bits());
+        }
+    }
+
+    fn fields(&mut self, c_name: &str, fields: &[Field]) {
+        for Field { name, offset, size } in fields {
+            self.enter(format!("{c_name}.{name}"), *offset);
+            self.enter(format!("sizeof({c_name}.{name})"), *size);
+        }
+    }
+
+    fn structure<S>(&mut self, c_name: &str, fields: &[Field]) {
+        assert_eq!(end_of_last(c_name, fields), size_of::<S>(), "{c_name} has a field after the last, or padding");
+        self.enter_type::<S>();
+        self.enter(format!("sizeof({c_name})"), size_of::<S>());
+        self.fields(c_name, fields);
+    }
+}
+
+/// Where the last field ends; each must begin where the one before it ends, or else one was forgotten.
+fn end_of_last(c_name: &str, fields: &[Field]) -> usize {
+    fields.iter().fold(0, |end, field| {
+        assert_eq!(field.offset, end, "{c_name}: something lies before {}", field.name);
+        end + field.size
+    })
+}
+
+macro_rules! constants {
+    ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => { $($abi.enter(stringify!($name), $module::$name);)+ };
+}
+
+fn ours() -> Abi {
+    let mut abi = Abi::default();
+    constants!(
+        abi,
+        fiemap::FS_IOC_FIEMAP,
+        fsuuid::EXT4_IOC_GETFSUUID,
+        fsuuid::FS_IOC_GETFSUUID,
+        fsxattr::FS_IOC_FSGETXATTR,
+        fsxattr::FS_IOC_FSSETXATTR,
+        inode::FS_IOC_GETFLAGS,
+        inode::FS_IOC_GETVERSION,
+        lease::F_SETSIG,
+        statx::STATX_DIOALIGN,
+        statx::S_IFDIR,
+        statx::S_IFMT,
+        statx::S_IFREG,
+        xfs::BMV_IF_NO_HOLES,
+        xfs::BMV_IF_PREALLOC,
+        xfs::BMV_OF_PREALLOC,
+        xfs::BMV_OF_SHARED,
+        xfs::XFS_EOFBLOCKS_VERSION,
+        xfs::XFS_EOF_FLAGS_MINFILESIZE,
+        xfs::XFS_EOF_FLAGS_SYNC,
+        xfs::XFS_IOC_FREE_EOFBLOCKS,
+        xfs::XFS_IOC_FSGEOMETRY,
+        xfs::XFS_IOC_GETBMAPX,
+    );
+
+    abi.flags::<Attributes>(|name| format!("STATX_ATTR_{name}"));
+    abi.flags::<ExtentFlags>(|name| format!("FIEMAP_EXTENT_{name}"));
+    abi.flags::<GeometryFlags>(|name| format!("XFS_FSOP_GEOM_FLAGS_{name}"));
+    abi.flags::<Mode>(|name| format!("FALLOC_FL_{name}"));
+    abi.flags::<Request>(|name| format!("FIEMAP_FLAG_{name}"));
+    abi.flags::<Xflags>(|name| format!("FS_XFLAG_{name}"));
+    abi.flags::<InodeFlags>(|name| {
+        let stem = match name {
+            "COMPRESSED" => "COMPR",
+            "ENCRYPTED" => "ENCRYPT",
+            "EXTENTS" => "EXTENT",
+            same => same,
+        };
+        format!("FS_{stem}_FL")
+    });
+
+    abi.structure::<RawHeader>(
+        "fiemap",
+        &fields!(RawHeader { fm_start, fm_length, fm_flags, fm_mapped_extents, fm_extent_count, fm_reserved }),
+    );
+    let call = fields!(RawCall { header, extents });
+    assert_eq!(end_of_last("RawCall", &call), size_of::<RawCall>());
+    abi.enter_type::<RawCall>();
+    abi.enter("fiemap.fm_extents", offset_of!(RawCall, extents));
+    abi.structure::<RawExtent>(
+        "fiemap_extent",
+        &fields!(RawExtent { fe_logical, fe_physical, fe_length, fe_reserved64, fe_flags, fe_reserved }),
+    );
+
+    abi.structure::<RawFsuuid2>("fsuuid2", &fields!(RawFsuuid2 { len, uuid }));
+    // C's array at the end has no size, and the structure ends before it.
+    let fsuuid = fields!(RawExt4Fsuuid { fsu_len, fsu_flags, fsu_uuid });
+    assert_eq!(end_of_last("fsuuid", &fsuuid), size_of::<RawExt4Fsuuid>());
+    abi.enter_type::<RawExt4Fsuuid>();
+    abi.fields("fsuuid", &fsuuid[..2]);
+    abi.enter("sizeof(fsuuid)", offset_of!(RawExt4Fsuuid, fsu_uuid));
+    abi.enter("fsuuid.fsu_uuid", offset_of!(RawExt4Fsuuid, fsu_uuid));
+
+    // The first and the last field are private, and the only ones: see fsxattr_has_its_private_fields_in_place.
+    let public = fields!(Fsxattr { extsize, nextents, projid, cowextsize });
+    let end = public[3].offset + public[3].size;
+    let field = |name, Field { offset, size, .. }: &Field| Field { name, offset: *offset, size: *size };
+    abi.structure::<Fsxattr>(
+        "fsxattr",
+        &[
+            Field { name: "fsx_xflags", offset: 0, size: public[0].offset },
+            field("fsx_extsize", &public[0]),
+            field("fsx_nextents", &public[1]),
+            field("fsx_projid", &public[2]),
+            field("fsx_cowextsize", &public[3]),
+            Field { name: "fsx_pad", offset: end, size: size_of::<Fsxattr>() - end },
+        ],
+    );
+
+    abi.structure::<RawGeometry>(
+        "xfs_fsop_geom",
+        &fields!(RawGeometry {
+            blocksize,
+            rtextsize,
+            agblocks,
+            agcount,
+            logblocks,
+            sectsize,
+            inodesize,
+            imaxpct,
+            datablocks,
+            rtblocks,
+            rtextents,
+            logstart,
+            uuid,
+            sunit,
+            swidth,
+            version,
+            flags,
+            logsectsize,
+            rtsectsize,
+            dirblocksize,
+            logsunit,
+            sick,
+            checked,
+            reserved,
+        }),
+    );
+    // Later kernels give its words names of their own; the size of the whole stays.
+    abi.values.retain(|name, _| !name.contains("xfs_fsop_geom.reserved"));
+    abi.structure::<RawBmapx>(
+        "getbmapx",
+        &fields!(RawBmapx {
+            bmv_offset,
+            bmv_block,
+            bmv_length,
+            bmv_count,
+            bmv_entries,
+            bmv_iflags,
+            bmv_oflags,
+            bmv_unused1,
+            bmv_unused2,
+        }),
+    );
+    abi.structure::<RawEofblocks>(
+        "xfs_fs_eofblocks",
+        &fields!(RawEofblocks { eof_version, eof_flags, eof_uid, eof_gid, eof_prid, pad32, eof_min_file_size, pad64 }),
+    );
+    abi
+}
+
+fn linux_raw_sys() -> Abi {
+    use linux_raw_sys::{general, ioctl};
+    let mut abi = Abi::default();
+    constants!(
+        abi,
+        ioctl::FIEMAP_EXTENT_DATA_ENCRYPTED,
+        ioctl::FIEMAP_EXTENT_DATA_INLINE,
+        ioctl::FIEMAP_EXTENT_DATA_TAIL,
+        ioctl::FIEMAP_EXTENT_DELALLOC,
+        ioctl::FIEMAP_EXTENT_ENCODED,
+        ioctl::FIEMAP_EXTENT_LAST,
+        ioctl::FIEMAP_EXTENT_MERGED,
+        ioctl::FIEMAP_EXTENT_NOT_ALIGNED,
+        ioctl::FIEMAP_EXTENT_SHARED,
+        ioctl::FIEMAP_EXTENT_UNKNOWN,
+        ioctl::FIEMAP_EXTENT_UNWRITTEN,
+        ioctl::FIEMAP_FLAG_SYNC,
+        ioctl::FIEMAP_FLAG_XATTR,
+        ioctl::FS_IOC_FIEMAP,
+        ioctl::FS_IOC_FSGETXATTR,
+        ioctl::FS_IOC_FSSETXATTR,
+        ioctl::FS_IOC_GETFLAGS,
+        ioctl::FS_IOC_GETVERSION,
+        general::FALLOC_FL_COLLAPSE_RANGE,
+        general::FALLOC_FL_INSERT_RANGE,
+        general::FALLOC_FL_KEEP_SIZE,
+        general::FALLOC_FL_PUNCH_HOLE,
+        general::FALLOC_FL_UNSHARE_RANGE,
+        general::FALLOC_FL_WRITE_ZEROES,
+        general::FALLOC_FL_ZERO_RANGE,
+        general::FS_APPEND_FL,
+        general::FS_COMPR_FL,
+        general::FS_DAX_FL,
+        general::FS_ENCRYPT_FL,
+        general::FS_EXTENT_FL,
+        general::FS_IMMUTABLE_FL,
+        general::FS_INLINE_DATA_FL,
+        general::FS_NOCOW_FL,
+        general::FS_VERITY_FL,
+        general::FS_XFLAG_APPEND,
+        general::FS_XFLAG_COWEXTSIZE,
+        general::FS_XFLAG_DAX,
+        general::FS_XFLAG_EXTSIZE,
+        general::FS_XFLAG_EXTSZINHERIT,
+        general::FS_XFLAG_FILESTREAM,
+        general::FS_XFLAG_HASATTR,
+        general::FS_XFLAG_IMMUTABLE,
+        general::FS_XFLAG_NOATIME,
+        general::FS_XFLAG_NODEFRAG,
+        general::FS_XFLAG_NODUMP,
+        general::FS_XFLAG_NOSYMLINKS,
+        general::FS_XFLAG_PREALLOC,
+        general::FS_XFLAG_PROJINHERIT,
+        general::FS_XFLAG_REALTIME,
+        general::FS_XFLAG_RTINHERIT,
+        general::FS_XFLAG_SYNC,
+        general::F_SETSIG,
+        general::STATX_ATTR_APPEND,
+        general::STATX_ATTR_COMPRESSED,
+        general::STATX_ATTR_DAX,
+        general::STATX_ATTR_ENCRYPTED,
+        general::STATX_ATTR_IMMUTABLE,
+        general::STATX_ATTR_VERITY,
+        general::STATX_DIOALIGN,
+        general::S_IFDIR,
+        general::S_IFMT,
+        general::S_IFREG,
+    );
+    abi.structure::<general::fsuuid2>("fsuuid2", &fields!(general::fsuuid2 { len, uuid }));
+    abi.structure::<general::fsxattr>(
+        "fsxattr",
+        &fields!(general::fsxattr { fsx_xflags, fsx_extsize, fsx_nextents, fsx_projid, fsx_cowextsize, fsx_pad }),
+    );
+    abi
+}
+
+/// What the headers say that this machine compiles C programs with.
+fn headers() -> BTreeMap<String, u64> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi.c");
+    let probe = Path::new(env!("CARGO_TARGET_TMPDIR")).join("abi-probe");
+    let cc = Command::new("cc").arg(source).arg("-o").arg(&probe).output();
+    let cc = cc.unwrap_or_else(|error| panic!("cc: {error}; {HEADERS}"));
+    assert!(cc.status.success(), "{HEADERS}\n{}", String::from_utf8_lossy(&cc.stderr));
+    let output = Command::new(&probe).output().expect("the probe runs");
+    assert!(output.status.success(), "the probe ended with {}", output.status);
+    let lines = String::from_utf8(output.stdout).expect("the probe prints ASCII");
+    let entry = |line: &str| {
+        let (name, value) = line.split_once(' ').expect("a name and a value");
+        (name.to_owned(), value.parse().expect("a number"))
+    };
+    lines.lines().map(entry).collect()
+}
+
+fn assert_same(ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let different: Vec<String> = names
+        .into_iter()
+        .filter(|name| ours.get(*name) != theirs.get(*name))
+        .map(|name| format!("{name}: {:x?} here, {:x?} there", ours.get(name), theirs.get(name)))
+        .collect();
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn as_in_linux_raw_sys() {
+    let mut ours = ours().values;
+    ours.retain(|name, _| !ONLY_IN_HEADERS.iter().any(|beginning| name.starts_with(beginning)));
+    assert_same(&ours, &linux_raw_sys().values);
+}
+
+#[test]
+fn as_in_the_headers() {
+    assert_same(&ours().values, &headers());
+}
+
+#[test]
+fn fsxattr_has_its_private_fields_in_place() {
+    let mut ours = Fsxattr::default().with_xflags(Xflags::NODEFRAG);
+    (ours.extsize, ours.nextents, ours.projid, ours.cowextsize) = (1, 2, 3, 4);
+    // SAFETY: the sizes are equal, or it would not compile, and both consist of integers.
+    let raw: linux_raw_sys::general::fsxattr = unsafe { transmute(ours) };
+    assert_eq!(raw.fsx_xflags, Xflags::NODEFRAG.bits());
+    assert_eq!([raw.fsx_extsize, raw.fsx_nextents, raw.fsx_projid, raw.fsx_cowextsize], [1, 2, 3, 4]);
+    assert_eq!(raw.fsx_pad, [0; 8]);
+    // Private fields cannot be named here, but Debug prints them all.
+    let all = "xflags: 8192, extsize: 1, nextents: 2, projid: 3, cowextsize: 4, pad: [0, 0, 0, 0, 0, 0, 0, 0]";
+    assert_eq!(format!("{ours:?}"), format!("Fsxattr {{ {all} }}"));
+}
+
+#[test]
+fn nothing_in_the_sources_is_left_out() {
+    let abi = ours();
+    let mut constants = BTreeSet::new();
+    let mut types = BTreeSet::new();
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
+        let source = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let mut repr_c = false;
+        for line in source.lines() {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            let after = |word| words.iter().skip_while(|&&w| w != word).nth(1).map(|&name| name.to_owned());
+            if let Some(name) = after("const").filter(|_| line.starts_with("pub const")) {
+                constants.insert(name);
+            }
+            // `pub struct Name: u32 {` is how bitflags! declares its types.
+            let bitflags = line.starts_with("    pub struct ") && line.contains(':');
+            repr_c |= line == "#[repr(C)]";
+            if let Some(name) = after("struct").filter(|_| repr_c || bitflags) {
+                types.insert(name);
+                repr_c = false;
+            }
+        }
+    }
+    let entered: BTreeSet<String> = abi.values.into_keys().collect();
+    assert!(constants.len() > 10, "the sources were not understood: {constants:?}");
+    assert_eq!(constants.difference(&entered).collect::<Vec<_>>(), [""; 0], "constants without a check");
+    assert_eq!(types, abi.types, "types that are declared, types that are checked");
+}

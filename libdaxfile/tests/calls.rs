@@ -1,0 +1,282 @@
+//! The calls on real files that need neither privilege nor mounts: the filesystem that cargo builds on, which must have
+//! FIEMAP; tmpfs in /dev/shm, which has not; procfs, which has next to nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
+use libdaxfile::lease::{Kind, Lease};
+use libdaxfile::{Errno, Result, fsuuid, fsxattr, inode, statx, xattr, xfs};
+use tempfile::{NamedTempFile, TempDir, tempdir_in, tempfile_in};
+
+const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
+const SHM: &str = "/dev/shm";
+const PROC: &str = "/proc/self/status";
+const FS_NODUMP_FL: u32 = 0x40;
+
+#[track_caller]
+fn assert_error<T: Debug>(result: Result<T>, call: &str, errnos: &[Errno]) {
+    let error = result.expect_err("must fail");
+    assert_eq!(error.call, call);
+    assert!(errnos.contains(&error.errno), "{error:?}");
+    assert_eq!(error.to_string(), format!("{call}: {}", error.errno.desc()));
+}
+
+fn extents(file: &File) -> Vec<Extent> {
+    Extents::new(file, 0..u64::MAX, Request::SYNC).collect::<Result<_>>().expect("the filesystem has FIEMAP")
+}
+
+/// A file of `count` blocks, each with a hole before it. XFS may map a piece of the next hole, too, in advance.
+fn sparse_file(count: usize) -> File {
+    const STRIDE: usize = 128 * 1024;
+    let file = tempfile_in(ON_DISK).unwrap();
+    let block = vec![0xaa; usize::try_from(file.metadata().unwrap().blksize()).unwrap()];
+    for offset in (1..=count).map(|index| index * STRIDE) {
+        file.write_all_at(&block, offset as u64).unwrap();
+    }
+    file
+}
+
+#[test]
+fn fiemap_counts_what_it_lists() {
+    for blocks in [0, 1, 3] {
+        let file = sparse_file(blocks);
+        let extents = extents(&file);
+        assert!(extents.len() >= blocks, "{extents:?}");
+        assert_eq!(fiemap::count(&file, 0..u64::MAX, Request::SYNC).unwrap() as usize, extents.len());
+        let last: Vec<bool> = extents.iter().map(|extent| extent.flags.contains(ExtentFlags::LAST)).collect();
+        assert_eq!(last.iter().position(|&last| last), last.len().checked_sub(1), "{extents:?}");
+    }
+}
+
+#[test]
+fn fiemap_goes_on_where_a_call_had_no_room_left() {
+    const MORE_THAN_ONE_CALL_GIVES: usize = 4200;
+    let file = sparse_file(MORE_THAN_ONE_CALL_GIVES);
+    let extents = extents(&file);
+    assert!(extents.len() >= MORE_THAN_ONE_CALL_GIVES, "{}", extents.len());
+    assert_eq!(fiemap::count(&file, 0..u64::MAX, Request::SYNC).unwrap() as usize, extents.len());
+    for pair in extents.windows(2) {
+        assert!(pair[0].logical + pair[0].length <= pair[1].logical, "{pair:?}");
+        assert!(!pair[0].flags.intersects(ExtentFlags::LAST | ExtentFlags::UNKNOWN), "{pair:?}");
+    }
+}
+
+#[test]
+fn fiemap_keeps_to_its_range() {
+    let file = sparse_file(3);
+    let all = extents(&file);
+    let second = all[1].logical..all[1].logical + all[1].length;
+    let mut found: Vec<Extent> =
+        Extents::new(&file, second.clone(), Request::SYNC).map(|extent| extent.unwrap()).collect();
+    for extent in &mut found {
+        extent.flags.remove(ExtentFlags::LAST);
+    }
+    assert_eq!(found, all[1..2]);
+    assert_eq!(fiemap::count(&file, second.clone(), Request::SYNC).unwrap(), 1);
+    for nothing in [0..all[0].logical, second.start..second.start, 0..0] {
+        assert_eq!(Extents::new(&file, nothing.clone(), Request::SYNC).count(), 0, "{nothing:?}");
+        assert_eq!(fiemap::count(&file, nothing.clone(), Request::SYNC).unwrap(), 0, "{nothing:?}");
+    }
+}
+
+#[test]
+fn fiemap_names_itself_and_ends_after_an_error() {
+    const CALL: &str = "ioctl(FS_IOC_FIEMAP)";
+    let none = [Errno::EOPNOTSUPP];
+    for file in [File::open(PROC).unwrap(), tempfile_in(SHM).unwrap()] {
+        assert_error(fiemap::count(&file, 0..u64::MAX, Request::SYNC), CALL, &none);
+        let mut extents = Extents::new(&file, 0..u64::MAX, Request::SYNC);
+        assert_error(extents.next().unwrap(), CALL, &none);
+        assert!(extents.next().is_none());
+    }
+    let unknown_flag = Request::from_bits_retain(0x4000_0000);
+    assert_error(fiemap::count(sparse_file(1), 0..u64::MAX, unknown_flag), CALL, &[Errno::EBADR]);
+}
+
+#[test]
+fn fallocate_allocates_and_names_its_errors() {
+    let file = tempfile_in(ON_DISK).unwrap();
+    fallocate(&file, Mode::empty(), 0, 1 << 20).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+    assert!(extents(&file).iter().all(|extent| extent.flags.contains(ExtentFlags::UNWRITTEN)));
+    fallocate(&file, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, 0, 1 << 20).unwrap();
+    assert_eq!(extents(&file), []);
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+
+    let error = |offset, length, errno| {
+        assert_error(fallocate(&file, Mode::empty(), offset, length), "fallocate", &[errno]);
+    };
+    error(0, 0, Errno::EINVAL);
+    error(u64::MAX, 1, Errno::EFBIG);
+    error(1, u64::MAX, Errno::EFBIG);
+    error(i64::MAX.unsigned_abs(), 1, Errno::EFBIG);
+    assert_error(fallocate(&file, Mode::PUNCH_HOLE, 0, 4096), "fallocate", &[Errno::EOPNOTSUPP]);
+}
+
+#[test]
+fn fallocate_needs_a_descriptor_open_for_writing() {
+    for directory in [ON_DISK, SHM] {
+        let named = NamedTempFile::new_in(directory).unwrap();
+        let read_only = File::open(named.path()).unwrap();
+        assert_error(fallocate(&read_only, Mode::empty(), 0, 4096), "fallocate", &[Errno::EBADF]);
+    }
+}
+
+#[test]
+fn xattr_absent_is_no_error() {
+    let file = tempfile_in(ON_DISK).unwrap();
+    let name = c"user.daxfile.test";
+    assert_eq!(xattr::get(&file, name, 16).unwrap(), None);
+    xattr::remove(&file, name).unwrap();
+
+    xattr::set(&file, name, b"first").unwrap();
+    xattr::set(&file, name, b"second").unwrap();
+    for limit in [6, 16] {
+        assert_eq!(xattr::get(&file, name, limit).unwrap().unwrap(), b"second");
+    }
+    for limit in [0, 5] {
+        assert_error(xattr::get(&file, name, limit), "fgetxattr", &[Errno::ERANGE]);
+    }
+    xattr::set(&file, name, b"").unwrap();
+    for limit in [0, 16] {
+        assert_eq!(xattr::get(&file, name, limit).unwrap().unwrap(), b"");
+    }
+    xattr::remove(&file, name).unwrap();
+    assert_eq!(xattr::get(&file, name, 16).unwrap(), None);
+}
+
+#[test]
+fn xattr_names_its_errors() {
+    let file = tempfile_in(ON_DISK).unwrap();
+    let no_such_namespace = c"daxfile.test";
+    let none = [Errno::EOPNOTSUPP];
+    assert_error(xattr::get(&file, no_such_namespace, 16), "fgetxattr", &none);
+    assert_error(xattr::set(&file, no_such_namespace, b"1"), "fsetxattr", &none);
+    assert_error(xattr::remove(&file, no_such_namespace), "fremovexattr", &none);
+}
+
+#[test]
+fn statx_tells_what_stat_tells() {
+    for directory in [ON_DISK, SHM] {
+        let mut file = tempfile_in(directory).unwrap();
+        file.write_all(&[1; 5000]).unwrap();
+        file.sync_all().unwrap();
+        let (ours, theirs) = (statx::get(&file).unwrap(), file.metadata().unwrap());
+        assert_eq!(u32::from(ours.mode), theirs.mode());
+        assert_eq!(u64::from(ours.nlink), theirs.nlink());
+        assert_eq!(ours.uid, theirs.uid());
+        assert_eq!(ours.inode, theirs.ino());
+        assert_eq!(ours.size, theirs.size());
+        assert_eq!(ours.allocated, theirs.blocks() * 512);
+        let time = |time: statx::Time| (time.seconds, i64::from(time.nanoseconds));
+        assert_eq!(time(ours.mtime), (theirs.mtime(), theirs.mtime_nsec()));
+        assert_eq!(time(ours.ctime), (theirs.ctime(), theirs.ctime_nsec()));
+        assert_eq!(libc::makedev(ours.device.0, ours.device.1), theirs.dev());
+    }
+}
+
+#[test]
+fn fsxattr_writes_back_what_it_read() {
+    let file = tempfile_in(ON_DISK).unwrap();
+    let before = fsxattr::get(&file).unwrap();
+    assert!(!before.xflags().contains(fsxattr::Xflags::NODUMP));
+    let nodump = before.with_xflags(before.xflags() | fsxattr::Xflags::NODUMP);
+    fsxattr::set(&file, &nodump).unwrap();
+    assert_eq!(fsxattr::get(&file).unwrap(), nodump);
+    assert_eq!(inode::flags(&file).unwrap().bits() & FS_NODUMP_FL, FS_NODUMP_FL);
+    fsxattr::set(&file, &before).unwrap();
+    assert_eq!(fsxattr::get(&file).unwrap(), before);
+}
+
+#[test]
+fn what_procfs_has_not_is_named() {
+    let file = File::open(PROC).unwrap();
+    let none = [Errno::ENOTTY, Errno::EOPNOTSUPP];
+    assert_error(fsxattr::get(&file), "ioctl(FS_IOC_FSGETXATTR)", &none);
+    assert_error(inode::flags(&file), "ioctl(FS_IOC_GETFLAGS)", &none);
+    assert_error(inode::generation(&file), "ioctl(FS_IOC_GETVERSION)", &[Errno::ENOTTY]);
+    assert_error(fsuuid::get(&file), "ioctl(EXT4_IOC_GETFSUUID)", &[Errno::ENOTTY]);
+}
+
+#[test]
+fn what_is_not_xfs_is_named() {
+    let file = tempfile_in(SHM).unwrap();
+    assert_error(xfs::geometry(&file), "ioctl(XFS_IOC_FSGEOMETRY)", &[Errno::ENOTTY]);
+    assert_error(xfs::whole_map(&file, 1), "ioctl(XFS_IOC_GETBMAPX)", &[Errno::ENOTTY]);
+    assert_error(xfs::free_eofblocks(&file, 0), "ioctl(XFS_IOC_FREE_EOFBLOCKS)", &[Errno::ENOTTY]);
+}
+
+fn file_to_lease() -> (TempDir, PathBuf) {
+    let directory = tempdir_in(SHM).unwrap();
+    let path = directory.path().join("file");
+    fs::write(&path, b"contents").unwrap();
+    (directory, path)
+}
+
+/// Opens, or fails at once where a lease would have it wait.
+fn open_at_once(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    options.custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+#[test]
+fn read_lease_stops_a_writer_until_it_is_dropped() {
+    let (_directory, path) = file_to_lease();
+    let file = File::open(&path).unwrap();
+    let lease = Lease::take(&file, Kind::Read).unwrap();
+    File::open(&path).unwrap();
+    assert!(lease.undisturbed().unwrap(), "a reader does not disturb it");
+
+    let writer = thread::spawn(move || File::options().write(true).open(path).map(drop));
+    while lease.undisturbed().unwrap() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!writer.is_finished(), "the writer waits");
+    drop(lease);
+    writer.join().unwrap().unwrap();
+    Lease::take(&file, Kind::Read).unwrap();
+}
+
+#[test]
+fn read_lease_stays_disturbed_after_a_writer_gave_up() {
+    let (_directory, path) = file_to_lease();
+    let file = File::open(&path).unwrap();
+    let lease = Lease::take(&file, Kind::Read).unwrap();
+    let refused = open_at_once(&path, File::options().write(true)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+    assert!(!lease.undisturbed().unwrap());
+    drop(lease);
+    open_at_once(&path, File::options().write(true)).unwrap();
+}
+
+#[test]
+fn read_lease_is_refused_while_a_writer_is_inside() {
+    let (_directory, path) = file_to_lease();
+    let file = File::open(&path).unwrap();
+    let writer = File::options().write(true).open(&path).unwrap();
+    assert_error(Lease::take(&file, Kind::Read), "fcntl(F_SETLEASE)", &[Errno::EAGAIN]);
+    assert_error(Lease::take(&writer, Kind::Read), "fcntl(F_SETLEASE)", &[Errno::EAGAIN]);
+    drop(writer);
+    Lease::take(&file, Kind::Read).unwrap();
+}
+
+#[test]
+fn write_lease_stops_readers_too() {
+    let (_directory, path) = file_to_lease();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let reader = File::open(&path).unwrap();
+    assert_error(Lease::take(&file, Kind::Write), "fcntl(F_SETLEASE)", &[Errno::EAGAIN]);
+    drop(reader);
+    let lease = Lease::take(&file, Kind::Write).unwrap();
+    assert!(lease.undisturbed().unwrap());
+    let refused = open_at_once(&path, File::options().read(true)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+    assert!(!lease.undisturbed().unwrap());
+}
