@@ -1,1 +1,31 @@
+//! Makes the extent map of a file immutable, and proves that it stayed so.
+//!
+//! [`verbs`] holds one module a verb: options in, a [`report::Report`] out; nothing is printed. Beneath them lie the
+//! [`hold`]s, then what a file is ([`target`], [`survey`]), what stands against pinning it ([`blockers`]), what is kept
+//! of it ([`record`]) and what has moved since ([`drift`]).
+//!
+//! ```
+//! use daxfile::verbs::check;
+//! use daxfile::{needs::Needs, progress::Silent, report::Status};
+//!
+//! let report = check::run(&["/proc/self/status".into()], &Needs::default(), &Silent);
+//! assert_eq!(report.exit_status, Status::Unable); // procfs has no extents
+//! ```
+#![forbid(unsafe_code)]
 
+pub mod blockers;
+pub mod drift;
+pub mod error;
+pub mod filesystem;
+pub mod hold;
+pub mod manifest;
+pub mod map;
+pub mod name;
+pub mod needs;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod size;
+pub mod survey;
+pub mod target;
+pub mod verbs;

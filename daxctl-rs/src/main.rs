@@ -1,1 +1,130 @@
-fn main() {}
+//! `daxfile`: parse, run, exit.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod render;
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use daxfile::manifest::Manifest;
+use daxfile::report::{Report, Status};
+use daxfile::verbs::{alloc, check, pin, stat, unpin, verify};
+
+use cli::{Cli, Color, Files, Verb};
+use render::progress::Meter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let meter = Meter::new(!cli.common.quiet);
+    match run(&cli, &meter) {
+        Ok(report) => {
+            if let Some(signal) = meter.signal() {
+                // Undone and tidied up; now die of the signal, as whoever sent it expects.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            let status = print(&cli, &report).unwrap_or(report.exit_status);
+            ExitCode::from(status as u8)
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "daxfile: {error:#}");
+            ExitCode::from(Status::Failed as u8)
+        }
+    }
+}
+
+fn run(cli: &Cli, meter: &Meter) -> Result<Report> {
+    Ok(match &cli.verb {
+        Verb::Alloc { size, shape, dry_run, file } => {
+            let needs = daxfile::needs::Needs {
+                align: shape.align,
+                max_extents: shape.max_extents,
+                ..daxfile::needs::Needs::default()
+            };
+            alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter)
+        }
+        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs(), meter),
+        Verb::Pin { needs, wait, dry_run, files } => {
+            let options = pin::Options { needs: needs.needs(), wait: Duration::from_secs(*wait), dry_run: *dry_run };
+            let files = list(files)?;
+            meter.catch_signals()?;
+            pin::run(&files, &options, meter)
+        }
+        Verb::Unpin { dry_run, files } => {
+            let files = list(files)?;
+            meter.catch_signals()?;
+            unpin::run(&files, *dry_run, meter)
+        }
+        Verb::Stat { extents, files } => stat::run(&list(files)?, *extents, meter),
+        Verb::Verify { against: Some(manifest), root, files, .. } => {
+            let manifest = read_manifest(manifest)?;
+            let files = if files.files.is_empty() && files.files_from.is_none() { Vec::new() } else { list(files)? };
+            verify::run_against(&manifest, &files, root.as_deref(), meter)
+        }
+        Verb::Verify { strict, files, .. } => verify::run(&list(files)?, *strict, meter),
+    })
+}
+
+/// The files that were named.
+fn list(files: &Files) -> Result<Vec<PathBuf>> {
+    let mut paths = files.files.clone();
+    if let Some(list) = &files.files_from {
+        let mut names = Vec::new();
+        if list == Path::new("-") {
+            std::io::stdin().read_to_end(&mut names).context("standard input")?;
+        } else {
+            names = std::fs::read(list).with_context(|| daxfile::name::quote(list))?;
+        }
+        let end = if files.null { b'\0' } else { b'\n' };
+        let names = names.split(|&byte| byte == end).filter(|name| !name.is_empty());
+        paths.extend(names.map(|name| PathBuf::from(OsString::from_vec(name.to_vec()))));
+    }
+    if paths.is_empty() {
+        bail!("no files named");
+    }
+    Ok(paths)
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    let name = daxfile::name::quote(path);
+    let json = std::fs::read(path).with_context(|| name.clone())?;
+    let manifest =
+        Manifest::parse(&json).map_err(anyhow::Error::msg).with_context(|| format!("{name}: not a manifest"))?;
+    if manifest.entries.is_empty() {
+        bail!("{name}: a manifest without files");
+    }
+    Ok(manifest)
+}
+
+/// Prints the report; gives another status where it could not be printed.
+fn print(cli: &Cli, report: &Report) -> Option<Status> {
+    let stdout = std::io::stdout();
+    let color = match cli.common.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    };
+    let style = render::Style { color, exact: cli.common.bytes, verbose: cli.common.verbose };
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, stdout.lock());
+    let printed = match (cli.common.json, cli.common.quiet) {
+        (true, _) => render::json(report, &mut out),
+        (false, true) => Ok(()),
+        (false, false) => render::text(&cli.verb, report, style, &mut out),
+    };
+    let printed = printed.and_then(|()| out.flush());
+    render::errors(&cli.verb, report, &mut std::io::stderr().lock());
+    match printed {
+        // Who closed our output has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "daxfile: standard output: {error}");
+            Some(report.exit_status.max(Status::Failed))
+        }
+        _ => None,
+    }
+}

@@ -30,5 +30,5 @@ pub mod statx;
 pub mod xattr;
 pub mod xfs;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, meaning};
 pub use nix::errno::Errno;

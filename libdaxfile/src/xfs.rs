@@ -69,7 +69,7 @@ pub struct Geometry {
 /// `struct getbmapx`: head of the call and, behind it, one entry an extent. In units of 512 bytes.
 #[doc(hidden)]
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct RawBmapx {
     pub bmv_offset: i64,
     pub bmv_block: i64,
@@ -145,8 +145,7 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
 /// # Errors
 /// `ENOTTY` where it is not XFS, `ENOMEM` where the kernel has no room for `limit` entries.
 #[doc(alias = "XFS_IOC_GETBMAPX")]
-pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<Vec<Extent>>> {
-    const SECTOR: u64 = 512;
+pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
     // One entry more than asked for: an array that came back full may have left something out.
     let Ok(count) = i32::try_from(limit.saturating_add(2)) else { return Ok(None) };
     let mut entries = vec![RawBmapx::default(); limit.saturating_add(2)];
@@ -164,20 +163,33 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<Vec<Extent>>> {
     if found > limit {
         return Ok(None);
     }
-    let bytes = |sectors: i64| u64::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR);
-    let extent = |entry: &RawBmapx| {
+    entries.truncate(found + 1);
+    let mut extents = entries.into_iter();
+    extents.next();
+    Ok(Some(WholeMap(extents)))
+}
+
+/// The extents of [`whole_map`], in logical order.
+#[derive(Debug)]
+pub struct WholeMap(std::vec::IntoIter<RawBmapx>);
+
+impl Iterator for WholeMap {
+    type Item = Extent;
+
+    fn next(&mut self) -> Option<Extent> {
+        let bytes = |sectors: i64| u64::try_from(sectors).unwrap_or(0).saturating_mul(512);
+        let entry = self.0.next()?;
         let mut flags = ExtentFlags::empty();
         flags.set(ExtentFlags::UNWRITTEN, entry.bmv_oflags & BMV_OF_PREALLOC != 0);
         flags.set(ExtentFlags::SHARED, entry.bmv_oflags & BMV_OF_SHARED != 0);
         flags.set(ExtentFlags::UNKNOWN, entry.bmv_block < 0);
-        Extent {
+        Some(Extent {
             logical: bytes(entry.bmv_offset),
             physical: bytes(entry.bmv_block),
             length: bytes(entry.bmv_length),
             flags,
-        }
-    };
-    Ok(Some(entries[1..=found].iter().map(extent).collect()))
+        })
+    }
 }
 
 /// Frees speculative preallocation past EOF and unused copy-on-write staging, on every file of the filesystem at least

@@ -1,0 +1,454 @@
+//! What stands against pinning: every reason, where it is, and what removes it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use libdaxfile::fiemap::ExtentFlags;
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::statx::Statx;
+use serde::Serialize;
+
+use crate::error::{Named, Result};
+use crate::filesystem::Kind as FilesystemKind;
+use crate::map::{Run, block_end};
+use crate::name::quote;
+use crate::needs::{Allow, Needs};
+use crate::report::Status;
+use crate::size;
+use crate::target::{InodeState, Target};
+
+/// Reasons why a map cannot be pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Ranges without blocks: the first store into one allocates.
+    Hole,
+    /// Blocks never written: the first store changes their state.
+    Unwritten,
+    /// Blocks that other files have, too: the first store is copied elsewhere.
+    Shared,
+    /// Blocks not allocated yet.
+    Delalloc,
+    /// Bytes kept among metadata.
+    Inline,
+    /// Bytes that are not on the device as they are read: compressed, say.
+    Encoded,
+    /// Bytes encrypted by the filesystem.
+    Encrypted,
+    /// Extents that begin or end within a block.
+    Unaligned,
+    /// Extents at no known place.
+    UnknownAddress,
+    /// Blocks mapped by pointers instead of extents.
+    Merged,
+    /// More extents than `--max-extents`.
+    TooManyExtents,
+    /// Pieces of `--align` bytes that are not one extent starting at a multiple of it.
+    Misaligned,
+    /// Blocks past the end of the file, which the filesystem may free at any time.
+    PastEof,
+    /// No contents, so no map.
+    Empty,
+    /// Made immutable by somebody else.
+    Immutable,
+    /// Append-only.
+    AppendOnly,
+    /// An active swapfile.
+    Swapfile,
+    /// Sealed by fs-verity.
+    Verity,
+    /// On the realtime device of XFS.
+    Realtime,
+    /// A filesystem that does not leave blocks where they are, or that cannot hold a map.
+    UnsupportedFilesystem,
+}
+
+impl Kind {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Hole => "hole",
+            Kind::Unwritten => "unwritten",
+            Kind::Shared => "shared",
+            Kind::Delalloc => "delalloc",
+            Kind::Inline => "inline",
+            Kind::Encoded => "encoded",
+            Kind::Encrypted => "encrypted",
+            Kind::Unaligned => "unaligned",
+            Kind::UnknownAddress => "unknown_address",
+            Kind::Merged => "merged",
+            Kind::TooManyExtents => "too_many_extents",
+            Kind::Misaligned => "misaligned",
+            Kind::PastEof => "past_eof",
+            Kind::Empty => "empty",
+            Kind::Immutable => "immutable",
+            Kind::AppendOnly => "append_only",
+            Kind::Swapfile => "swapfile",
+            Kind::Verity => "verity",
+            Kind::Realtime => "realtime",
+            Kind::UnsupportedFilesystem => "unsupported_filesystem",
+        }
+    }
+
+    /// The exit status of a file that has it.
+    #[must_use]
+    pub fn status(self) -> Status {
+        match self {
+            Kind::UnsupportedFilesystem => Status::Unable,
+            Kind::Swapfile => Status::Busy,
+            _ => Status::No,
+        }
+    }
+
+    fn allowed_by(self, allow: Allow) -> bool {
+        match self {
+            Kind::Hole => allow.contains(Allow::HOLE),
+            Kind::Unwritten => allow.contains(Allow::UNWRITTEN),
+            Kind::Shared => allow.contains(Allow::SHARED),
+            Kind::Empty => allow.contains(Allow::EMPTY),
+            _ => false,
+        }
+    }
+}
+
+/// A piece of a file, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// Where it starts.
+    pub logical: u64,
+    /// How long it is.
+    pub length: u64,
+}
+
+/// One reason, everywhere it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Blocker {
+    /// Which reason.
+    pub kind: Kind,
+    /// More about it.
+    pub detail: String,
+    /// Where, adjacent ranges joined; empty where it is the whole file's.
+    pub ranges: Vec<Range>,
+    /// Bytes in these ranges.
+    pub bytes: u64,
+    /// What removes it: a command where there is one.
+    pub remedy: String,
+}
+
+/// Finds what the map has against pinning, in one pass.
+#[derive(Debug)]
+pub struct Scan {
+    needs: Needs,
+    block_size: u64,
+    end: u64,
+    mapped_to: u64,
+    extents: u64,
+    /// What is physically in one piece, whatever its state: logical, physical, end.
+    piece: Option<(u64, u64, u64)>,
+    aligned_to: u64,
+    found: BTreeMap<Kind, Vec<Range>>,
+}
+
+impl Scan {
+    /// Scans a file of so many bytes in blocks of so many.
+    #[must_use]
+    pub fn new(size: u64, block_size: u64, needs: Needs) -> Self {
+        Scan {
+            needs,
+            block_size,
+            end: block_end(size, block_size),
+            mapped_to: 0,
+            extents: 0,
+            piece: None,
+            aligned_to: 0,
+            found: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the next run.
+    pub fn push(&mut self, run: &Run) {
+        let run_end = run.logical.saturating_add(run.length);
+        self.extents += 1;
+        self.add(Kind::Hole, self.mapped_to, run.logical.min(self.end));
+        self.mapped_to = self.mapped_to.max(run_end);
+        self.add(Kind::PastEof, run.logical.max(self.end), run_end);
+        for kind in self.kinds(run) {
+            self.add(kind, run.logical, run_end.min(self.end));
+        }
+        match &mut self.piece {
+            Some((logical, physical, end))
+                if *end == run.logical && physical.checked_add(*end - *logical) == Some(run.physical) =>
+            {
+                *end = run_end;
+            }
+            _ => {
+                self.judge_alignment();
+                self.piece = Some((run.logical, run.physical, run_end));
+            }
+        }
+    }
+
+    fn kinds(&self, run: &Run) -> impl Iterator<Item = Kind> + use<> {
+        let has = |flags| run.flags.intersects(flags);
+        let inline = has(ExtentFlags::DATA_INLINE | ExtentFlags::DATA_TAIL);
+        let known = !has(ExtentFlags::UNKNOWN | ExtentFlags::DELALLOC);
+        let within_block = [run.logical, run.physical, run.length].iter().any(|n| !n.is_multiple_of(self.block_size));
+        [
+            (Kind::Unwritten, has(ExtentFlags::UNWRITTEN)),
+            (Kind::Shared, has(ExtentFlags::SHARED)),
+            (Kind::Delalloc, has(ExtentFlags::DELALLOC)),
+            (Kind::Inline, inline),
+            (Kind::Encrypted, has(ExtentFlags::DATA_ENCRYPTED)),
+            (Kind::Encoded, has(ExtentFlags::ENCODED) && !has(ExtentFlags::DATA_ENCRYPTED)),
+            (Kind::Unaligned, !inline && known && (within_block || has(ExtentFlags::NOT_ALIGNED))),
+            (Kind::UnknownAddress, has(ExtentFlags::UNKNOWN) && !has(ExtentFlags::DELALLOC)),
+            (Kind::Merged, has(ExtentFlags::MERGED)),
+        ]
+        .into_iter()
+        .filter_map(|(kind, found)| found.then_some(kind))
+    }
+
+    /// Whatever no well-placed piece covers is misaligned.
+    fn judge_alignment(&mut self) {
+        let (Some(align), Some((logical, physical, end))) = (self.needs.align, self.piece.take()) else { return };
+        if logical % align != physical % align {
+            return;
+        }
+        let first = logical.next_multiple_of(align);
+        let last = if end >= self.end { self.end } else { end - end % align };
+        if first < last {
+            self.add(Kind::Misaligned, self.aligned_to, first);
+            self.aligned_to = last;
+        }
+    }
+
+    fn add(&mut self, kind: Kind, from: u64, to: u64) {
+        if from >= to || kind.allowed_by(self.needs.allow) {
+            return;
+        }
+        let ranges = self.found.entry(kind).or_default();
+        match ranges.last_mut() {
+            Some(last) if last.logical + last.length == from => last.length += to - from,
+            _ => ranges.push(Range { logical: from, length: to - from }),
+        }
+    }
+
+    /// Ends the map, and adds what size and inode have against pinning. `own_record` says that IMMUTABLE is this tool's.
+    ///
+    /// # Errors
+    /// Where /proc/swaps cannot be read.
+    pub fn finish(
+        mut self,
+        target: &Target,
+        statx: &Statx,
+        state: &InodeState,
+        own_record: bool,
+    ) -> Result<Vec<Blocker>> {
+        self.add(Kind::Hole, self.mapped_to, self.end);
+        self.judge_alignment();
+        if self.needs.align.is_some() {
+            self.add(Kind::Misaligned, self.aligned_to, self.end);
+        }
+        if state.encrypted(statx) {
+            self.found.remove(&Kind::Encrypted);
+            self.add(Kind::Encrypted, 0, self.end);
+        }
+        let xflags = state.xflags();
+        let whole_file = [
+            (Kind::Empty, statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
+            (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
+            (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
+            (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
+            (Kind::Verity, xflags.contains(Xflags::VERITY)),
+            (Kind::Realtime, xflags.contains(Xflags::REALTIME)),
+            (Kind::Swapfile, active_swapfile(statx)?),
+            (Kind::UnsupportedFilesystem, target.filesystem.refusal().is_some()),
+        ];
+        for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
+            self.found.insert(kind, Vec::new());
+        }
+        let describe = Describe { target, needs: self.needs, extents: self.extents, size: statx.size };
+        Ok(self.found.into_iter().map(|(kind, ranges)| describe.blocker(kind, ranges)).collect())
+    }
+}
+
+/// The blocker of a file on a filesystem that shows no map.
+#[must_use]
+pub fn unsupported(target: &Target) -> Blocker {
+    let describe = Describe { target, needs: Needs::default(), extents: 0, size: 0 };
+    describe.blocker(Kind::UnsupportedFilesystem, Vec::new())
+}
+
+struct Describe<'a> {
+    target: &'a Target,
+    needs: Needs,
+    extents: u64,
+    size: u64,
+}
+
+impl Describe<'_> {
+    fn blocker(&self, kind: Kind, ranges: Vec<Range>) -> Blocker {
+        let bytes = ranges.iter().map(|range| range.length).sum();
+        Blocker { kind, detail: self.detail(kind), ranges, bytes, remedy: self.remedy(kind) }
+    }
+
+    fn detail(&self, kind: Kind) -> String {
+        let align = self.needs.align.map_or(String::new(), |align| size::format(align, false));
+        match kind {
+            Kind::Hole => "no blocks: a store allocates".into(),
+            Kind::Unwritten => "allocated, never written: a store changes the map".into(),
+            Kind::Shared => "other files have these blocks, too: a store goes elsewhere".into(),
+            Kind::Delalloc => "not allocated yet".into(),
+            Kind::Inline => "kept among metadata, in no block of its own".into(),
+            Kind::Encoded => "the device does not hold the bytes that are read".into(),
+            Kind::Encrypted => "encrypted by the filesystem".into(),
+            Kind::Unaligned => "begins or ends within a block".into(),
+            Kind::UnknownAddress => "at no known place".into(),
+            Kind::Merged => "mapped by block pointers, not by extents".into(),
+            Kind::TooManyExtents => {
+                format!("{} extents, more than {}", self.extents, self.needs.max_extents.unwrap_or(0))
+            }
+            Kind::Misaligned => format!("not in pieces of {align} at multiples of {align}"),
+            Kind::PastEof => "blocks past the end, which the filesystem may free at any time".into(),
+            Kind::Empty => "no contents, so no map".into(),
+            Kind::Immutable => "made immutable, but not by a pin".into(),
+            Kind::AppendOnly => "append-only".into(),
+            Kind::Swapfile => "an active swapfile could not be swapped off".into(),
+            Kind::Verity => "sealed by fs-verity".into(),
+            Kind::Realtime => "on the realtime device".into(),
+            Kind::UnsupportedFilesystem => {
+                let filesystem = &self.target.filesystem;
+                format!("{}: {}", filesystem.name(), filesystem.refusal().unwrap_or_default())
+            }
+        }
+    }
+
+    fn remedy(&self, kind: Kind) -> String {
+        let file = quote(&self.target.path);
+        match kind {
+            // Rewriting every byte in place fills holes, marks blocks written, and copies shared ones away.
+            Kind::Hole | Kind::Unwritten | Kind::Shared => {
+                format!("dd if={file} of={file} bs=8M conv=notrunc,fsync")
+            }
+            Kind::Delalloc => format!("sync {file}"),
+            // ext4 gives inline contents blocks of their own before any fallocate.
+            Kind::Inline => format!("fallocate -n -l 4096 {file}"),
+            Kind::Merged => format!("chattr +e {file}"),
+            Kind::TooManyExtents if self.target.filesystem.kind == FilesystemKind::Xfs => format!("xfs_fsr -v {file}"),
+            Kind::TooManyExtents => format!("e4defrag {file}"),
+            Kind::Misaligned => format!(
+                "daxfile alloc --align {} -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync",
+                self.needs.align.unwrap_or(0),
+                self.size
+            ),
+            Kind::PastEof => format!("truncate -s {} {file}", self.size),
+            Kind::Empty => "--allow empty, or write to it first".into(),
+            Kind::Immutable => format!("chattr -i {file}"),
+            Kind::AppendOnly => format!("chattr -a {file}"),
+            Kind::Swapfile => format!("swapoff {file}"),
+            Kind::Encoded | Kind::UnknownAddress | Kind::Verity | Kind::Unaligned => {
+                format!("cp --reflink=never {file} NEW")
+            }
+            Kind::Encrypted => format!("cp {file} NEW, where NEW is in a directory without encryption"),
+            Kind::Realtime => format!("cp --reflink=never {file} NEW, where NEW is in a directory without rtinherit"),
+            Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
+        }
+    }
+}
+
+/// Whether the kernel swaps to this inode. No call tells S_SWAPFILE, but proc_swaps(5) names the files.
+fn active_swapfile(statx: &Statx) -> Result<bool> {
+    let swaps = match std::fs::read("/proc/swaps") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        read => read.named("read(/proc/swaps)")?,
+    };
+    let is_this = |line: &[u8]| {
+        let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+        let metadata = std::fs::metadata(Path::new(&unescape(name)));
+        let (major, minor) = statx.device;
+        metadata.is_ok_and(|metadata| {
+            metadata.ino() == statx.inode && metadata.dev() == nix::sys::stat::makedev(major.into(), minor.into())
+        })
+    };
+    Ok(swaps.split(|&byte| byte == b'\n').skip(1).any(is_this))
+}
+
+/// Undoes the octal escapes with which the kernel writes blanks and backslashes in names (`seq_path()`).
+fn unescape(name: &[u8]) -> std::ffi::OsString {
+    let mut plain = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
+        match octal {
+            Some(digits) => {
+                plain.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    std::os::unix::ffi::OsStringExt::from_vec(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(needs: Needs, size: u64, runs: &[(u64, u64, u64, ExtentFlags)]) -> BTreeMap<Kind, Vec<(u64, u64)>> {
+        let mut scan = Scan::new(size, 4096, needs);
+        for &(logical, physical, length, flags) in runs {
+            scan.push(&Run { logical, physical, length, flags });
+        }
+        scan.add(Kind::Hole, scan.mapped_to, scan.end);
+        scan.judge_alignment();
+        if needs.align.is_some() {
+            scan.add(Kind::Misaligned, scan.aligned_to, scan.end);
+        }
+        let pairs = |ranges: Vec<Range>| ranges.iter().map(|range| (range.logical, range.length)).collect();
+        scan.found.into_iter().map(|(kind, ranges)| (kind, pairs(ranges))).collect()
+    }
+
+    #[test]
+    fn adjacent_ranges_are_joined_and_those_past_the_end_are_told_apart() {
+        let unwritten = ExtentFlags::UNWRITTEN;
+        let found = scan(
+            Needs::default(),
+            20_000,
+            &[(4096, 40960, 4096, unwritten), (8192, 81920, 4096, unwritten), (16384, 8192, 8192, unwritten)],
+        );
+        assert_eq!(found[&Kind::Hole], [(0, 4096), (12288, 4096)]);
+        assert_eq!(found[&Kind::Unwritten], [(4096, 8192), (16384, 4096)]);
+        assert_eq!(found[&Kind::PastEof], [(20480, 4096)]);
+    }
+
+    #[test]
+    fn what_is_allowed_is_not_found() {
+        let needs = Needs { allow: Allow::HOLE | Allow::SHARED, ..Needs::default() };
+        assert!(scan(needs, 8192, &[(4096, 40960, 4096, ExtentFlags::SHARED)]).is_empty());
+    }
+
+    #[test]
+    fn alignment_is_judged_piece_by_piece() {
+        let needs = Needs { align: Some(65536), ..Needs::default() };
+        let none = ExtentFlags::empty();
+        assert!(scan(needs, 100_000, &[(0, 65536, 102_400, none)]).is_empty());
+        assert_eq!(scan(needs, 100_000, &[(0, 4096, 102_400, none)])[&Kind::Misaligned], [(0, 102_400)]);
+        // Two runs in one physical piece count as one; a piece cut in two is misaligned.
+        assert!(scan(needs, 131_072, &[(0, 65536, 4096, none), (4096, 69632, 126_976, ExtentFlags::LAST)]).is_empty());
+        assert_eq!(
+            scan(needs, 196_608, &[(0, 65536, 69_632, none), (69_632, 1_052_672, 126_976, none)])[&Kind::Misaligned],
+            [(65536, 65536)]
+        );
+    }
+
+    #[test]
+    fn names_in_proc_swaps_are_unescaped() {
+        assert_eq!(unescape(br"/a\040b\134c\01"), std::ffi::OsStr::new(r"/a b\c\01"));
+    }
+}

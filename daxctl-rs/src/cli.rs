@@ -1,0 +1,205 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use daxfile::needs::{Allow, Hold, Needs};
+use daxfile::size;
+
+/// Makes the extent maps of files immutable, and proves that they stayed so.
+#[derive(Debug, Parser)]
+#[command(name = "daxfile", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit status: 0 done, or yes; 1 no; 2 failed; 3 cannot be done here; 4 not permitted; 5 busy.\n\
+    The largest of all files counts. See daxfile(8)."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Common {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print nothing but errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print every range
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Print sizes in bytes, exactly
+    #[arg(short, long, global = true)]
+    pub(crate) bytes: bool,
+    /// Colour the output
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create a file with every block allocated, zeroed and written
+    Alloc {
+        /// Size of the file: 4096, 64M or 64MiB (1024s), 64MB (1000s)
+        #[arg(short, long, value_parser = size::parse)]
+        size: u64,
+        #[command(flatten)]
+        shape: Shape,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// The file, which must not exist
+        file: PathBuf,
+    },
+    /// Say whether pin would meet a blocker, and name every one
+    Check {
+        #[command(flatten)]
+        needs: NeedsArgs,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Hold the map as it is, and record it
+    Pin {
+        #[command(flatten)]
+        needs: NeedsArgs,
+        /// Wait so long for open writers to go
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// End the hold, and remove the record
+    Unpin {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Show a file, its map and its pin
+    Stat {
+        /// Show every run of the map
+        #[arg(long)]
+        extents: bool,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Compare the map with the record, and name what moved
+    Verify {
+        /// Compare with what stat --json --extents wrote; all of it, if no FILE is named
+        #[arg(long, value_name = "MANIFEST")]
+        against: Option<PathBuf>,
+        /// Where the manifest's paths begin
+        #[arg(long, value_name = "DIR", requires = "against")]
+        root: Option<PathBuf>,
+        /// Blocks shared since count as drift
+        #[arg(long, conflicts_with = "against")]
+        strict: bool,
+        #[command(flatten)]
+        files: Files,
+    },
+}
+
+/// What the map must be like.
+#[derive(Debug, Args)]
+pub(crate) struct Shape {
+    /// Every piece of so many bytes must be one extent that starts at a multiple of it
+    #[arg(long, value_name = "SIZE", value_parser = alignment)]
+    pub(crate) align: Option<u64>,
+    /// The most extents that the map may have
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) max_extents: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NeedsArgs {
+    /// What is to hold the map
+    #[arg(long, default_value = "frozen")]
+    hold: HoldArg,
+    #[command(flatten)]
+    shape: Shape,
+    /// Put up with these, and pin the map as it stands
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    allow: Vec<AllowArg>,
+}
+
+impl NeedsArgs {
+    pub(crate) fn needs(&self) -> Needs {
+        Needs {
+            hold: self.hold.0,
+            align: self.shape.align,
+            max_extents: self.shape.max_extents,
+            allow: self.allow.iter().fold(Allow::empty(), |all, one| all | one.0),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct HoldArg(Hold);
+
+impl ValueEnum for HoldArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[HoldArg(Hold::Frozen), HoldArg(Hold::None)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            Hold::Frozen => "The immutable flag: contents, size and name are fixed, too",
+            Hold::None => "Nothing: drift is found, not prevented",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AllowArg(Allow, &'static str);
+
+impl ValueEnum for AllowArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const { &[kind(0), kind(1), kind(2), kind(3)] }
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.1))
+    }
+}
+
+const fn kind(index: usize) -> AllowArg {
+    let (kind, name) = Allow::KINDS[index];
+    AllowArg(kind, name)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// Read the names of files from LIST, one a line; '-' is standard input
+    #[arg(long, value_name = "LIST")]
+    pub(crate) files_from: Option<PathBuf>,
+    /// Names in LIST end with a NUL byte
+    #[arg(short = '0', long, requires = "files_from", action = ArgAction::SetTrue)]
+    pub(crate) null: bool,
+    /// The files
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+fn alignment(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        align if align.is_power_of_two() && align >= 512 => Ok(align),
+        _ => Err("must be a power of two, at least 512".into()),
+    }
+}

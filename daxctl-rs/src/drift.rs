@@ -1,0 +1,331 @@
+//! Drift: where a map differs from what it was, in position.
+
+use libdaxfile::statx::{Statx, Time};
+use serde::Serialize;
+
+use crate::map::{Joiner, Run};
+use crate::needs::Hold;
+use crate::record::{Digester, Kept, Position, Record, Stored};
+use libdaxfile::fiemap::ExtentFlags;
+
+/// Where a piece of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Place {
+    /// Nowhere.
+    Hole,
+    /// In written blocks.
+    Written {
+        /// Offset on the device.
+        physical: u64,
+    },
+    /// In blocks never written.
+    Unwritten {
+        /// Offset on the device.
+        physical: u64,
+    },
+    /// Not told: a digest was kept.
+    Digest,
+}
+
+/// A piece of a file that is elsewhere than it was, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Where it starts in the file.
+    pub logical: u64,
+    /// How long it is.
+    pub length: u64,
+    /// Where it was.
+    pub was: Place,
+    /// Where it is.
+    pub now: Place,
+}
+
+/// Finds, in one pass, what differs from the runs of before.
+#[derive(Debug)]
+struct Differ<'a> {
+    was: &'a [Position],
+    position: u64,
+    changes: Vec<Change>,
+}
+
+impl<'a> Differ<'a> {
+    fn new(was: &'a [Position]) -> Self {
+        Differ { was, position: 0, changes: Vec::new() }
+    }
+
+    fn push(&mut self, now: &Position) {
+        self.walk_to(now.logical, None);
+        self.walk_to(now.end(), Some(now));
+    }
+
+    fn finish(mut self) -> Vec<Change> {
+        let end = self.was.last().map_or(0, Position::end);
+        self.walk_to(end, None);
+        self.changes
+    }
+
+    /// Compares from where it stands up to `end`, over which nothing but `now` is mapped.
+    fn walk_to(&mut self, end: u64, now: Option<&Position>) {
+        while self.position < end {
+            while self.was.first().is_some_and(|was| was.end() <= self.position) {
+                self.was = &self.was[1..];
+            }
+            let (was, until) = match self.was.first() {
+                Some(was) if was.logical <= self.position => (Some(was), was.end()),
+                Some(was) => (None, was.logical),
+                None => (None, end),
+            };
+            let until = until.min(end);
+            let (was, now) = (place(was, self.position), place(now, self.position));
+            if was != now {
+                self.add(Change { logical: self.position, length: until - self.position, was, now });
+            }
+            self.position = until;
+        }
+    }
+
+    fn add(&mut self, change: Change) {
+        match self.changes.last_mut() {
+            Some(last)
+                if last.logical + last.length == change.logical
+                    && follows(last.was, change.was, last.length)
+                    && follows(last.now, change.now, last.length) =>
+            {
+                last.length += change.length;
+            }
+            _ => self.changes.push(change),
+        }
+    }
+}
+
+fn place(run: Option<&Position>, logical: u64) -> Place {
+    match run {
+        None => Place::Hole,
+        Some(run) => {
+            let physical = run.physical.saturating_add(logical - run.logical);
+            if run.unwritten { Place::Unwritten { physical } } else { Place::Written { physical } }
+        }
+    }
+}
+
+fn follows(first: Place, second: Place, length: u64) -> bool {
+    match (first, second) {
+        (Place::Written { physical: a }, Place::Written { physical: b })
+        | (Place::Unwritten { physical: a }, Place::Unwritten { physical: b }) => a.checked_add(length) == Some(b),
+        (a, b) => a == b,
+    }
+}
+
+/// Compares a map with what was kept of it, in one pass.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    joiner: Joiner,
+    method: Method<'a>,
+    shared: u64,
+}
+
+#[derive(Debug)]
+enum Method<'a> {
+    Runs(Differ<'a>),
+    Digests { span: u64, size: u64, was: &'a [[u8; 16]], now: Digester },
+}
+
+impl<'a> Comparison<'a> {
+    /// Compares with what was kept of a file that then had so many bytes.
+    #[must_use]
+    pub fn new(kept: &'a Kept, size: u64) -> Self {
+        let method = match kept {
+            Kept::Runs(runs) => Method::Runs(Differ::new(runs)),
+            Kept::Digests { span, digests } => {
+                Method::Digests { span: *span, size, was: digests, now: Digester::new(size, *span) }
+            }
+        };
+        Comparison { joiner: Joiner::by_position(), method, shared: 0 }
+    }
+
+    /// Takes the next run.
+    pub fn push(&mut self, run: &Run) {
+        if run.flags.contains(ExtentFlags::SHARED) {
+            self.shared += run.length;
+        }
+        if let Some(run) = self.joiner.push(*run) {
+            self.add(&run);
+        }
+    }
+
+    fn add(&mut self, run: &Run) {
+        let position = Position::of(run);
+        match &mut self.method {
+            Method::Runs(differ) => differ.push(&position),
+            Method::Digests { now, .. } => now.push(&position),
+        }
+    }
+
+    /// Ends the map.
+    #[must_use]
+    pub fn finish(mut self) -> Moved {
+        if let Some(run) = self.joiner.finish() {
+            self.add(&run);
+        }
+        let changes = match self.method {
+            Method::Runs(differ) => differ.finish(),
+            Method::Digests { span, size, was, now } => changed_spans(span, size, was, &now.finish()),
+        };
+        Moved { changes, shared: self.shared }
+    }
+}
+
+fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Vec<Change> {
+    let differing = (0u64..).zip(was.iter().zip(now)).filter(|(_, (was, now))| was != now);
+    let mut changes: Vec<Change> = Vec::new();
+    for (index, _) in differing {
+        let logical = index * span;
+        let length = span.min(size.saturating_sub(logical));
+        match changes.last_mut() {
+            Some(last) if last.logical + last.length == logical => last.length += length,
+            _ => changes.push(Change { logical, length, was: Place::Digest, now: Place::Digest }),
+        }
+    }
+    changes
+}
+
+/// What a comparison of maps found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Pieces that are elsewhere.
+    pub changes: Vec<Change>,
+    /// Bytes whose blocks other files have now, too.
+    pub shared: u64,
+}
+
+/// The state of a pin, computed from flag, record and map: nothing could be written under IMMUTABLE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Held, and as recorded.
+    Pinned,
+    /// Held or only recorded, and not as it was.
+    Drifted,
+    /// Held and as recorded, but somebody still has it open for writing.
+    WriterInside,
+    /// Recorded, but the flag is off.
+    NotHeld,
+    /// No record.
+    Unpinned,
+    /// Another file's record.
+    ForeignRecord,
+    /// A record that cannot be read.
+    BadRecord,
+}
+
+impl State {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Pinned => "pinned",
+            State::Drifted => "drifted",
+            State::WriterInside => "writer_inside",
+            State::NotHeld => "not_held",
+            State::Unpinned => "unpinned",
+            State::ForeignRecord => "foreign_record",
+            State::BadRecord => "bad_record",
+        }
+    }
+}
+
+/// Computes the state. `moved` is what the comparison with the file's own record found.
+#[must_use]
+pub fn state(stored: &Stored, immutable: bool, statx: &Statx, moved: Option<&Moved>) -> State {
+    match stored {
+        Stored::Absent => State::Unpinned,
+        Stored::Foreign(_) => State::ForeignRecord,
+        Stored::Bad(..) | Stored::UnknownVersion(..) => State::BadRecord,
+        Stored::Own(record) if record.needs.hold == Hold::Frozen && !immutable => State::NotHeld,
+        Stored::Own(record) => {
+            let differs = moved.is_none_or(|moved| !moved.changes.is_empty()) || attributes_differ(record, statx);
+            if differs { State::Drifted } else { State::Pinned }
+        }
+    }
+}
+
+/// Whether size, or under a hold that fixes the contents mtime, is another than was recorded.
+#[must_use]
+pub fn attributes_differ(record: &Record, statx: &Statx) -> bool {
+    record.size != statx.size || mtime_drift(record, statx).is_some()
+}
+
+/// The recorded mtime, where it counts and is another than now.
+#[must_use]
+pub fn mtime_drift(record: &Record, statx: &Statx) -> Option<Time> {
+    (record.needs.hold == Hold::Frozen && record.mtime != statx.mtime).then_some(record.mtime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(logical: u64, physical: u64, length: u64) -> Position {
+        Position { logical, physical, length, unwritten: false }
+    }
+
+    fn diff(was: &[Position], now: &[Position]) -> Vec<Change> {
+        let mut differ = Differ::new(was);
+        now.iter().for_each(|run| differ.push(run));
+        differ.finish()
+    }
+
+    #[test]
+    fn equal_maps_do_not_differ() {
+        let map = [run(0, 100, 10), run(20, 500, 5)];
+        assert_eq!(diff(&map, &map), []);
+        assert_eq!(diff(&[], &[]), []);
+    }
+
+    #[test]
+    fn cutting_a_run_in_two_is_no_drift() {
+        assert_eq!(diff(&[run(0, 100, 10)], &[run(0, 100, 4), run(4, 104, 6)]), []);
+        assert_eq!(diff(&[run(0, 100, 4), run(4, 104, 6)], &[run(0, 100, 10)]), []);
+    }
+
+    #[test]
+    fn a_moved_middle_is_named_alone() {
+        let now = [run(0, 100, 4), run(4, 900, 2), run(6, 106, 4)];
+        let change = Change {
+            logical: 4,
+            length: 2,
+            was: Place::Written { physical: 104 },
+            now: Place::Written { physical: 900 },
+        };
+        assert_eq!(diff(&[run(0, 100, 10)], &now), [change]);
+    }
+
+    #[test]
+    fn holes_growth_and_truncation_are_named() {
+        let at = |physical| Place::Written { physical };
+        assert_eq!(
+            diff(&[run(0, 100, 10)], &[run(0, 100, 4), run(8, 108, 2)]),
+            [Change { logical: 4, length: 4, was: at(104), now: Place::Hole }]
+        );
+        assert_eq!(
+            diff(&[run(0, 100, 10)], &[run(0, 100, 12)]),
+            [Change { logical: 10, length: 2, was: Place::Hole, now: at(110) }]
+        );
+        assert_eq!(
+            diff(&[run(0, 100, 10), run(30, 300, 5)], &[run(0, 100, 5)]),
+            [
+                Change { logical: 5, length: 5, was: at(105), now: Place::Hole },
+                Change { logical: 30, length: 5, was: at(300), now: Place::Hole },
+            ]
+        );
+    }
+
+    #[test]
+    fn the_written_state_counts() {
+        let now = [Position { unwritten: true, ..run(0, 100, 10) }];
+        let changes = diff(&[run(0, 100, 10)], &now);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].now, Place::Unwritten { physical: 100 });
+    }
+}

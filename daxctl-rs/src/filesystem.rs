@@ -1,0 +1,141 @@
+//! Filesystems: which one holds a file, what its addresses mean, and whether a map can be held on it.
+
+use std::os::fd::AsFd;
+
+use libdaxfile::xfs::GeometryFlags;
+use libdaxfile::{Errno, fsuuid, xfs};
+use nix::sys::statfs::fstatfs;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+use crate::error::{Error, Named, Result, if_known};
+
+/// Kinds of filesystems that are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// XFS.
+    Xfs,
+    /// ext2, ext3 or ext4: they share their magic number, and usually their driver.
+    Ext,
+    /// Any other, by its name in /proc/filesystems, or by its magic number.
+    Other(&'static str, i64),
+}
+
+/// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no map can be held there.
+const OTHERS: [(i64, &str, &str); 12] = [
+    (0x9123_683e, "btrfs", "every write relocates, and its addresses are not device addresses"),
+    (0xca45_1a4e, "bcachefs", "every write relocates, and its addresses are not device addresses"),
+    (0xf2f5_2010, "f2fs", "its garbage collection moves the blocks of an immutable file"),
+    (0x794c_7630, "overlay", "the file is in another filesystem; name it there"),
+    (0x0102_1994, "tmpfs", "its files have no blocks"),
+    (0x8584_58f6, "ramfs", "its files have no blocks"),
+    (0x6969, "nfs", "the map is the server's"),
+    (0xff53_4d42, "cifs", "the map is the server's"),
+    (0x6573_5546, "fuse", "the map is in another program's hands"),
+    (0x2fc1_2fc1, "zfs", "every write relocates"),
+    (0x9660, "iso9660", "it cannot be written"),
+    (0x7371_7368, "squashfs", "it cannot be written"),
+];
+
+const TMPFS: i64 = 0x0102_1994;
+
+/// The filesystem that holds a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Filesystem {
+    /// Which kind it is.
+    pub kind: Kind,
+    /// Size of a block in bytes.
+    pub block_size: u64,
+    /// Its UUID, where kernel or filesystem tell it.
+    pub uuid: Option<[u8; 16]>,
+    /// Whether the mount is read-only.
+    pub read_only: bool,
+    zoned: bool,
+}
+
+impl Filesystem {
+    /// Looks at the filesystem that an open file or directory is on.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2) and of the ioctls that tell UUID and geometry.
+    pub fn of(fd: impl AsFd) -> Result<Self> {
+        const XFS: i64 = 0x5846_5342;
+        const EXT: i64 = 0xef53;
+        let statfs = fstatfs(&fd).named("fstatfs")?;
+        let statvfs = fstatvfs(&fd).named("fstatvfs")?;
+        let magic = statfs.filesystem_type().0 & 0xffff_ffff;
+        let kind = match magic {
+            XFS => Kind::Xfs,
+            EXT => Kind::Ext,
+            _ => {
+                let name = OTHERS.iter().find(|other| other.0 == magic).map_or("unknown", |other| other.1);
+                Kind::Other(name, magic)
+            }
+        };
+        let geometry = match kind {
+            Kind::Xfs => Some(xfs::geometry(&fd)?),
+            _ => None,
+        };
+        let block_size = u64::try_from(statfs.block_size()).unwrap_or(0).max(1);
+        let uuid = if_known(fsuuid::get(&fd))?.or(geometry.map(|geometry| geometry.uuid));
+        Ok(Filesystem {
+            kind,
+            block_size: geometry.map_or(block_size, |geometry| geometry.block_size.into()),
+            uuid: uuid.filter(|uuid| *uuid != [0; 16]),
+            read_only: statvfs.flags().contains(FsFlags::ST_RDONLY),
+            zoned: geometry.is_some_and(|geometry| geometry.flags.contains(GeometryFlags::ZONED)),
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Xfs => "xfs",
+            Kind::Ext => "ext4",
+            Kind::Other(name, _) => name,
+        }
+    }
+
+    /// Why no map can be held here, if so.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Xfs if self.zoned => Some("a zoned XFS relocates every write"),
+            Kind::Xfs | Kind::Ext => None,
+            Kind::Other(_, magic) => {
+                let other = OTHERS.iter().find(|other| other.0 == magic);
+                Some(other.map_or("whether it keeps blocks where they are is not known", |other| other.2))
+            }
+        }
+    }
+
+    /// What the physical offsets of a file here count from.
+    #[must_use]
+    pub fn address_space(&self, realtime: bool) -> &'static str {
+        match self.kind {
+            Kind::Xfs if realtime => "realtime device",
+            Kind::Xfs | Kind::Ext => "filesystem's device",
+            Kind::Other("btrfs" | "bcachefs", _) => "filesystem's own, not the device's",
+            Kind::Other(..) => "unknown",
+        }
+    }
+
+    /// Whether `FS_XFLAG_NODEFRAG` stays when it is set; ext4 accepts and drops it.
+    #[must_use]
+    pub fn keeps_nodefrag(&self) -> bool {
+        self.kind == Kind::Xfs
+    }
+
+    /// FIEMAP succeeds on tmpfs and says nothing, which must not pass for "no extents".
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` on tmpfs.
+    pub(crate) fn require_extents(&self) -> Result<()> {
+        match self.kind {
+            Kind::Other(name, TMPFS) => {
+                Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
+            }
+            _ => Ok(()),
+        }
+    }
+}

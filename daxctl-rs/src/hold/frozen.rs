@@ -1,0 +1,243 @@
+//! Hold `frozen`: the IMMUTABLE inode flag, set so that no writer slips through unseen.
+//!
+//! Who opened the file for writing before the flag was set is not stopped by it on XFS, and who waits for a lease is
+//! past its permission check. So the order is: probe with a lease, record, set the flag, lease again, and only then
+//! prove that the file is what was recorded. Every step is taken for the whole batch before the next, so that the time
+//! for settling is not paid per file.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime};
+
+use caps::{CapSet, Capability};
+use libdaxfile::Errno;
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::lease::{Kind, Lease};
+use libdaxfile::statx::{Statx, Time};
+use libdaxfile::xattr;
+
+use crate::error::{Error, Result};
+use crate::needs::Needs;
+use crate::progress::Progress;
+use crate::record::{LIMIT, Record, attribute};
+use crate::report::Status;
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+/// Attempts before a file is called busy.
+const ATTEMPTS: u32 = 3;
+
+/// A write must not leave the mtime that was recorded: the kernel's clock for it ticks every 1 to 10 ms.
+const MTIME_AGE: Duration = Duration::from_millis(20);
+
+/// How long the lease is asked for once the flag is on: openers that come and go refuse a single try nearly always.
+const LEASE_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Time for openers past their permission check to show themselves. It proves nothing; what follows does.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// What this process lacks for freezing a file.
+///
+/// # Errors
+/// Where the kernel does not tell the process's capabilities.
+pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
+    let others = nix::unistd::geteuid().as_raw() != statx.uid;
+    let needed = [
+        (Capability::CAP_LINUX_IMMUTABLE, true),
+        (Capability::CAP_SYS_ADMIN, true),
+        (Capability::CAP_FOWNER, others),
+        (Capability::CAP_LEASE, others),
+    ];
+    let mut missing = Vec::new();
+    for (capability, _) in needed.into_iter().filter(|(_, needed)| *needed) {
+        let has = caps::has_cap(None, CapSet::Effective, capability)
+            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
+        if !has {
+            missing.push(capability.to_string());
+        }
+    }
+    Ok(missing)
+}
+
+/// Asks, without touching the file, whether somebody has it open for writing.
+///
+/// # Errors
+/// Busy if so; those of F_SETLEASE otherwise.
+pub fn probe(target: &Target) -> Result<()> {
+    lease(target).map(drop)
+}
+
+fn lease(target: &Target) -> Result<Lease<'_>> {
+    Lease::take(target, Kind::Read).map_err(|error| {
+        let error = Error::from(error);
+        match error.errno {
+            Some(Errno::EAGAIN) => error.because("somebody has it open, or mapped, for writing; see fuser(1)"),
+            Some(Errno::EACCES) => error.because("needs CAP_LEASE on a file of another owner"),
+            Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("no leases here"),
+            _ => error,
+        }
+    })
+}
+
+/// A file on its way to being frozen.
+#[derive(Debug)]
+pub struct Candidate<'a> {
+    target: &'a Target,
+    needs: Needs,
+    survey: Survey,
+    /// What was found on the file, not held, and is to be held again as it is.
+    found: Option<Record>,
+    lease: Option<Lease<'a>>,
+    written: Option<Vec<u8>>,
+    added: Xflags,
+    outcome: Option<Result<Survey>>,
+}
+
+impl<'a> Candidate<'a> {
+    /// A file that was probed and surveyed and has no blocker; `found` is its own record if it is pinned but not held.
+    #[must_use]
+    pub fn new(target: &'a Target, needs: Needs, survey: Survey, found: Option<Record>) -> Self {
+        Candidate { target, needs, survey, found, lease: None, written: None, added: Xflags::empty(), outcome: None }
+    }
+
+    /// Whether the file is frozen: what was proved then, or why not.
+    ///
+    /// # Errors
+    /// Why not. The file is then as it was before.
+    pub fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
+
+    /// Writes the record, then sets the flag, then takes the lease.
+    fn engage(&mut self) -> Result<()> {
+        let record = match &self.found {
+            Some(record) => record.clone(),
+            None => {
+                let mut wanted = Xflags::IMMUTABLE;
+                wanted.set(Xflags::NODEFRAG, self.target.filesystem.keeps_nodefrag());
+                let added = wanted - self.survey.inode.xflags();
+                let record = super::record(self.target, self.needs, added, &self.survey);
+                let target = self.target;
+                // From here on a failure has a record to take back.
+                self.written = Some(Vec::new());
+                record.store(target, |limit| survey::keep(target, limit))?
+            }
+        };
+        self.written = Some(record.encode());
+        self.target.fsync()?;
+        self.added = record.added;
+        super::add_flags(self.target, record.added)?;
+        if !self.target.inode_state()?.immutable() {
+            return Err(Error::new(Status::Unable, "the filesystem did not keep the immutable flag"));
+        }
+        let deadline = Instant::now() + LEASE_PATIENCE;
+        self.lease = loop {
+            match lease(self.target) {
+                Err(error) if error.errno == Some(Errno::EAGAIN) && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(1));
+                }
+                lease => break Some(lease?),
+            }
+        };
+        Ok(())
+    }
+
+    /// Proves, under flag and lease, that the file is what was recorded, and that nobody was let in meanwhile.
+    fn prove(&mut self) -> Result<Survey> {
+        let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
+        let lease = self.lease.as_ref().ok_or_else(interrupted)?;
+        if !lease.undisturbed()? {
+            return Err(slipped("an opener waits"));
+        }
+        self.target.fsync()?;
+        let name = attribute(self.needs.hold);
+        if xattr::get(self.target, name, LIMIT + 1)? != self.written {
+            return Err(slipped("the record is another"));
+        }
+        let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
+        if survey.state != crate::drift::State::Pinned || !survey.blockers.is_empty() {
+            return Err(slipped("the map, the size or the mtime is another"));
+        }
+        self.lease = None;
+        // Whoever was blocked by the lease has gone in by now, and has the file open for writing.
+        probe(self.target)?;
+        Ok(survey)
+    }
+
+    /// Puts the file back as it was found.
+    fn roll_back(&mut self) -> Result<()> {
+        self.lease = None;
+        let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
+        let written = self.written.take();
+        if self.found.is_none() && written.is_some() {
+            xattr::remove(self.target, attribute(self.needs.hold))?;
+        } else if cleared.is_empty() {
+            return Ok(());
+        }
+        self.target.fsync()
+    }
+
+    /// After a failure: the file goes back, and stays for another attempt if it was merely busy.
+    fn fail(&mut self, error: Error, again: bool) {
+        let restored = self.roll_back();
+        self.outcome = match restored {
+            Err(undo) => Some(Err(Error {
+                message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message),
+                ..error
+            })),
+            Ok(()) if again && error.status == Status::Busy => match self.look_again() {
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            },
+            Ok(()) => Some(Err(error)),
+        };
+    }
+
+    fn look_again(&mut self) -> Result<()> {
+        probe(self.target)?;
+        self.survey = survey::take(self.target, self.needs, None, |_| ())?;
+        let drifted = self.found.is_some() && self.survey.state != crate::drift::State::NotHeld;
+        if drifted || !self.survey.blockers.is_empty() {
+            return Err(Error::new(Status::No, "it was changed while it was being pinned; see daxfile check"));
+        }
+        Ok(())
+    }
+}
+
+/// Freezes a batch of files. Each one's outcome is kept with it.
+pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
+    for attempt in 1..=ATTEMPTS {
+        let again = attempt < ATTEMPTS;
+        if candidates.iter().all(|candidate| candidate.outcome.is_some()) {
+            return;
+        }
+        let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
+        if let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.statx.mtime)).max() {
+            sleep(wait);
+        }
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_none()) {
+            let engaged = if progress.interrupted() { Err(interrupted()) } else { candidate.engage() };
+            if let Err(error) = engaged {
+                candidate.fail(error, again);
+            }
+        }
+        sleep(SETTLE);
+        for candidate in candidates.iter_mut().filter(|candidate| candidate.lease.is_some()) {
+            let proved = if progress.interrupted() { Err(interrupted()) } else { candidate.prove() };
+            match proved {
+                Ok(survey) => candidate.outcome = Some(Ok(survey)),
+                Err(error) => candidate.fail(error, again),
+            }
+        }
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(Status::Failed, "interrupted; the file is as it was")
+}
+
+/// How long until an mtime is old enough. One that lies ahead of the clock cannot be mistaken for that of a later write.
+fn too_young(mtime: Time) -> Option<Duration> {
+    let since_epoch = Duration::new(u64::try_from(mtime.seconds).ok()?, mtime.nanoseconds);
+    let age = SystemTime::UNIX_EPOCH.checked_add(since_epoch)?.elapsed().ok()?;
+    MTIME_AGE.checked_sub(age)
+}

@@ -1,0 +1,78 @@
+//! What keeps a map from changing: one module a hold, and their common end.
+
+pub mod frozen;
+pub mod none;
+
+use libdaxfile::fsxattr::{self, Xflags};
+use libdaxfile::statx::Time;
+use libdaxfile::xattr;
+
+use crate::error::{Error, Result};
+use crate::needs::Needs;
+use crate::record::{Record, attribute};
+use crate::survey::Survey;
+use crate::target::Target;
+
+/// The record of a file as a survey found it.
+fn record(target: &Target, needs: Needs, added: Xflags, survey: &Survey) -> Record {
+    let (extents, map) = survey.kept.clone();
+    Record {
+        needs,
+        added,
+        identity: target.identity,
+        uuid: target.filesystem.uuid,
+        size: survey.statx.size,
+        mtime: survey.statx.mtime,
+        time: now(),
+        extents,
+        map,
+    }
+}
+
+fn now() -> Time {
+    let now = jiff::Timestamp::now();
+    Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
+}
+
+/// Ends a pin: takes away the flags that it added, then the record, and makes both durable. Should the record not go,
+/// the flags come back, so that the file is pinned or unpinned and nothing between.
+///
+/// # Errors
+/// Those of the three calls.
+pub fn release(target: &Target, record: &Record) -> Result<()> {
+    let cleared = clear_flags(target, record.added)?;
+    if let Err(error) = xattr::remove(target, attribute(record.needs.hold)) {
+        add_flags(target, cleared)?;
+        return Err(error.into());
+    }
+    target.fsync().map_err(|error| error.because("unpinned, but a crash may pin it again: unpin once more"))
+}
+
+/// Clears those of `flags` that are on; returns them.
+fn clear_flags(target: &Target, flags: Xflags) -> Result<Xflags> {
+    if flags.is_empty() {
+        return Ok(flags);
+    }
+    let before = fsxattr::get(target)?;
+    let cleared = before.xflags() & flags;
+    if !cleared.is_empty() {
+        fsxattr::set(target, &before.with_xflags(before.xflags() - cleared)).map_err(needs_capabilities)?;
+    }
+    Ok(cleared)
+}
+
+fn add_flags(target: &Target, flags: Xflags) -> Result<()> {
+    if flags.is_empty() {
+        return Ok(());
+    }
+    let before = fsxattr::get(target)?;
+    fsxattr::set(target, &before.with_xflags(before.xflags() | flags)).map_err(needs_capabilities)
+}
+
+fn needs_capabilities(error: libdaxfile::Error) -> Error {
+    let error = Error::from(error);
+    match error.errno {
+        Some(libdaxfile::Errno::EPERM) => error.because("needs CAP_LINUX_IMMUTABLE"),
+        _ => error,
+    }
+}

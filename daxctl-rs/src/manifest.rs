@@ -1,0 +1,178 @@
+//! Manifests: what `stat --json --extents` wrote, read back to compare files with.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use libdaxfile::fiemap::{Extent, ExtentFlags};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::map::Joiner;
+use crate::record::{Kept, Position};
+use crate::report::Status;
+use crate::target::Identity;
+
+/// The files of a manifest.
+#[derive(Debug)]
+pub struct Manifest {
+    /// In the order in which they were written.
+    pub entries: Vec<Entry>,
+}
+
+/// One file of a manifest.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name it was shown by.
+    pub path: PathBuf,
+    /// Which file it was, if it could be looked at.
+    pub identity: Option<Identity>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Its runs; none where `--extents` was not given.
+    pub map: Option<Kept>,
+}
+
+#[derive(Deserialize)]
+struct RawManifest {
+    schema_version: u32,
+    files: Vec<RawEntry>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    path: RawPath,
+    file: Option<RawFile>,
+    extents: Option<Vec<RawExtent>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawPath {
+    Text(String),
+    Bytes { bytes: String },
+}
+
+#[derive(Deserialize)]
+struct RawFile {
+    inode: u64,
+    generation: u32,
+    size: u64,
+}
+
+#[derive(Deserialize)]
+struct RawExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    raw_flags: u32,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
+        let raw: RawManifest = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        if raw.schema_version != 1 {
+            return Err(format!("schema_version {} is not known", raw.schema_version));
+        }
+        let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<_, _>>()?;
+        Ok(Manifest { entries })
+    }
+
+    /// Finds a file's entry by inode and generation, else by its path below `root`.
+    #[must_use]
+    pub fn find(&self, identity: Option<Identity>, path: &Path, root: Option<&Path>) -> Option<usize> {
+        let same_file = |entry: &Entry| identity.is_some() && entry.identity == identity;
+        let path = root.and_then(|root| path.strip_prefix(root).ok()).unwrap_or(path);
+        let same_path = |entry: &Entry| relative(&entry.path) == relative(path);
+        self.entries.iter().position(same_file).or_else(|| self.entries.iter().position(same_path))
+    }
+}
+
+impl Entry {
+    fn new(raw: RawEntry) -> std::result::Result<Self, String> {
+        let path = match raw.path {
+            RawPath::Text(text) => PathBuf::from(text),
+            RawPath::Bytes { bytes } => {
+                let bytes = data_encoding::BASE64.decode(bytes.as_bytes()).map_err(|error| error.to_string())?;
+                PathBuf::from(OsString::from_vec(bytes))
+            }
+        };
+        let identity = raw.file.as_ref().map(|file| Identity { inode: file.inode, generation: file.generation });
+        let map = raw.extents.map(runs).transpose().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Entry { path, identity, size: raw.file.map_or(0, |file| file.size), map })
+    }
+
+    /// Where its file is to be.
+    #[must_use]
+    pub fn path_below(&self, root: Option<&Path>) -> PathBuf {
+        root.map_or_else(|| self.path.clone(), |root| root.join(relative(&self.path)))
+    }
+
+    /// A manifest may come from elsewhere, and must not lead out of `--root`.
+    ///
+    /// # Errors
+    /// Status 2 where it climbs.
+    pub fn harmless(&self) -> Result<()> {
+        let climbs = self.path.components().any(|component| component == Component::ParentDir);
+        if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
+    }
+}
+
+fn relative(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect()
+}
+
+fn runs(extents: Vec<RawExtent>) -> std::result::Result<Kept, &'static str> {
+    let mut joiner = Joiner::by_position();
+    let mut runs = Vec::new();
+    let mut end = 0;
+    for raw in extents {
+        let ordered = raw.length > 0 && raw.logical >= end;
+        end = raw.logical.checked_add(raw.length).filter(|_| ordered).ok_or("extents out of order")?;
+        raw.physical.checked_add(raw.length).ok_or("an impossible extent")?;
+        let flags = ExtentFlags::from_bits_retain(raw.raw_flags);
+        let extent = Extent { logical: raw.logical, physical: raw.physical, length: raw.length, flags };
+        runs.extend(joiner.push(extent));
+    }
+    runs.extend(joiner.finish());
+    Ok(Kept::Runs(runs.iter().map(Position::of).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_is_refused() {
+        for json in [
+            "",
+            "[]",
+            r#"{"schema_version": 2, "files": []}"#,
+            r#"{"schema_version": 1, "files": [{"path": 7}]}"#,
+            r#"{"schema_version": 1, "files": [{"path": {"bytes": "!"}}]}"#,
+            r#"{"schema_version": 1, "files": [{"path": "a", "extents": [{"logical": 0, "physical": 0, "length": 0, "raw_flags": 0}]}]}"#,
+            r#"{"schema_version": 1, "files": [{"path": "a", "extents": [{"logical": 18446744073709551615, "physical": 0, "length": 1, "raw_flags": 0}]}]}"#,
+            r#"{"schema_version": 1, "files": [{"path": "a", "extents": [{"logical": 0, "physical": 18446744073709551615, "length": 1, "raw_flags": 0}]}]}"#,
+        ] {
+            assert!(Manifest::parse(json.as_bytes()).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_file_is_found_by_identity_before_path() {
+        let json = br#"{"schema_version": 1, "files": [
+            {"path": "/a", "file": {"inode": 1, "generation": 1, "size": 0}, "extents": []},
+            {"path": "./b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []}]}"#;
+        let manifest = Manifest::parse(json).unwrap();
+        let identity = |inode| Some(Identity { inode, generation: 1 });
+        assert_eq!(manifest.find(identity(2), Path::new("/a"), None), Some(1));
+        assert_eq!(manifest.find(identity(9), Path::new("/mnt/a"), Some(Path::new("/mnt"))), Some(0));
+        assert_eq!(manifest.find(None, Path::new("b"), None), Some(1));
+        assert_eq!(manifest.find(identity(9), Path::new("c"), None), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! Extent maps: read in one pass, joined into runs, and proved untorn where that can be.
+
+use libdaxfile::fiemap::{Extent, ExtentFlags, Extents, Request};
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::lease::Lease;
+use libdaxfile::xfs;
+
+use crate::error::Result;
+use crate::filesystem::Kind;
+use crate::target::Target;
+
+/// Extents joined where they are adjacent both logically and physically and their material flags are equal.
+pub type Run = Extent;
+
+/// Flags that say nothing of where the bytes are: the record boundaries of FIEMAP change by themselves on ext4.
+const IMMATERIAL: ExtentFlags = ExtentFlags::LAST.union(ExtentFlags::MERGED);
+
+/// Most extents that are asked of XFS in one call: 48 bytes each.
+const ONE_CALL: usize = 1 << 22;
+
+/// Joins extents into runs, one at a time.
+#[derive(Debug)]
+pub struct Joiner {
+    ignored: ExtentFlags,
+    last: Option<Run>,
+}
+
+impl Joiner {
+    /// Joins what differs in nothing but record boundaries.
+    #[must_use]
+    pub fn new() -> Self {
+        Joiner { ignored: IMMATERIAL, last: None }
+    }
+
+    /// Joins by position and written state alone; who else has the blocks is left out.
+    #[must_use]
+    pub fn by_position() -> Self {
+        Joiner { ignored: IMMATERIAL | ExtentFlags::SHARED, last: None }
+    }
+
+    /// Takes the next extent; gives the run that it ended.
+    pub fn push(&mut self, extent: Extent) -> Option<Run> {
+        let extent = Run { flags: extent.flags - (self.ignored - ExtentFlags::MERGED), ..extent };
+        if let Some(last) = &mut self.last
+            && last.logical.checked_add(last.length) == Some(extent.logical)
+            && last.physical.checked_add(last.length) == Some(extent.physical)
+            && last.flags - ExtentFlags::MERGED == extent.flags - ExtentFlags::MERGED
+            && !extent.flags.contains(ExtentFlags::UNKNOWN)
+        {
+            last.length = last.length.saturating_add(extent.length);
+            last.flags |= extent.flags;
+            return None;
+        }
+        self.last.replace(extent)
+    }
+
+    /// Gives the last run.
+    pub fn finish(&mut self) -> Option<Run> {
+        self.last.take()
+    }
+}
+
+impl Default for Joiner {
+    fn default() -> Self {
+        Joiner::new()
+    }
+}
+
+/// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order. Dirty pages are
+/// written back first. Returns whether the map is proved to have been like this at one moment: because the file was
+/// immutable all the while, because `lease` stood undisturbed, or because XFS gave all of it in one call.
+///
+/// # Errors
+/// Those of FIEMAP; `EOPNOTSUPP` where the filesystem has no extents to show.
+pub fn read(target: &Target, lease: Option<&Lease<'_>>, mut visit: impl FnMut(Run)) -> Result<bool> {
+    target.filesystem.require_extents()?;
+    let mut joiner = Joiner::new();
+    let mut join = |extent| {
+        if let Some(run) = joiner.push(extent) {
+            visit(run);
+        }
+    };
+    let before = frozen_since(target)?;
+    let consistent = if let Some(extents) = one_call(target, lease.is_none() && before.is_none())? {
+        extents.for_each(&mut join);
+        true
+    } else {
+        for extent in Extents::new(target, 0..u64::MAX, Request::SYNC) {
+            join(extent?);
+        }
+        let leased = match lease {
+            Some(lease) => lease.undisturbed()?,
+            None => false,
+        };
+        leased || before.is_some() && before == frozen_since(target)?
+    };
+    if let Some(run) = joiner.finish() {
+        visit(run);
+    }
+    Ok(consistent)
+}
+
+/// The change time of an immutable file.
+fn frozen_since(target: &Target) -> Result<Option<libdaxfile::statx::Time>> {
+    Ok(if target.inode_state()?.immutable() { Some(target.statx()?.ctime) } else { None })
+}
+
+fn one_call(target: &Target, wanted: bool) -> Result<Option<xfs::WholeMap>> {
+    let state = target.inode_state()?;
+    if !wanted || target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
+        return Ok(None);
+    }
+    // The inode tells its number of extents, but shared ones come in more pieces than that.
+    let mut limit = state.fsxattr.map_or(0, |fsxattr| fsxattr.nextents as usize) + 16;
+    while limit <= ONE_CALL {
+        if let Some(extents) = xfs::whole_map(target, limit)? {
+            return Ok(Some(extents));
+        }
+        limit *= 2;
+    }
+    Ok(None)
+}
+
+/// How many bytes of a file are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs.
+    pub extents: u64,
+    /// Bytes mapped by written, unshared blocks at a known place, before EOF (rounded up to a block).
+    pub written: u64,
+    /// Bytes mapped by blocks never written.
+    pub unwritten: u64,
+    /// Bytes whose blocks other files have, too.
+    pub shared: u64,
+    /// Bytes at no known place.
+    pub unknown: u64,
+    /// Bytes without blocks.
+    pub hole: u64,
+    /// Bytes of blocks past EOF.
+    pub past_eof: u64,
+}
+
+/// The states that a person tells apart, from the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layout {
+    /// Written, unshared, at a known place.
+    Written,
+    /// Other files have the blocks, too.
+    Shared,
+    /// Never written.
+    Unwritten,
+    /// At no known place.
+    Unknown,
+    /// No blocks.
+    Hole,
+}
+
+impl Layout {
+    /// The state of a run.
+    #[must_use]
+    pub fn of(flags: ExtentFlags) -> Self {
+        match flags {
+            _ if flags.intersects(ExtentFlags::UNKNOWN | ExtentFlags::DELALLOC) => Layout::Unknown,
+            _ if flags.contains(ExtentFlags::UNWRITTEN) => Layout::Unwritten,
+            _ if flags.contains(ExtentFlags::SHARED) => Layout::Shared,
+            _ => Layout::Written,
+        }
+    }
+}
+
+/// Cells of a strip.
+pub const CELLS: usize = 64;
+
+/// Adds up a map in one pass: the totals, and a strip of [`CELLS`] cells each of which shows the worst that lies in it.
+#[derive(Debug)]
+pub struct Overview {
+    /// The totals.
+    pub summary: Summary,
+    /// The strip; empty for a file without contents.
+    pub strip: Vec<Layout>,
+    end: u64,
+    mapped_to: u64,
+}
+
+impl Overview {
+    /// Looks at a file of so many bytes in blocks of so many.
+    #[must_use]
+    pub fn new(size: u64, block_size: u64) -> Self {
+        let cells = if size == 0 { 0 } else { CELLS };
+        Overview {
+            summary: Summary::default(),
+            strip: vec![Layout::Written; cells],
+            end: block_end(size, block_size),
+            mapped_to: 0,
+        }
+    }
+
+    /// Takes the next run.
+    pub fn push(&mut self, run: &Run) {
+        let run_end = run.logical.saturating_add(run.length);
+        self.summary.extents += 1;
+        self.hole_up_to(run.logical);
+        self.mapped_to = self.mapped_to.max(run_end);
+        self.summary.past_eof += run_end.saturating_sub(run.logical.max(self.end));
+        let layout = Layout::of(run.flags);
+        let bytes = run_end.min(self.end).saturating_sub(run.logical);
+        *match layout {
+            Layout::Written => &mut self.summary.written,
+            Layout::Shared => &mut self.summary.shared,
+            Layout::Unwritten => &mut self.summary.unwritten,
+            Layout::Unknown | Layout::Hole => &mut self.summary.unknown,
+        } += bytes;
+        self.paint(run.logical, run_end, layout);
+    }
+
+    /// Ends the map: what no run covered is a hole.
+    #[must_use]
+    pub fn finish(mut self) -> Self {
+        self.hole_up_to(self.end);
+        self
+    }
+
+    fn hole_up_to(&mut self, logical: u64) {
+        let logical = logical.min(self.end);
+        self.summary.hole += logical.saturating_sub(self.mapped_to);
+        self.paint(self.mapped_to, logical, Layout::Hole);
+    }
+
+    fn paint(&mut self, from: u64, to: u64, layout: Layout) {
+        let to = to.min(self.end);
+        if from >= to || layout == Layout::Written {
+            return;
+        }
+        let cell = |byte: u64| {
+            let cell = u128::from(byte) * CELLS as u128 / u128::from(self.end);
+            usize::try_from(cell).unwrap_or(CELLS - 1).min(CELLS - 1)
+        };
+        let cells = cell(from)..=cell(to - 1);
+        for cell in &mut self.strip[cells] {
+            *cell = (*cell).max(layout);
+        }
+    }
+}
+
+/// Where the block ends that holds a file's last byte.
+#[must_use]
+pub fn block_end(size: u64, block_size: u64) -> u64 {
+    size.checked_next_multiple_of(block_size).unwrap_or(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extent(logical: u64, physical: u64, length: u64, flags: ExtentFlags) -> Extent {
+        Extent { logical, physical, length, flags }
+    }
+
+    fn joined(mut joiner: Joiner, extents: &[Extent]) -> Vec<Run> {
+        let mut runs: Vec<Run> = extents.iter().filter_map(|&extent| joiner.push(extent)).collect();
+        runs.extend(joiner.finish());
+        runs
+    }
+
+    #[test]
+    fn adjacent_extents_become_one_run() {
+        let none = ExtentFlags::empty();
+        let extents = [extent(0, 4096, 4096, none), extent(4096, 8192, 4096, ExtentFlags::LAST)];
+        assert_eq!(joined(Joiner::new(), &extents), [extent(0, 4096, 8192, none)]);
+    }
+
+    #[test]
+    fn what_differs_in_place_or_flags_stays_apart() {
+        let none = ExtentFlags::empty();
+        for second in [
+            extent(8192, 8192, 4096, none),
+            extent(4096, 12288, 4096, none),
+            extent(4096, 8192, 4096, ExtentFlags::UNWRITTEN),
+            extent(4096, 8192, 4096, ExtentFlags::SHARED),
+            extent(4096, 8192, 4096, ExtentFlags::from_bits_retain(0x8000_0000)),
+        ] {
+            assert_eq!(joined(Joiner::new(), &[extent(0, 4096, 4096, none), second]).len(), 2, "{second:?}");
+        }
+    }
+
+    #[test]
+    fn sharing_does_not_split_a_position() {
+        let extents = [extent(0, 4096, 4096, ExtentFlags::SHARED), extent(4096, 8192, 4096, ExtentFlags::empty())];
+        assert_eq!(joined(Joiner::by_position(), &extents), [extent(0, 4096, 8192, ExtentFlags::empty())]);
+    }
+
+    #[test]
+    fn an_overview_counts_every_byte_once() {
+        let mut overview = Overview::new(10_000, 4096);
+        overview.push(&extent(0, 4096, 4096, ExtentFlags::empty()));
+        overview.push(&extent(8192, 65536, 8192, ExtentFlags::UNWRITTEN));
+        let overview = overview.finish();
+        let expected =
+            Summary { extents: 2, written: 4096, unwritten: 4096, hole: 4096, past_eof: 4096, ..Summary::default() };
+        assert_eq!(overview.summary, expected);
+        assert_eq!(overview.strip.first(), Some(&Layout::Written));
+        assert_eq!(overview.strip[CELLS / 2], Layout::Hole);
+        assert_eq!(overview.strip.last(), Some(&Layout::Unwritten));
+    }
+}

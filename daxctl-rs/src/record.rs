@@ -1,0 +1,587 @@
+//! The pin record: what was true when a file was pinned, kept with the file in an extended attribute.
+//!
+//! `security.daxfile.pin` for holds that are enforced: everyone reads it, and only CAP_SYS_ADMIN writes it, so that the
+//! file's owner can neither forge nor remove it. `user.daxfile.pin` for hold `none`. All integers are little-endian:
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 7 | `daxfile` |
+//! | 7 | 1 | version: 1 |
+//! | 8 | 1 | hold: 0 frozen, 1 none |
+//! | 9 | 1 | allowed: 1 hole, 2 unwritten, 4 shared, 8 empty |
+//! | 10 | 1 | form of the map: 0 runs, 1 digests |
+//! | 11 | 1 | 0 |
+//! | 12 | 4 | `FS_XFLAG_*` bits that the pin added |
+//! | 16 | 8 | inode number |
+//! | 24 | 4 | generation |
+//! | 28 | 16 | filesystem UUID; zeros where unknown |
+//! | 44 | 8 | size |
+//! | 52 | 12 | mtime: seconds, nanoseconds |
+//! | 64 | 12 | time of the pin: seconds, nanoseconds |
+//! | 76 | 8 | `--align`, or 0 |
+//! | 84 | 8 | `--max-extents`, or 0 |
+//! | 92 | 8 | number of runs |
+//! | 100 | | runs, each logical (8), physical (8), length (8), 1 if unwritten else 0 (1); or |
+//! | 100 | | length of a span (8), and for each span of the file the first 16 bytes of a SHA-256 over its runs |
+//! | end - 8 | 8 | the first 8 bytes of the SHA-256 of all before |
+//!
+//! A span's digest is over the runs that touch it, cut to it, in the form in which runs are kept. Spans are powers of
+//! two, at least 1 MiB; runs that begin past the last span count to it.
+
+use std::ffi::CStr;
+
+use libdaxfile::fiemap::ExtentFlags;
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::statx::Time;
+use libdaxfile::{Errno, xattr};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::map::{Joiner, Run};
+use crate::needs::{Allow, Hold, Needs};
+use crate::target::{Identity, Target};
+
+/// Most bytes of a record.
+pub const LIMIT: usize = 3072;
+
+/// Most bytes where the filesystem has no more room: ext4 with blocks of 1 KiB.
+const TIGHT_LIMIT: usize = 800;
+
+const MAGIC: &[u8; 7] = b"daxfile";
+const VERSION: u8 = 1;
+const HEAD: usize = 100;
+const RUN: usize = 25;
+const DIGEST: usize = 16;
+const CHECKSUM: usize = 8;
+const MIN_SPAN: u64 = 1 << 20;
+
+/// A run reduced to its position and written state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Where it starts in the file, in bytes.
+    pub logical: u64,
+    /// Where it starts on the device, in bytes.
+    pub physical: u64,
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// Whether it was never written.
+    pub unwritten: bool,
+}
+
+impl Position {
+    pub(crate) fn of(run: &Run) -> Self {
+        Position {
+            logical: run.logical,
+            physical: run.physical,
+            length: run.length,
+            unwritten: run.flags.contains(ExtentFlags::UNWRITTEN),
+        }
+    }
+
+    /// Where it ends in the file.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.logical.saturating_add(self.length)
+    }
+
+    fn encode(&self) -> [u8; RUN] {
+        let mut bytes = [0; RUN];
+        bytes[..8].copy_from_slice(&self.logical.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.physical.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.length.to_le_bytes());
+        bytes[24] = self.unwritten.into();
+        bytes
+    }
+}
+
+/// What is kept of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// All of it.
+    Runs(Vec<Position>),
+    /// A digest of each span.
+    Digests {
+        /// Bytes of a span.
+        span: u64,
+        /// One a span, in order.
+        digests: Vec<[u8; DIGEST]>,
+    },
+}
+
+/// What was true when a file was pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The options it was pinned with.
+    pub needs: Needs,
+    /// The flags that the pin added, and unpinning takes away.
+    pub added: Xflags,
+    /// Which file it was.
+    pub identity: Identity,
+    /// The filesystem's UUID.
+    pub uuid: Option<[u8; 16]>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Last change of the contents.
+    pub mtime: Time,
+    /// When it was pinned.
+    pub time: Time,
+    /// Number of runs.
+    pub extents: u64,
+    /// The map.
+    pub map: Kept,
+}
+
+impl Record {
+    /// Writes it out.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(LIMIT);
+        bytes.extend(MAGIC);
+        let hold = match self.needs.hold {
+            Hold::Frozen => 0,
+            Hold::None => 1,
+        };
+        let form = matches!(self.map, Kept::Digests { .. });
+        bytes.extend([VERSION, hold, self.needs.allow.bits(), form.into(), 0]);
+        bytes.extend(self.added.bits().to_le_bytes());
+        bytes.extend(self.identity.inode.to_le_bytes());
+        bytes.extend(self.identity.generation.to_le_bytes());
+        bytes.extend(self.uuid.unwrap_or_default());
+        bytes.extend(self.size.to_le_bytes());
+        for time in [self.mtime, self.time] {
+            bytes.extend(time.seconds.to_le_bytes());
+            bytes.extend(time.nanoseconds.to_le_bytes());
+        }
+        bytes.extend(self.needs.align.unwrap_or(0).to_le_bytes());
+        bytes.extend(self.needs.max_extents.unwrap_or(0).to_le_bytes());
+        bytes.extend(self.extents.to_le_bytes());
+        match &self.map {
+            Kept::Runs(runs) => bytes.extend(runs.iter().flat_map(Position::encode)),
+            Kept::Digests { span, digests } => {
+                bytes.extend(span.to_le_bytes());
+                bytes.extend(digests.as_flattened());
+            }
+        }
+        bytes.extend(checksum(&bytes));
+        bytes
+    }
+
+    /// Reads one back. Whatever [`encode`](Self::encode) could not have written is an error.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that its version is another.
+    pub fn decode(bytes: &[u8]) -> std::result::Result<Record, Undecodable> {
+        let bad = Undecodable::Bad;
+        let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(bad("does not begin with 'daxfile'"))?;
+        match rest.first() {
+            Some(&VERSION) => {}
+            Some(&version) => return Err(Undecodable::Version(version)),
+            None => return Err(bad("too short")),
+        }
+        if bytes.len() > LIMIT {
+            return Err(bad("too long"));
+        }
+        let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(bad("too short"))?;
+        if *sum != checksum(body) {
+            return Err(bad("its checksum is wrong"));
+        }
+        let mut reader = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default());
+        let [hold, allow, form, zero] = reader.bytes()?;
+        let hold = match hold {
+            0 => Hold::Frozen,
+            1 => Hold::None,
+            _ => return Err(bad("an unknown hold")),
+        };
+        let allow = Allow::from_bits(allow).ok_or(bad("unknown kinds allowed"))?;
+        let added = Xflags::from_bits_retain(u32::from_le_bytes(reader.bytes()?));
+        let may_add = match hold {
+            Hold::Frozen => Xflags::IMMUTABLE | Xflags::NODEFRAG,
+            Hold::None => Xflags::empty(),
+        };
+        if zero != 0 || !may_add.contains(added) {
+            return Err(bad("flags that no pin adds"));
+        }
+        let inode = reader.u64()?;
+        let identity = Identity { inode, generation: u32::from_le_bytes(reader.bytes()?) };
+        let uuid: [u8; 16] = reader.bytes()?;
+        let size = reader.u64()?;
+        let mtime = reader.time()?;
+        let time = reader.time()?;
+        let nonzero = |number: u64| (number != 0).then_some(number);
+        let align = nonzero(reader.u64()?);
+        let max_extents = nonzero(reader.u64()?);
+        let extents = reader.u64()?;
+        let map = match form {
+            0 => Kept::Runs(reader.runs()?),
+            1 => reader.digests(size)?,
+            _ => return Err(bad("an unknown form of map")),
+        };
+        if matches!(&map, Kept::Runs(runs) if runs.len() as u64 != extents) {
+            return Err(bad("another number of runs than it says"));
+        }
+        Ok(Record {
+            needs: Needs { hold, align, max_extents, allow },
+            added,
+            identity,
+            uuid: (uuid != [0; 16]).then_some(uuid),
+            size,
+            mtime,
+            time,
+            extents,
+            map,
+        })
+    }
+
+    /// Writes the record to the file, in the smaller form where the filesystem has no room for the larger. `rebuild`
+    /// makes the map anew for a limit. Returns what was written. Durable after the next fsync.
+    ///
+    /// # Errors
+    /// Those of fsetxattr(2).
+    pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<Kept>) -> Result<Record> {
+        let name = attribute(self.needs.hold);
+        let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
+        let bytes = self.encode();
+        match xattr::set(target, name, &bytes) {
+            Err(error) if full(&error) && bytes.len() > TIGHT_LIMIT => {
+                self.map = rebuild(TIGHT_LIMIT)?;
+                xattr::set(target, name, &self.encode())?;
+            }
+            result => result?,
+        }
+        Ok(self)
+    }
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undecodable {
+    /// Another version.
+    Version(u8),
+    /// Not a record.
+    Bad(&'static str),
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn bytes<const N: usize>(&mut self) -> std::result::Result<[u8; N], Undecodable> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(Undecodable::Bad("too short"))?;
+        self.0 = rest;
+        Ok(*bytes)
+    }
+
+    fn u64(&mut self) -> std::result::Result<u64, Undecodable> {
+        Ok(u64::from_le_bytes(self.bytes()?))
+    }
+
+    fn time(&mut self) -> std::result::Result<Time, Undecodable> {
+        let time = Time { seconds: i64::from_le_bytes(self.bytes()?), nanoseconds: u32::from_le_bytes(self.bytes()?) };
+        if time.nanoseconds < 1_000_000_000 { Ok(time) } else { Err(Undecodable::Bad("an impossible time")) }
+    }
+
+    fn runs(&mut self) -> std::result::Result<Vec<Position>, Undecodable> {
+        let mut runs: Vec<Position> = Vec::with_capacity(self.0.len() / RUN);
+        while !self.0.is_empty() {
+            let (logical, physical, length) = (self.u64()?, self.u64()?, self.u64()?);
+            let unwritten = match self.bytes()? {
+                [0] => false,
+                [1] => true,
+                _ => return Err(Undecodable::Bad("an unknown state of a run")),
+            };
+            let ordered = runs.last().is_none_or(|last| last.end() <= logical);
+            if !ordered
+                || length == 0
+                || logical.checked_add(length).is_none()
+                || physical.checked_add(length).is_none()
+            {
+                return Err(Undecodable::Bad("impossible runs"));
+            }
+            runs.push(Position { logical, physical, length, unwritten });
+        }
+        Ok(runs)
+    }
+
+    fn digests(&mut self, size: u64) -> std::result::Result<Kept, Undecodable> {
+        let span = self.u64()?;
+        let (digests, rest) = self.0.as_chunks();
+        if !span.is_power_of_two() || span < MIN_SPAN || !rest.is_empty() {
+            return Err(Undecodable::Bad("impossible spans"));
+        }
+        if digests.len() as u64 != size.div_ceil(span).max(1) {
+            return Err(Undecodable::Bad("another number of digests than its size has spans"));
+        }
+        Ok(Kept::Digests { span, digests: digests.to_vec() })
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
+    let mut sum = [0; CHECKSUM];
+    sum.copy_from_slice(&Sha256::digest(bytes)[..CHECKSUM]);
+    sum
+}
+
+/// The attribute that a hold's record is kept in.
+#[must_use]
+pub fn attribute(hold: Hold) -> &'static CStr {
+    match hold {
+        Hold::Frozen => c"security.daxfile.pin",
+        Hold::None => c"user.daxfile.pin",
+    }
+}
+
+/// What is found on a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// No record.
+    Absent,
+    /// This file's.
+    Own(Record),
+    /// Another file's, copied along with the contents.
+    Foreign(Record),
+    /// Not a record, and why.
+    Bad(Hold, &'static str),
+    /// A record of a version that this program does not know.
+    UnknownVersion(Hold, u8),
+}
+
+impl Stored {
+    /// The attribute it was found in.
+    #[must_use]
+    pub fn attribute(&self) -> Option<&'static CStr> {
+        match self {
+            Stored::Absent => None,
+            Stored::Own(record) | Stored::Foreign(record) => Some(attribute(record.needs.hold)),
+            Stored::Bad(hold, _) | Stored::UnknownVersion(hold, _) => Some(attribute(*hold)),
+        }
+    }
+}
+
+/// Reads a file's record: the enforced one if there is one.
+///
+/// # Errors
+/// Those of fgetxattr(2), but for "none here".
+pub fn load(target: &Target) -> Result<Stored> {
+    for hold in [Hold::Frozen, Hold::None] {
+        let bytes = match xattr::get(target, attribute(hold), LIMIT + 1) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => continue,
+            Err(error) if error.errno == Errno::EOPNOTSUPP => continue,
+            Err(error) if error.errno == Errno::ERANGE => return Ok(Stored::Bad(hold, "too long")),
+            Err(error) => return Err(Error::from(error)),
+        };
+        return Ok(match Record::decode(&bytes) {
+            // Whoever may write user.* must not be able to speak of an enforced hold.
+            Ok(record) if record.needs.hold != hold => Stored::Bad(hold, "it speaks of another hold"),
+            Ok(record) if record.identity == target.identity => Stored::Own(record),
+            Ok(record) => Stored::Foreign(record),
+            Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
+            Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
+        });
+    }
+    Ok(Stored::Absent)
+}
+
+/// Digests a map span by span.
+#[derive(Debug)]
+pub struct Digester {
+    span: u64,
+    last: u64,
+    current: u64,
+    hasher: Sha256,
+    digests: Vec<[u8; DIGEST]>,
+}
+
+impl Digester {
+    /// Digests a file of so many bytes in spans of so many.
+    #[must_use]
+    pub fn new(size: u64, span: u64) -> Self {
+        let last = size.div_ceil(span).max(1) - 1;
+        Digester { span, last, current: 0, hasher: Sha256::new(), digests: Vec::new() }
+    }
+
+    /// Takes the next run.
+    pub fn push(&mut self, run: &Position) {
+        let mut rest = *run;
+        while rest.length > 0 {
+            let index = (rest.logical / self.span).min(self.last);
+            while self.current < index {
+                self.end_span();
+            }
+            let cut =
+                if index == self.last { rest.length } else { rest.length.min((index + 1) * self.span - rest.logical) };
+            self.hasher.update(Position { length: cut, ..rest }.encode());
+            rest.logical = rest.logical.saturating_add(cut);
+            rest.physical = rest.physical.saturating_add(cut);
+            rest.length -= cut;
+        }
+    }
+
+    fn end_span(&mut self) {
+        let mut digest = [0; DIGEST];
+        digest.copy_from_slice(&self.hasher.finalize_reset()[..DIGEST]);
+        self.digests.push(digest);
+        self.current += 1;
+    }
+
+    /// Ends the map.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<[u8; DIGEST]> {
+        while self.current <= self.last {
+            self.end_span();
+        }
+        self.digests
+    }
+}
+
+/// Makes, in one pass and bounded memory, what a record of at most so many bytes keeps of a map.
+#[derive(Debug)]
+pub struct Recorder {
+    joiner: Joiner,
+    room: usize,
+    runs: Vec<Position>,
+    extents: u64,
+    digester: Digester,
+    span: u64,
+}
+
+impl Recorder {
+    /// Records a file of so many bytes in a record of at most `limit` bytes.
+    #[must_use]
+    pub fn new(size: u64, limit: usize) -> Self {
+        let spans = (limit - HEAD - CHECKSUM - 8) / DIGEST;
+        let span = size.div_ceil(spans as u64).next_power_of_two().max(MIN_SPAN);
+        Recorder {
+            joiner: Joiner::by_position(),
+            room: (limit - HEAD - CHECKSUM) / RUN,
+            runs: Vec::new(),
+            extents: 0,
+            digester: Digester::new(size, span),
+            span,
+        }
+    }
+
+    /// Takes the next run.
+    pub fn push(&mut self, run: &Run) {
+        if let Some(run) = self.joiner.push(*run) {
+            self.add(&run);
+        }
+    }
+
+    fn add(&mut self, run: &Run) {
+        let position = Position::of(run);
+        self.extents += 1;
+        if self.runs.len() <= self.room {
+            self.runs.push(position);
+        }
+        self.digester.push(&position);
+    }
+
+    /// Ends the map; gives the number of runs with what is kept of them.
+    #[must_use]
+    pub fn finish(mut self) -> (u64, Kept) {
+        if let Some(run) = self.joiner.finish() {
+            self.add(&run);
+        }
+        let kept = if self.runs.len() <= self.room {
+            Kept::Runs(self.runs)
+        } else {
+            Kept::Digests { span: self.span, digests: self.digester.finish() }
+        };
+        (self.extents, kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(runs: u64, limit: usize) -> Record {
+        let size = runs * 8192;
+        let mut recorder = Recorder::new(size, limit);
+        for n in 0..runs {
+            recorder.push(&Run { logical: n * 8192, physical: n * 65536, length: 4096, flags: ExtentFlags::empty() });
+        }
+        let (extents, map) = recorder.finish();
+        Record {
+            needs: Needs { hold: Hold::Frozen, align: Some(4096), max_extents: None, allow: Allow::HOLE },
+            added: Xflags::IMMUTABLE,
+            identity: Identity { inode: 131, generation: 7 },
+            uuid: Some([9; 16]),
+            size,
+            mtime: Time { seconds: -5, nanoseconds: 999_999_999 },
+            time: Time { seconds: 1_700_000_000, nanoseconds: 0 },
+            extents,
+            map,
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_and_fits() {
+        for limit in [LIMIT, TIGHT_LIMIT] {
+            for runs in [0, 1, 27, 28, 118, 119, 1_000, 100_000] {
+                let record = record(runs, limit);
+                let bytes = record.encode();
+                assert!(bytes.len() <= limit, "{runs} runs take {} of {limit} bytes", bytes.len());
+                assert_eq!(Record::decode(&bytes), Ok(record));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let bytes = record(3, LIMIT).encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::decode(&other).is_err(), "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..length]).is_err(), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn what_no_pin_writes_is_refused_though_its_checksum_is_right() {
+        let seal = |mut bytes: Vec<u8>| {
+            bytes.truncate(bytes.len() - CHECKSUM);
+            let sum = checksum(&bytes);
+            bytes.extend(sum);
+            bytes
+        };
+        let good = record(3, LIMIT).encode();
+        assert!(Record::decode(&seal(good.clone())).is_ok());
+        // (offset, byte): hold, allowed, form, reserved, flags, nanoseconds, run's state, run's length
+        for (offset, byte) in [(8, 9), (9, 0x80), (10, 2), (11, 1), (13, 1), (63, 0xff), (124, 2), (117, 0)] {
+            let mut bytes = good.clone();
+            bytes[offset] = byte;
+            if offset == 117 {
+                bytes[116..124].fill(0);
+            }
+            assert!(Record::decode(&seal(bytes)).is_err(), "byte {offset}");
+        }
+        let mut newer = good;
+        newer[7] = 2;
+        assert_eq!(Record::decode(&newer), Err(Undecodable::Version(2)));
+    }
+
+    #[test]
+    fn a_digest_depends_on_runs_alone_not_on_how_they_are_cut() {
+        let whole = Position { logical: 0, physical: 1 << 30, length: 5 << 20, unwritten: false };
+        let digests = |size, runs: &[Position]| {
+            let mut digester = Digester::new(size, MIN_SPAN);
+            runs.iter().for_each(|run| digester.push(run));
+            digester.finish()
+        };
+        let spans = digests(5 << 20, &[whole]);
+        assert_eq!(spans.len(), 5);
+        let moved = Position { physical: 2 << 30, ..whole };
+        assert!(digests(5 << 20, &[moved]).iter().zip(&spans).all(|(a, b)| a != b));
+        let (head, tail) = (
+            Position { length: 3 << 20, ..whole },
+            Position { logical: 3 << 20, physical: 3 << 30, length: 2 << 20, unwritten: false },
+        );
+        let partly = digests(5 << 20, &[head, tail]);
+        assert_eq!(partly[..3], spans[..3]);
+        assert_ne!(partly[3..], spans[3..]);
+    }
+}

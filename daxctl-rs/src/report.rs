@@ -1,0 +1,390 @@
+//! What verbs return. Serialised, it is the JSON that the program prints; it only ever grows.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use libdaxfile::fiemap::{Extent, ExtentFlags};
+use libdaxfile::statx::{Attributes, Time};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::blockers::Blocker;
+use crate::drift::{self, Change, State};
+use crate::error::Error;
+use crate::map::{Layout, Summary};
+use crate::needs::Hold;
+use crate::record::Stored;
+use crate::survey::Survey;
+use crate::target::Target;
+
+/// The exit status; of several files, the largest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[repr(u8)]
+pub enum Status {
+    /// Done; or the answer is yes.
+    #[default]
+    Done = 0,
+    /// Answered, and the answer is no.
+    No = 1,
+    /// Usage, not a regular file, or an operation failed.
+    Failed = 2,
+    /// This kernel, filesystem or mount cannot do it.
+    Unable = 3,
+    /// Not permitted.
+    NotPermitted = 4,
+    /// Busy.
+    Busy = 5,
+}
+
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(*self as u8)
+    }
+}
+
+/// What a verb did.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Version of this format.
+    pub schema_version: u32,
+    /// One entry a file, in the order in which they were named.
+    pub files: Vec<FileReport>,
+    /// The exit status.
+    pub exit_status: Status,
+}
+
+impl Report {
+    /// Puts files together.
+    #[must_use]
+    pub fn new(files: Vec<FileReport>) -> Self {
+        let exit_status = files.iter().map(|file| file.exit_status).max().unwrap_or_default();
+        Report { schema_version: 1, files, exit_status }
+    }
+}
+
+/// What a verb did to one file.
+#[derive(Debug, Serialize)]
+pub struct FileReport {
+    /// Its name.
+    #[serde(serialize_with = "path")]
+    pub path: PathBuf,
+    /// The status that this file alone would have given.
+    pub exit_status: Status,
+    /// What failed.
+    pub error: Option<ErrorReport>,
+    /// What was done, or would be under `--dry-run`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// The file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileFacts>,
+    /// The map's totals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapFacts>,
+    /// The map's runs, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "extents")]
+    pub extents: Option<Vec<Extent>>,
+    /// What stands against pinning it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blockers: Option<Vec<Blocker>>,
+    /// Its pin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<PinFacts>,
+    /// Where the map differs from what it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<Change>>,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl FileReport {
+    /// An empty report of a file.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        FileReport {
+            path: path.to_owned(),
+            exit_status: Status::Done,
+            error: None,
+            action: None,
+            file: None,
+            map: None,
+            extents: None,
+            blockers: None,
+            pin: None,
+            changes: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// A report of a failure.
+    #[must_use]
+    pub fn failed(path: &Path, error: &Error) -> Self {
+        let mut report = FileReport::new(path);
+        report.fail(error);
+        report
+    }
+
+    /// Adds a failure.
+    pub fn fail(&mut self, error: &Error) {
+        self.raise(error.status);
+        self.error = Some(ErrorReport {
+            call: error.call,
+            errno: error.errno.map(|errno| errno as i32),
+            message: error.to_string(),
+        });
+    }
+
+    /// Raises the status.
+    pub fn raise(&mut self, status: Status) {
+        self.exit_status = self.exit_status.max(status);
+    }
+
+    /// Adds what a survey found, blockers and drift apart.
+    pub fn describe(&mut self, target: &Target, survey: &Survey) {
+        let realtime = survey.inode.xflags().contains(libdaxfile::fsxattr::Xflags::REALTIME);
+        self.file = Some(FileFacts::new(target, survey));
+        self.map = Some(MapFacts {
+            consistent: survey.consistent,
+            address_space: target.filesystem.address_space(realtime),
+            summary: SummaryFacts::from(survey.overview.summary),
+            strip: survey.overview.strip.clone(),
+        });
+        self.pin = Some(PinFacts::new(survey));
+    }
+}
+
+/// A failure, as data.
+#[derive(Debug, Serialize)]
+pub struct ErrorReport {
+    /// The kernel call.
+    pub call: Option<&'static str>,
+    /// Its errno.
+    pub errno: Option<i32>,
+    /// All of it in words.
+    pub message: String,
+}
+
+/// What a verb did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// The file was made.
+    Created,
+    /// It would be made.
+    WouldCreate,
+    /// It was pinned.
+    Pinned,
+    /// It would be pinned.
+    WouldPin,
+    /// It was pinned already; its map was proved again.
+    AlreadyPinned,
+    /// Its pin was ended.
+    Unpinned,
+    /// Its pin would be ended.
+    WouldUnpin,
+    /// It was not pinned.
+    AlreadyUnpinned,
+}
+
+/// A file's identity, size and attributes. Sizes in bytes.
+#[derive(Debug, Serialize)]
+pub struct FileFacts {
+    /// Inode number.
+    pub inode: u64,
+    /// Generation; 0 where the filesystem keeps none.
+    pub generation: u32,
+    /// Name of the filesystem.
+    pub filesystem: &'static str,
+    /// Its UUID.
+    pub filesystem_uuid: Option<String>,
+    /// Its device number, `major:minor`.
+    pub device: String,
+    /// Its block size.
+    pub block_size: u64,
+    /// Size.
+    pub size: u64,
+    /// Space allocated.
+    pub allocated: u64,
+    /// Last change of the contents.
+    #[serde(serialize_with = "time")]
+    pub mtime: Time,
+    /// Last change of the inode.
+    #[serde(serialize_with = "time")]
+    pub ctime: Time,
+    /// Names of the `FS_XFLAG_*` bits.
+    pub flags: Vec<String>,
+    /// The same as an integer.
+    pub raw_flags: u32,
+    /// Whether accesses go past the page cache, to persistent memory.
+    pub dax: bool,
+}
+
+impl FileFacts {
+    fn new(target: &Target, survey: &Survey) -> Self {
+        let statx = &survey.statx;
+        let flags = survey.inode.xflags();
+        FileFacts {
+            inode: target.identity.inode,
+            generation: target.identity.generation,
+            filesystem: target.filesystem.name(),
+            filesystem_uuid: target.filesystem.uuid.map(format_uuid),
+            device: format!("{}:{}", statx.device.0, statx.device.1),
+            block_size: target.filesystem.block_size,
+            size: statx.size,
+            allocated: statx.allocated,
+            mtime: statx.mtime,
+            ctime: statx.ctime,
+            flags: lower(flags.iter_names().map(|(name, _)| name)),
+            raw_flags: flags.bits(),
+            dax: statx.attributes.contains(Attributes::DAX),
+        }
+    }
+}
+
+/// A map's totals.
+#[derive(Debug, Serialize)]
+pub struct MapFacts {
+    /// Whether the map is proved untorn.
+    pub consistent: bool,
+    /// What physical offsets count from.
+    pub address_space: &'static str,
+    /// The totals.
+    #[serde(flatten)]
+    pub summary: SummaryFacts,
+    /// The strip that text shows.
+    #[serde(skip)]
+    pub strip: Vec<Layout>,
+}
+
+/// [`Summary`] as data, in bytes but for `extents`.
+#[derive(Debug, Serialize)]
+pub struct SummaryFacts {
+    /// Runs.
+    pub extents: u64,
+    /// Written, unshared, at a known place.
+    pub written: u64,
+    /// Never written.
+    pub unwritten: u64,
+    /// Other files have the blocks, too.
+    pub shared: u64,
+    /// At no known place.
+    pub unknown: u64,
+    /// Without blocks.
+    pub hole: u64,
+    /// Of blocks past EOF.
+    pub past_eof: u64,
+}
+
+impl From<Summary> for SummaryFacts {
+    fn from(summary: Summary) -> Self {
+        let Summary { extents, written, unwritten, shared, unknown, hole, past_eof } = summary;
+        SummaryFacts { extents, written, unwritten, shared, unknown, hole, past_eof }
+    }
+}
+
+/// A file's pin.
+#[derive(Debug, Serialize)]
+pub struct PinFacts {
+    /// Its state.
+    pub state: State,
+    /// What holds it.
+    pub hold: Option<Hold>,
+    /// When it was pinned.
+    #[serde(serialize_with = "maybe_time")]
+    pub pinned_at: Option<Time>,
+    /// Kinds of blockers that were put up with.
+    pub allowed: Vec<&'static str>,
+    /// The `FS_XFLAG_*` bits that unpinning takes away.
+    pub added_flags: Vec<String>,
+    /// The size that was recorded, where it is another now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_was: Option<u64>,
+    /// The mtime that was recorded, where it is another now and the hold fixes it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
+    pub mtime_was: Option<Time>,
+    /// Bytes shared now that were not when it was pinned.
+    pub shared_since: u64,
+}
+
+impl PinFacts {
+    fn new(survey: &Survey) -> Self {
+        let own = match &survey.stored {
+            Stored::Own(record) => Some(record),
+            _ => None,
+        };
+        let shared_since = match (own, &survey.moved) {
+            (Some(record), Some(moved)) if !record.needs.allow.contains(crate::needs::Allow::SHARED) => moved.shared,
+            _ => 0,
+        };
+        PinFacts {
+            state: survey.state,
+            hold: own.map(|record| record.needs.hold),
+            pinned_at: own.map(|record| record.time),
+            allowed: own.map(|record| record.needs.allow.names()).unwrap_or_default(),
+            added_flags: own.map(|record| lower(record.added.iter_names().map(|(name, _)| name))).unwrap_or_default(),
+            size_was: own.map(|record| record.size).filter(|size| *size != survey.statx.size),
+            mtime_was: own.and_then(|record| drift::mtime_drift(record, &survey.statx)),
+            shared_since,
+        }
+    }
+}
+
+fn lower<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.map(str::to_lowercase).collect()
+}
+
+/// Writes a UUID as everybody does.
+#[must_use]
+pub fn format_uuid(bytes: [u8; 16]) -> String {
+    uuid::Uuid::from_bytes(bytes).to_string()
+}
+
+/// Writes a time as RFC 3339, in UTC; `None` outside of the years -9999 to 9999, where XFS and ext4 have no times.
+#[must_use]
+pub fn format_time(time: Time) -> Option<String> {
+    let nanoseconds = i32::try_from(time.nanoseconds).ok()?;
+    Timestamp::new(time.seconds, nanoseconds).ok().map(|timestamp| timestamp.to_string())
+}
+
+fn time<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
+    format_time(*time).serialize(serializer)
+}
+
+fn maybe_time<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.and_then(format_time).serialize(serializer)
+}
+
+fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    if let Some(text) = path.to_str() {
+        return text.serialize(serializer);
+    }
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("bytes", &data_encoding::BASE64.encode(path.as_os_str().as_bytes()))?;
+    map.end()
+}
+
+#[derive(Serialize)]
+struct ExtentReport {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    flags: Vec<String>,
+    raw_flags: u32,
+}
+
+fn extents<S: Serializer>(extents: &Option<Vec<Extent>>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(extents.iter().flatten().map(|extent| ExtentReport {
+        logical: extent.logical,
+        physical: extent.physical,
+        length: extent.length,
+        flags: flag_names(extent.flags),
+        raw_flags: extent.flags.bits(),
+    }))
+}
+
+/// The names of an extent's flags.
+#[must_use]
+pub fn flag_names(flags: ExtentFlags) -> Vec<String> {
+    lower(flags.iter_names().map(|(name, _)| name))
+}

@@ -1,0 +1,87 @@
+//! Everything that is known of a file at one moment, from one pass over its map.
+
+use libdaxfile::lease::Lease;
+use libdaxfile::statx::Statx;
+
+use crate::blockers::{Blocker, Scan};
+use crate::drift::{self, Comparison, Moved, State};
+use crate::error::Result;
+use crate::map::{self, Overview, Run};
+use crate::needs::Needs;
+use crate::record::{self, Kept, LIMIT, Recorder, Stored};
+use crate::target::{InodeState, Target};
+
+/// What a file is, and how it stands with its pin.
+#[derive(Debug)]
+pub struct Survey {
+    /// Size, times, attributes; read before the map.
+    pub statx: Statx,
+    /// The inode's flags.
+    pub inode: InodeState,
+    /// The record found on it.
+    pub stored: Stored,
+    /// Totals and strip.
+    pub overview: Overview,
+    /// What stands against pinning it.
+    pub blockers: Vec<Blocker>,
+    /// What differs from its own record.
+    pub moved: Option<Moved>,
+    /// The state of its pin.
+    pub state: State,
+    /// Whether the map is proved untorn.
+    pub consistent: bool,
+    /// Number of runs by position, and what a record would keep of them.
+    pub kept: (u64, Kept),
+}
+
+/// Looks at a file; `visit` gets every run.
+///
+/// # Errors
+/// Those of the calls that read inode, record and map.
+pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit: impl FnMut(&Run)) -> Result<Survey> {
+    let statx = target.statx()?;
+    let inode = target.inode_state()?;
+    let stored = record::load(target)?;
+    let own = match &stored {
+        Stored::Own(record) => Some(record),
+        _ => None,
+    };
+    let block_size = target.filesystem.block_size;
+    let mut overview = Overview::new(statx.size, block_size);
+    let mut scan = Scan::new(statx.size, block_size, needs);
+    let mut recorder = Recorder::new(statx.size, LIMIT);
+    let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
+    let consistent = map::read(target, lease, |run| {
+        overview.push(&run);
+        scan.push(&run);
+        recorder.push(&run);
+        if let Some(comparison) = &mut comparison {
+            comparison.push(&run);
+        }
+        visit(&run);
+    })?;
+    let moved = comparison.map(Comparison::finish);
+    let blockers = scan.finish(target, &statx, &inode, own.is_some())?;
+    let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
+    Ok(Survey {
+        statx,
+        inode,
+        overview: overview.finish(),
+        blockers,
+        moved,
+        state,
+        consistent,
+        kept: recorder.finish(),
+        stored,
+    })
+}
+
+/// What a record of at most `limit` bytes keeps of the map as it is now.
+///
+/// # Errors
+/// Those of reading the map.
+pub fn keep(target: &Target, limit: usize) -> Result<Kept> {
+    let mut recorder = Recorder::new(target.statx()?.size, limit);
+    map::read(target, None, |run| recorder.push(&run))?;
+    Ok(recorder.finish().1)
+}

@@ -1,0 +1,158 @@
+//! A file, opened once: everything is done through this descriptor, and its path serves for messages only.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use libdaxfile::fsxattr::{Fsxattr, Xflags};
+use libdaxfile::inode::InodeFlags;
+use libdaxfile::statx::{Attributes, Statx};
+use libdaxfile::{Errno, fsxattr, inode, statx};
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::sys::stat::Mode;
+
+use crate::error::{Error, Named, Result, if_known};
+use crate::filesystem::Filesystem;
+use crate::report::Status;
+
+/// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Inode number.
+    pub inode: u64,
+    /// Generation; 0 where the filesystem keeps none.
+    pub generation: u32,
+}
+
+/// An open regular file.
+#[derive(Debug)]
+pub struct Target {
+    /// The name it was opened by.
+    pub path: PathBuf,
+    /// Which file it is.
+    pub identity: Identity,
+    /// What holds it.
+    pub filesystem: Filesystem,
+    file: File,
+}
+
+/// An inode's flags, from whichever interface tells them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InodeState {
+    /// The attributes of `FS_IOC_FSGETXATTR`, where the filesystem has them.
+    pub fsxattr: Option<Fsxattr>,
+    /// `FS_IOC_GETFLAGS`, where the filesystem has it.
+    pub flags: Option<InodeFlags>,
+}
+
+impl InodeState {
+    /// The flags of `FS_IOC_FSGETXATTR`; where it is missing, those that `FS_IOC_GETFLAGS` tells as well.
+    #[must_use]
+    pub fn xflags(&self) -> Xflags {
+        let flags = self.flags.unwrap_or_default();
+        let mut told = Xflags::empty();
+        told.set(Xflags::IMMUTABLE, flags.contains(InodeFlags::IMMUTABLE));
+        told.set(Xflags::APPEND, flags.contains(InodeFlags::APPEND));
+        told.set(Xflags::VERITY, flags.contains(InodeFlags::VERITY));
+        self.fsxattr.map_or(told, |fsxattr| fsxattr.xflags() | told)
+    }
+
+    /// Whether the inode flag IMMUTABLE is on.
+    #[must_use]
+    pub fn immutable(&self) -> bool {
+        self.xflags().contains(Xflags::IMMUTABLE)
+    }
+
+    /// Whether the contents are encrypted by the filesystem.
+    #[must_use]
+    pub fn encrypted(&self, statx: &Statx) -> bool {
+        statx.attributes.contains(Attributes::ENCRYPTED)
+            || self.flags.is_some_and(|flags| flags.contains(InodeFlags::ENCRYPTED))
+    }
+}
+
+impl Target {
+    /// Opens a regular file for reading. It never waits: not for a FIFO's writer, nor for a lease. A symbolic link is
+    /// refused, so that who owns the directory cannot choose another file for root to act on.
+    ///
+    /// # Errors
+    /// Those of open(2), and status 2 for what is not a regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let fd = open(path, flags, Mode::empty()).map_err(|errno| {
+            let error = Error::call("open", errno);
+            match errno {
+                Errno::ELOOP => error.because("a symbolic link; name the file it leads to"),
+                Errno::ENXIO => Error::new(Status::Failed, "not a regular file"),
+                Errno::EAGAIN => error.because("somebody holds a lease on it"),
+                _ => error,
+            }
+        })?;
+        Target::from_file(path, File::from(fd))
+    }
+
+    /// Takes a file that is open already.
+    ///
+    /// # Errors
+    /// Status 2 for what is not a regular file; those of the calls that identify it.
+    pub fn from_file(path: &Path, file: File) -> Result<Self> {
+        let statx = statx::get(&file)?;
+        match u32::from(statx.mode) & libdaxfile::statx::S_IFMT {
+            libdaxfile::statx::S_IFREG => {}
+            libdaxfile::statx::S_IFDIR => return Err(Error::new(Status::Failed, "a directory, not a regular file")),
+            _ => return Err(Error::new(Status::Failed, "not a regular file")),
+        }
+        let generation = if_known(inode::generation(&file))?.unwrap_or(0);
+        Ok(Target {
+            path: path.to_owned(),
+            identity: Identity { inode: statx.inode, generation },
+            filesystem: Filesystem::of(&file)?,
+            file,
+        })
+    }
+
+    /// Reads size, times and attributes.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn statx(&self) -> Result<Statx> {
+        Ok(statx::get(self)?)
+    }
+
+    /// Reads the inode flags.
+    ///
+    /// # Errors
+    /// Those of the ioctls, but for "not known here".
+    pub fn inode_state(&self) -> Result<InodeState> {
+        Ok(InodeState { fsxattr: if_known(fsxattr::get(self))?, flags: if_known(inode::flags(self))? })
+    }
+
+    /// Makes everything durable: contents, map, attributes and flags.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub fn fsync(&self) -> Result<()> {
+        self.file.sync_all().named("fsync")
+    }
+
+    /// Keeps other `daxfile`s off until the returned lock is dropped.
+    ///
+    /// # Errors
+    /// Busy where another has it.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let file = self.file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            let error = Error::call("flock", errno);
+            match errno {
+                Errno::EAGAIN => error.because("another daxfile is at work on it, or somebody locked it"),
+                _ => error,
+            }
+        })
+    }
+}
+
+impl AsFd for Target {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,199 @@
+//! `alloc`: creates a file with every block allocated, zeroed and written; all of it or nothing.
+//!
+//! The file has no name until it is whole and durable, so that whatever ends the program, a crash included, leaves no
+//! half of it behind.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+
+use libdaxfile::Errno;
+use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::fiemap::{Extents, Request};
+use libdaxfile::statx;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode as Permissions, fstatat};
+use nix::sys::statvfs::fstatvfs;
+use nix::sys::uio::pwrite;
+use nix::unistd::{ftruncate, linkat};
+
+use crate::blockers::Blocker;
+use crate::error::{Error, Named, Result};
+use crate::filesystem::Filesystem;
+use crate::map::block_end;
+use crate::needs::Needs;
+use crate::progress::{Progress, Unit};
+use crate::report::{Action, FileReport, Report, Status};
+use crate::size;
+use crate::survey;
+use crate::target::Target;
+
+/// Bytes written by one call: below 4 MiB direct writes get slower, above 8 they gain nothing.
+const CHUNK: usize = 8 << 20;
+
+/// What kind of file is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Size in bytes.
+    pub size: u64,
+    /// Alignment, and most extents.
+    pub needs: Needs,
+    /// Only report what would be done.
+    pub dry_run: bool,
+}
+
+/// Creates the file.
+pub fn run(path: &Path, options: &Options, progress: &dyn Progress) -> Report {
+    let mut report = FileReport::new(path);
+    if let Err(error) = alloc(path, options, progress, &mut report) {
+        report.fail(&error);
+    }
+    Report::new(vec![report])
+}
+
+fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(&parent, flags, Permissions::empty()).map_err(|errno| {
+        Error::call("open", errno).because(format!("the directory {}", crate::name::quote(&parent)))
+    })?;
+    if options.size == 0 {
+        return Err(Error::new(Status::Failed, "a file without contents has no map; the size must be at least 1"));
+    }
+    match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => {}
+        Ok(_) => return Err(exists(Errno::EEXIST)),
+        Err(errno) => return Err(Error::call("newfstatat", errno)),
+    }
+    let filesystem = Filesystem::of(&directory)?;
+    if let Some(why) = filesystem.refusal() {
+        let name = filesystem.name();
+        return Err(Error::new(Status::Unable, format!("no map can be held on {name}: {why}")));
+    }
+    let rounded = block_end(options.size, filesystem.block_size);
+    let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
+    enough_space(&directory, reserve)?;
+    if options.dry_run {
+        report.action = Some(Action::WouldCreate);
+        return Ok(());
+    }
+    let target = unnamed(&directory, path)?;
+    let blockers = fill(&target, options, reserve, rounded, progress, report)?;
+    if progress.interrupted() {
+        return Err(Error::new(Status::Failed, "interrupted; no file was made"));
+    }
+    if !blockers.is_empty() {
+        report.blockers = Some(blockers);
+        return Ok(());
+    }
+    link(&target, &directory, name)?;
+    File::from(directory).sync_all().named("fsync").map_err(|error| error.because("of the directory"))?;
+    report.action = Some(Action::Created);
+    Ok(())
+}
+
+fn exists(errno: Errno) -> Error {
+    Error::call("linkat", errno).because("alloc never touches an existing file")
+}
+
+fn enough_space(directory: impl AsFd, bytes: u64) -> Result<()> {
+    let statvfs = fstatvfs(directory).named("fstatvfs")?;
+    let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
+    if bytes > free {
+        let (bytes, free) = (size::format(bytes, false), size::format(free, false));
+        return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
+    }
+    Ok(())
+}
+
+fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
+    let permissions = Permissions::from_bits_truncate(0o666);
+    let fd = openat(directory, ".", flags, permissions).map_err(|errno| match errno {
+        Errno::EISDIR | Errno::EINVAL => {
+            Error::call("open(O_TMPFILE)", Errno::EOPNOTSUPP).because("no unnamed files, or no direct I/O, here")
+        }
+        errno => Error::call("open(O_TMPFILE)", errno),
+    })?;
+    Target::from_file(path, File::from(fd))
+}
+
+/// Allocates, aligns, zeroes and cuts the file, and tells what is still wrong with it.
+fn fill(
+    target: &Target,
+    options: &Options,
+    reserve: u64,
+    rounded: u64,
+    progress: &dyn Progress,
+    report: &mut FileReport,
+) -> Result<Vec<Blocker>> {
+    fallocate(target, Mode::empty(), 0, reserve)?;
+    if let Some(align) = options.needs.align {
+        collapse_head(target, align)?;
+    }
+    ftruncate(target, i64::try_from(rounded).unwrap_or(i64::MAX)).named("ftruncate")?;
+    // Linux 6.17 and newer, over devices that can unmap and write zeros: they come as written blocks.
+    if let Err(error) = fallocate(target, Mode::WRITE_ZEROES, 0, rounded) {
+        if error.errno != Errno::EOPNOTSUPP {
+            return Err(error.into());
+        }
+        write_zeros(target, rounded, progress)?;
+    }
+    ftruncate(target, i64::try_from(options.size).unwrap_or(i64::MAX)).named("ftruncate")?;
+    target.fsync()?;
+    let survey = survey::take(target, options.needs, None, |_| ())?;
+    report.describe(target, &survey);
+    for blocker in &survey.blockers {
+        report.raise(blocker.kind.status());
+    }
+    Ok(survey.blockers)
+}
+
+/// The extent-size hint does not align physically. What does: to have more than is needed, and give back the head.
+fn collapse_head(target: &Target, align: u64) -> Result<()> {
+    let Some(first) = Extents::new(target, 0..u64::MAX, Request::SYNC).next().transpose()? else { return Ok(()) };
+    let head = (align - first.physical % align) % align;
+    if head > 0 && head < first.length && head.is_multiple_of(target.filesystem.block_size) {
+        fallocate(target, Mode::COLLAPSE_RANGE, 0, head)?;
+    }
+    Ok(())
+}
+
+fn write_zeros(target: &Target, bytes: u64, progress: &dyn Progress) -> Result<()> {
+    let (memory_align, _) = statx::get(target)?.direct_io.unwrap_or((4096, 4096));
+    let align = (memory_align as usize).max(4096);
+    let buffer = vec![0u8; CHUNK + align];
+    let start = buffer.as_ptr().align_offset(align).min(align);
+    let zeros = &buffer[start..start + CHUNK];
+    progress.begin(bytes, Unit::Bytes);
+    let mut offset = 0;
+    while offset < bytes && !progress.interrupted() {
+        let length = usize::try_from(bytes - offset).unwrap_or(CHUNK).min(CHUNK);
+        let written = match pwrite(target, &zeros[..length], i64::try_from(offset).unwrap_or(i64::MAX)) {
+            Err(Errno::EINTR) => 0,
+            Ok(0) => return Err(Error::call("pwrite64", Errno::EIO).because("nothing was written")),
+            written => written.named("pwrite64")? as u64,
+        };
+        offset += written;
+        progress.advance(written);
+    }
+    progress.end();
+    Ok(())
+}
+
+/// Gives the whole file its name.
+fn link(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr) -> Result<()> {
+    // Without CAP_DAC_READ_SEARCH an empty path is refused with ENOENT before Linux 6.10; /proc serves everybody.
+    let linked = match linkat(target, "", &directory, name, AtFlags::AT_EMPTY_PATH) {
+        Err(Errno::ENOENT) => {
+            let source = format!("/proc/self/fd/{}", target.as_fd().as_raw_fd());
+            linkat(AT_FDCWD, source.as_str(), &directory, name, AtFlags::AT_SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    };
+    linked.map_err(|errno| if errno == Errno::EEXIST { exists(errno) } else { Error::call("linkat", errno) })
+}

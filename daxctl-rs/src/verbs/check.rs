@@ -1,0 +1,81 @@
+//! `check`: says whether `pin` with the same options would meet a blocker, and names every one.
+
+use std::path::PathBuf;
+
+use libdaxfile::lease::Lease;
+
+use crate::blockers;
+use crate::drift::State;
+use crate::error::{Error, Result};
+use crate::needs::Needs;
+use crate::progress::Progress;
+use crate::record::Stored;
+use crate::report::{FileReport, Report, Status};
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+/// Checks each file. Nothing is changed, but dirty pages are written back.
+pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress) -> Report {
+    Report::new(super::each(paths, progress, |target, report| {
+        let survey = look(target, *needs, None, report)?;
+        judge(target, needs, &survey, report)
+    }))
+}
+
+/// Surveys a file; where its filesystem shows no map at all, that is the blocker.
+///
+/// # Errors
+/// Those of the survey.
+pub(super) fn look(
+    target: &Target,
+    needs: Needs,
+    lease: Option<&Lease<'_>>,
+    report: &mut FileReport,
+) -> Result<Survey> {
+    survey::take(target, needs, lease, |_| ()).inspect_err(|error| {
+        if error.status == Status::Unable {
+            report.blockers = Some(vec![blockers::unsupported(target)]);
+        }
+    })
+}
+
+/// Reports a survey, and what in it stands against pinning.
+///
+/// # Errors
+/// A record that must be dealt with first.
+pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mut FileReport) -> Result<()> {
+    report.describe(target, survey);
+    report.blockers = Some(survey.blockers.clone());
+    for blocker in &survey.blockers {
+        report.raise(blocker.kind.status());
+    }
+    if let Some(moved) = &survey.moved
+        && !moved.changes.is_empty()
+    {
+        report.changes = Some(moved.changes.clone());
+    }
+    match &survey.stored {
+        Stored::UnknownVersion(_, version) => {
+            return Err(Error::new(
+                Status::Failed,
+                format!("its pin record is of version {version}: use a newer daxfile"),
+            ));
+        }
+        Stored::Own(record) if record.needs != *needs => {
+            return Err(Error::new(Status::No, "already pinned with other options: unpin first"));
+        }
+        Stored::Own(_) if survey.state == State::Drifted || changed(survey) => {
+            return Err(Error::new(Status::No, "pinned before, and changed since: see daxfile verify; unpin first"));
+        }
+        Stored::Foreign(_) => report.notes.push("has another file's pin record, which pin overwrites".into()),
+        Stored::Bad(_, why) => report.notes.push(format!("has an unreadable pin record ({why}), which pin overwrites")),
+        Stored::Own(_) | Stored::Absent => {}
+    }
+    Ok(())
+}
+
+/// Whether a file whose pin is not held has changed since.
+fn changed(survey: &Survey) -> bool {
+    let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
+    matches!(&survey.stored, Stored::Own(record) if moved || crate::drift::attributes_differ(record, &survey.statx))
+}

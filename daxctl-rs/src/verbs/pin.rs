@@ -1,0 +1,171 @@
+//! `pin`: checks a file, holds its map, and records it.
+
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use libdaxfile::Errno;
+use libdaxfile::lease::{Kind, Lease};
+
+use super::check;
+use crate::drift::State;
+use crate::error::{Error, Result};
+use crate::hold::frozen::{self, Candidate};
+use crate::hold::none;
+use crate::needs::{Hold, Needs};
+use crate::progress::{Progress, Unit};
+use crate::record::{Record, Stored};
+use crate::report::{Action, FileReport, Report, Status};
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+/// Files frozen together: each takes two descriptors, and 1,024 is the usual limit.
+const BATCH: usize = 128;
+
+/// How `pin` goes about it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// What the map must be like.
+    pub needs: Needs,
+    /// How long open writers are waited for.
+    pub wait: Duration,
+    /// Only report what would be done.
+    pub dry_run: bool,
+}
+
+/// Pins each file.
+pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress) -> Report {
+    let deadline = Instant::now() + options.wait;
+    let mut reports = Vec::with_capacity(paths.len());
+    progress.begin(paths.len() as u64, Unit::Files);
+    for paths in paths.chunks(BATCH) {
+        if progress.interrupted() {
+            break;
+        }
+        reports.extend(pin_batch(paths, options, deadline, progress));
+        progress.advance(paths.len() as u64);
+    }
+    progress.end();
+    Report::new(reports)
+}
+
+/// What is to happen to a file that was looked at.
+enum Next {
+    Nothing,
+    Freeze(Box<Survey>, Option<Record>),
+}
+
+fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: &dyn Progress) -> Vec<FileReport> {
+    let mut reports = Vec::with_capacity(paths.len());
+    let mut frozen = Vec::new();
+    for path in paths {
+        let mut report = FileReport::new(path);
+        let looked = Target::open(path).and_then(|target| {
+            let lock = patiently(deadline, progress, || target.lock())?;
+            let next = look(&target, options, deadline, progress, &mut report)?;
+            Ok((target, lock, next))
+        });
+        match looked {
+            Ok((target, lock, Next::Freeze(survey, found))) => {
+                frozen.push((reports.len(), target, lock, survey, found))
+            }
+            Ok((_, _, Next::Nothing)) => {}
+            Err(error) => report.fail(&error),
+        }
+        reports.push(report);
+    }
+    let (files, surveys): (Vec<_>, Vec<_>) =
+        frozen.into_iter().map(|(index, target, lock, survey, found)| ((index, target, lock), (survey, found))).unzip();
+    let mut candidates: Vec<Candidate<'_>> = files
+        .iter()
+        .zip(surveys)
+        .map(|((_, target, _), (survey, found))| Candidate::new(target, options.needs, *survey, found))
+        .collect();
+    frozen::pin(&mut candidates, progress);
+    for ((index, target, _), candidate) in files.iter().zip(candidates) {
+        let report = &mut reports[*index];
+        match candidate.outcome() {
+            Ok(survey) => {
+                report.describe(target, &survey);
+                report.action = Some(Action::Pinned);
+            }
+            Err(error) => report.fail(&error),
+        }
+    }
+    reports
+}
+
+/// Looks at a file and does what needs no batch.
+fn look(
+    target: &Target,
+    options: &Options,
+    deadline: Instant,
+    progress: &dyn Progress,
+    report: &mut FileReport,
+) -> Result<Next> {
+    let needs = options.needs;
+    let statx = target.statx()?;
+    let missing = match needs.hold {
+        Hold::Frozen => frozen::missing_capabilities(&statx)?,
+        Hold::None => Vec::new(),
+    };
+    let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal().is_none();
+    if may_probe {
+        patiently(deadline, progress, || frozen::probe(target))?;
+    }
+    // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
+    let lease = match needs.hold {
+        Hold::None => Lease::take(target, Kind::Read).ok(),
+        Hold::Frozen => None,
+    };
+    let survey = check::look(target, needs, lease.as_ref(), report)?;
+    check::judge(target, &needs, &survey, report)?;
+    if report.exit_status != Status::Done {
+        return Ok(Next::Nothing);
+    }
+    if survey.state == State::Pinned {
+        report.action = Some(Action::AlreadyPinned);
+        return Ok(Next::Nothing);
+    }
+    if target.filesystem.read_only {
+        return Err(Error::call("fsetxattr", Errno::EROFS).because("a pin needs its record; remount it read-write"));
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        return Err(Error::new(
+            Status::NotPermitted,
+            format!("hold frozen needs {missing}; --hold none records the map with write access alone"),
+        ));
+    }
+    if options.dry_run {
+        report.action = Some(Action::WouldPin);
+        return Ok(Next::Nothing);
+    }
+    match needs.hold {
+        Hold::Frozen => {
+            let found = match &survey.stored {
+                Stored::Own(record) => Some(record.clone()),
+                _ => None,
+            };
+            Ok(Next::Freeze(Box::new(survey), found))
+        }
+        Hold::None => {
+            none::pin(target, needs, &survey)?;
+            report.describe(target, &survey::take(target, needs, lease.as_ref(), |_| ())?);
+            report.action = Some(Action::Pinned);
+            Ok(Next::Nothing)
+        }
+    }
+}
+
+/// Tries again while the file is busy, until the deadline.
+fn patiently<T>(deadline: Instant, progress: &dyn Progress, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.status == Status::Busy && Instant::now() < deadline && !progress.interrupted() => {
+                sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `stat`: shows a file, its map, what stands against pinning it, and its pin.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::needs::Needs;
+use crate::progress::Progress;
+use crate::report::{FileReport, Report};
+use crate::survey;
+use crate::target::Target;
+
+/// Shows each file, with the runs of its map if `extents`. Nothing is changed, but dirty pages are written back.
+pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress) -> Report {
+    Report::new(super::each(paths, progress, |target, report| stat(target, extents, report)))
+}
+
+fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
+    let mut runs = Vec::new();
+    let survey = survey::take(target, Needs::default(), None, |run| {
+        if extents {
+            runs.push(*run);
+        }
+    })?;
+    report.describe(target, &survey);
+    report.extents = extents.then_some(runs);
+    report.blockers = Some(survey.blockers);
+    report.changes = survey.moved.map(|moved| moved.changes).filter(|changes| !changes.is_empty());
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! `verify`: compares the map now with the record, or with what `stat --json --extents` wrote; names what moved.
+
+use std::path::{Path, PathBuf};
+
+use libdaxfile::Errno;
+
+use crate::drift::{Comparison, State};
+use crate::error::{Error, Result};
+use crate::hold::frozen;
+use crate::manifest::{Entry, Manifest};
+use crate::map;
+use crate::needs::{Hold, Needs};
+use crate::progress::{Progress, Unit};
+use crate::record::Stored;
+use crate::report::{FileReport, Report, Status};
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+/// Compares each file with its own record. With `strict`, blocks shared since count as drift.
+pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress) -> Report {
+    Report::new(super::each(paths, progress, |target, report| {
+        let mut survey = survey::take(target, Needs::default(), None, |_| ())?;
+        look_inside(target, &mut survey)?;
+        report.describe(target, &survey);
+        judge(target, &survey, strict, report)
+    }))
+}
+
+/// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
+fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
+    let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
+    if survey.state != State::Pinned || !frozen {
+        return Ok(());
+    }
+    match frozen::probe(target) {
+        Err(error) if error.errno == Some(Errno::EAGAIN) => survey.state = State::WriterInside,
+        Err(error) if error.errno != Some(Errno::EACCES) => return Err(error),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
+    if let Some(moved) = &survey.moved {
+        report.changes = Some(moved.changes.clone());
+    }
+    let say = match (&survey.state, &survey.stored) {
+        (State::Pinned, _) => None,
+        (State::Drifted | State::Unpinned, _) => Some(String::new()),
+        (State::WriterInside, _) => Some("as it was pinned, but somebody has it open for writing".into()),
+        (State::NotHeld, _) => Some("recorded, but not held: pin it again, or unpin it".into()),
+        (State::ForeignRecord, _) => Some("not pinned: its record is another file's".into()),
+        (State::BadRecord, Stored::UnknownVersion(_, version)) => {
+            return Err(Error::new(
+                Status::Failed,
+                format!("its pin record is of version {version}: use a newer daxfile"),
+            ));
+        }
+        (State::BadRecord, Stored::Bad(_, why)) => {
+            return Err(Error::new(Status::Failed, format!("its pin record cannot be read: {why}")));
+        }
+        (State::BadRecord, _) => Some("its pin record cannot be read".into()),
+    };
+    if let Some(say) = say {
+        report.notes.extend(Some(say).filter(|say: &String| !say.is_empty()));
+        report.raise(Status::No);
+    }
+    let shared = report.pin.as_ref().map_or(0, |pin| pin.shared_since);
+    if shared > 0 {
+        report.notes.push(format!("{shared} bytes have come to be shared with other files; nothing moved"));
+        if strict {
+            report.raise(Status::No);
+        }
+    }
+    if let Stored::Own(record) = &survey.stored
+        && record.uuid.is_some()
+        && record.uuid != target.filesystem.uuid
+    {
+        report.notes.push("the filesystem's UUID is another than when it was pinned".into());
+    }
+    Ok(())
+}
+
+/// Compares files with a manifest: those named, or all that are in it. An entry whose file is gone is drift.
+pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, progress: &dyn Progress) -> Report {
+    let mut used = vec![false; manifest.entries.len()];
+    let mut reports = Vec::new();
+    progress.begin((paths.len() + manifest.entries.len()) as u64, Unit::Files);
+    for path in paths {
+        let mut report = FileReport::new(path);
+        let target = Target::open(path);
+        let index = manifest.find(target.as_ref().ok().map(|target| target.identity), path, root);
+        match (index, target) {
+            (Some(index), target) => {
+                used[index] = true;
+                compare(&manifest.entries[index], target, &mut report);
+            }
+            (None, Err(error)) => report.fail(&error),
+            (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
+        }
+        reports.push(report);
+        progress.advance(1);
+    }
+    for (entry, _) in manifest.entries.iter().zip(used).filter(|(_, used)| !used) {
+        let path = entry.path_below(root);
+        let mut report = FileReport::new(&path);
+        let target = entry.harmless().and_then(|()| Target::open(&path));
+        let gone = matches!(&target, Err(error) if error.errno == Some(Errno::ENOENT));
+        if paths.is_empty() || gone {
+            compare(entry, target, &mut report);
+            reports.push(report);
+        }
+        progress.advance(1);
+    }
+    progress.end();
+    Report::new(reports)
+}
+
+fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
+    let compared = match target {
+        Err(error) if error.errno == Some(Errno::ENOENT) => {
+            report.notes.push("in the manifest, but there is no such file".into());
+            report.raise(Status::No);
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(target) => compare_with(entry, &target, report),
+    };
+    if let Err(error) = compared {
+        report.fail(&error);
+    }
+}
+
+fn compare_with(entry: &Entry, target: &Target, report: &mut FileReport) -> Result<()> {
+    let kept = entry.map.as_ref().ok_or_else(|| {
+        Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
+    })?;
+    let mut comparison = Comparison::new(kept, entry.size);
+    let survey = survey::take(target, Needs::default(), None, |run: &map::Run| comparison.push(run))?;
+    report.describe(target, &survey);
+    let changes = comparison.finish().changes;
+    if !changes.is_empty() {
+        report.notes.push("not as in the manifest".into());
+        report.raise(Status::No);
+    }
+    if entry.size != survey.statx.size {
+        report.notes.push(format!("{} bytes in the manifest, {} now", entry.size, survey.statx.size));
+        report.raise(Status::No);
+    }
+    report.changes = Some(changes);
+    Ok(())
+}
