@@ -18,9 +18,11 @@
 //! ```
 #![allow(unsafe_code)]
 
+pub mod dedupe;
 mod error;
 pub mod fallocate;
 pub mod fiemap;
+pub mod fsmap;
 pub mod fsuuid;
 pub mod fsxattr;
 pub mod inode;

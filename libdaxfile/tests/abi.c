@@ -8,6 +8,7 @@
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <linux/fsmap.h>
 #include <linux/stat.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -56,7 +57,12 @@ struct fsuuid2 {
 
 int main(void)
 {
+	NUMBER(FIDEDUPERANGE);
+	NUMBER(FILE_DEDUPE_RANGE_DIFFERS);
 	NUMBER(FS_IOC_FIEMAP);
+	NUMBER(FS_IOC_GETFSMAP);
+	NUMBER(FMR_OWN_UNKNOWN);
+	NUMBER(XFS_FMR_OWN_COW);
 	NUMBER(FS_IOC_FSGETXATTR);
 	NUMBER(FS_IOC_FSSETXATTR);
 	NUMBER(FS_IOC_GETFLAGS);
@@ -91,6 +97,39 @@ int main(void)
 	FIELD(fsxattr, fsx_projid);
 	FIELD(fsxattr, fsx_cowextsize);
 	FIELD(fsxattr, fsx_pad);
+
+	SIZE(file_dedupe_range);
+	FIELD(file_dedupe_range, src_offset);
+	FIELD(file_dedupe_range, src_length);
+	FIELD(file_dedupe_range, dest_count);
+	FIELD(file_dedupe_range, reserved1);
+	FIELD(file_dedupe_range, reserved2);
+	OFFSET(file_dedupe_range, info);
+
+	SIZE(file_dedupe_range_info);
+	FIELD(file_dedupe_range_info, dest_fd);
+	FIELD(file_dedupe_range_info, dest_offset);
+	FIELD(file_dedupe_range_info, bytes_deduped);
+	FIELD(file_dedupe_range_info, status);
+	FIELD(file_dedupe_range_info, reserved);
+
+	SIZE(fsmap);
+	FIELD(fsmap, fmr_device);
+	FIELD(fsmap, fmr_flags);
+	FIELD(fsmap, fmr_physical);
+	FIELD(fsmap, fmr_owner);
+	FIELD(fsmap, fmr_offset);
+	FIELD(fsmap, fmr_length);
+	FIELD(fsmap, fmr_reserved);
+
+	SIZE(fsmap_head);
+	FIELD(fsmap_head, fmh_iflags);
+	FIELD(fsmap_head, fmh_oflags);
+	FIELD(fsmap_head, fmh_count);
+	FIELD(fsmap_head, fmh_entries);
+	FIELD(fsmap_head, fmh_reserved);
+	FIELD(fsmap_head, fmh_keys);
+	OFFSET(fsmap_head, fmh_recs);
 
 	SIZE(fsuuid2);
 	FIELD(fsuuid2, len);
@@ -161,6 +200,13 @@ int main(void)
 	NUMBER(FIEMAP_EXTENT_SHARED);
 	NUMBER(FIEMAP_FLAG_SYNC);
 	NUMBER(FIEMAP_FLAG_XATTR);
+
+	NUMBER(FMR_OF_PREALLOC);
+	NUMBER(FMR_OF_ATTR_FORK);
+	NUMBER(FMR_OF_EXTENT_MAP);
+	NUMBER(FMR_OF_SHARED);
+	NUMBER(FMR_OF_SPECIAL_OWNER);
+	NUMBER(FMR_OF_LAST);
 
 	NUMBER(FS_XFLAG_REALTIME);
 	NUMBER(FS_XFLAG_PREALLOC);

@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::Command;
 
 use bitflags::Flags;
+use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
 use libdaxfile::fallocate::Mode;
 use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Request};
+use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
 use libdaxfile::fsuuid::{self, RawExt4Fsuuid, RawFsuuid2};
 use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
 use libdaxfile::inode::{self, InodeFlags};
@@ -26,13 +28,17 @@ const HEADERS: &str = "needs cc and the headers of libc, Linux and XFS; on Debia
 const ONLY_IN_HEADERS: &[&str] = &[
     "BMV_",
     "EXT4_IOC_GETFSUUID",
+    "FMR_",
+    "FS_IOC_GETFSMAP",
     "FS_IOC_GETFSUUID",
     "FS_XFLAG_VERITY",
     "XFS_",
     "fiemap",
+    "fsmap",
     "fsuuid.",
     "getbmapx",
     "sizeof(fiemap",
+    "sizeof(fsmap",
     "sizeof(fsuuid)",
     "sizeof(fsuuid.",
     "sizeof(getbmapx",
@@ -117,7 +123,12 @@ fn ours() -> Abi {
     let mut abi = Abi::default();
     constants!(
         abi,
+        dedupe::FIDEDUPERANGE,
+        dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         fiemap::FS_IOC_FIEMAP,
+        fsmap::FMR_OWN_UNKNOWN,
+        fsmap::FS_IOC_GETFSMAP,
+        fsmap::XFS_FMR_OWN_COW,
         fsuuid::EXT4_IOC_GETFSUUID,
         fsuuid::FS_IOC_GETFSUUID,
         fsxattr::FS_IOC_FSGETXATTR,
@@ -145,6 +156,7 @@ fn ours() -> Abi {
     abi.flags::<ExtentFlags>(|name| format!("FIEMAP_EXTENT_{name}"));
     abi.flags::<GeometryFlags>(|name| format!("XFS_FSOP_GEOM_FLAGS_{name}"));
     abi.flags::<Mode>(|name| format!("FALLOC_FL_{name}"));
+    abi.flags::<RecordFlags>(|name| format!("FMR_OF_{name}"));
     abi.flags::<Request>(|name| format!("FIEMAP_FLAG_{name}"));
     abi.flags::<Xflags>(|name| format!("FS_XFLAG_{name}"));
     abi.flags::<InodeFlags>(|name| {
@@ -169,6 +181,29 @@ fn ours() -> Abi {
         "fiemap_extent",
         &fields!(RawExtent { fe_logical, fe_physical, fe_length, fe_reserved64, fe_flags, fe_reserved }),
     );
+
+    abi.structure::<RawDedupe>(
+        "file_dedupe_range",
+        &fields!(RawDedupe { src_offset, src_length, dest_count, reserved1, reserved2 }),
+    );
+    abi.structure::<RawDestination>(
+        "file_dedupe_range_info",
+        &fields!(RawDestination { dest_fd, dest_offset, bytes_deduped, status, reserved }),
+    );
+    let one = fields!(RawDedupeOne { dedupe, destination });
+    assert_eq!(end_of_last("RawDedupeOne", &one), size_of::<RawDedupeOne>());
+    abi.enter_type::<RawDedupeOne>();
+    abi.enter("file_dedupe_range.info", offset_of!(RawDedupeOne, destination));
+
+    let record =
+        fields!(RawRecord { fmr_device, fmr_flags, fmr_physical, fmr_owner, fmr_offset, fmr_length, fmr_reserved });
+    abi.structure::<RawRecord>("fsmap", &record);
+    let head = fields!(RawHead { fmh_iflags, fmh_oflags, fmh_count, fmh_entries, fmh_reserved, fmh_keys });
+    abi.structure::<RawHead>("fsmap_head", &head);
+    let query = fields!(RawQuery { head, records });
+    assert_eq!(end_of_last("RawQuery", &query), size_of::<RawQuery>());
+    abi.enter_type::<RawQuery>();
+    abi.enter("fsmap_head.fmh_recs", offset_of!(RawQuery, records));
 
     abi.structure::<RawFsuuid2>("fsuuid2", &fields!(RawFsuuid2 { len, uuid }));
     // C's array at the end has no size, and the structure ends before it.
@@ -265,6 +300,8 @@ fn linux_raw_sys() -> Abi {
         ioctl::FIEMAP_EXTENT_UNWRITTEN,
         ioctl::FIEMAP_FLAG_SYNC,
         ioctl::FIEMAP_FLAG_XATTR,
+        ioctl::FIDEDUPERANGE,
+        general::FILE_DEDUPE_RANGE_DIFFERS,
         ioctl::FS_IOC_FIEMAP,
         ioctl::FS_IOC_FSGETXATTR,
         ioctl::FS_IOC_FSSETXATTR,
@@ -315,6 +352,13 @@ fn linux_raw_sys() -> Abi {
         general::S_IFMT,
         general::S_IFREG,
     );
+    abi.structure::<general::file_dedupe_range_info>(
+        "file_dedupe_range_info",
+        &fields!(general::file_dedupe_range_info { dest_fd, dest_offset, bytes_deduped, status, reserved }),
+    );
+    let dedupe = fields!(general::file_dedupe_range { src_offset, src_length, dest_count, reserved1, reserved2 });
+    abi.structure::<general::file_dedupe_range>("file_dedupe_range", &dedupe);
+    abi.enter("file_dedupe_range.info", offset_of!(general::file_dedupe_range, info));
     abi.structure::<general::fsuuid2>("fsuuid2", &fields!(general::fsuuid2 { len, uuid }));
     abi.structure::<general::fsxattr>(
         "fsxattr",
