@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use crate::error::{Named, Result};
 use crate::filesystem::Kind as FilesystemKind;
-use crate::map::{Run, block_end};
+use crate::map::{Alignment, Placed, Run, block_end};
 use crate::name::quote;
 use crate::needs::{Allow, Needs};
 use crate::report::Status;
 use crate::size;
+use crate::staging::Staging;
 use crate::target::{InodeState, Target};
 
 /// Reasons why a map cannot be pinned.
@@ -46,6 +47,8 @@ pub enum Kind {
     TooManyExtents,
     /// Pieces of `--align` bytes that are not one extent starting at a multiple of it.
     Misaligned,
+    /// Copy-on-write staging: the next write to a written block goes elsewhere.
+    Staging,
     /// Blocks past the end of the file, which the filesystem may free at any time.
     PastEof,
     /// No contents, so no map.
@@ -81,6 +84,7 @@ impl Kind {
             Kind::Merged => "merged",
             Kind::TooManyExtents => "too_many_extents",
             Kind::Misaligned => "misaligned",
+            Kind::Staging => "staging",
             Kind::PastEof => "past_eof",
             Kind::Empty => "empty",
             Kind::Immutable => "immutable",
@@ -106,7 +110,8 @@ impl Kind {
         match self {
             Kind::Hole => allow.contains(Allow::HOLE),
             Kind::Unwritten => allow.contains(Allow::UNWRITTEN),
-            Kind::Shared => allow.contains(Allow::SHARED),
+            // Where the map is pinned with its shared extents, stores are known to go elsewhere.
+            Kind::Shared | Kind::Staging => allow.contains(Allow::SHARED),
             Kind::Empty => allow.contains(Allow::EMPTY),
             _ => false,
         }
@@ -120,6 +125,9 @@ pub struct Range {
     pub logical: u64,
     /// How long it is.
     pub length: u64,
+    /// By how much its place is off, modulo the alignment that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off: Option<u64>,
 }
 
 /// One reason, everywhere it holds.
@@ -145,9 +153,8 @@ pub struct Scan {
     end: u64,
     mapped_to: u64,
     extents: u64,
-    /// What is physically in one piece, whatever its state: logical, physical, end.
-    piece: Option<(u64, u64, u64)>,
-    aligned_to: u64,
+    alignment: Option<Alignment>,
+    judged_to: u64,
     found: BTreeMap<Kind, Vec<Range>>,
 }
 
@@ -161,8 +168,8 @@ impl Scan {
             end: block_end(size, block_size),
             mapped_to: 0,
             extents: 0,
-            piece: None,
-            aligned_to: 0,
+            alignment: needs.align.map(|align| Alignment::new(align, block_end(size, block_size))),
+            judged_to: 0,
             found: BTreeMap::new(),
         }
     }
@@ -177,17 +184,8 @@ impl Scan {
         for kind in self.kinds(run) {
             self.add(kind, run.logical, run_end.min(self.end));
         }
-        match &mut self.piece {
-            Some((logical, physical, end))
-                if *end == run.logical && physical.checked_add(*end - *logical) == Some(run.physical) =>
-            {
-                *end = run_end;
-            }
-            _ => {
-                self.judge_alignment();
-                self.piece = Some((run.logical, run.physical, run_end));
-            }
-        }
+        let placed = self.alignment.as_mut().and_then(|alignment| alignment.push(run));
+        self.judge_alignment(placed);
     }
 
     fn kinds(&self, run: &Run) -> impl Iterator<Item = Kind> + use<> {
@@ -210,28 +208,40 @@ impl Scan {
         .filter_map(|(kind, found)| found.then_some(kind))
     }
 
-    /// Whatever no well-placed piece covers is misaligned.
-    fn judge_alignment(&mut self) {
-        let (Some(align), Some((logical, physical, end))) = (self.needs.align, self.piece.take()) else { return };
-        if logical % align != physical % align {
-            return;
+    fn judge_alignment(&mut self, placed: Option<Placed>) {
+        let Some(Placed { part: (from, to), off, whole }) = placed else { return };
+        self.add_off(Kind::Misaligned, self.judged_to, from, None);
+        self.judged_to = to;
+        if off != 0 {
+            return self.add_off(Kind::Misaligned, from, to, Some(off));
         }
-        let first = logical.next_multiple_of(align);
-        let last = if end >= self.end { self.end } else { end - end % align };
-        if first < last {
-            self.add(Kind::Misaligned, self.aligned_to, first);
-            self.aligned_to = last;
-        }
+        // In its place, but where a piece begins or ends elsewhere, it is cut in two.
+        let (first, last) = whole.unwrap_or((to, to));
+        self.add_off(Kind::Misaligned, from, first, None);
+        self.add_off(Kind::Misaligned, last, to, None);
     }
 
     fn add(&mut self, kind: Kind, from: u64, to: u64) {
+        self.add_off(kind, from, to, None);
+    }
+
+    fn add_off(&mut self, kind: Kind, from: u64, to: u64, off: Option<u64>) {
         if from >= to || kind.allowed_by(self.needs.allow) {
             return;
         }
         let ranges = self.found.entry(kind).or_default();
         match ranges.last_mut() {
-            Some(last) if last.logical + last.length == from => last.length += to - from,
-            _ => ranges.push(Range { logical: from, length: to - from }),
+            Some(last) if last.logical + last.length == from && last.off == off => last.length += to - from,
+            _ => ranges.push(Range { logical: from, length: to - from, off }),
+        }
+    }
+
+    fn end_map(&mut self) {
+        self.add(Kind::Hole, self.mapped_to, self.end);
+        let placed = self.alignment.as_mut().and_then(Alignment::finish);
+        self.judge_alignment(placed);
+        if self.alignment.is_some() {
+            self.add(Kind::Misaligned, self.judged_to, self.end);
         }
     }
 
@@ -245,18 +255,19 @@ impl Scan {
         statx: &Statx,
         state: &InodeState,
         own_record: bool,
+        staging: Option<Staging>,
     ) -> Result<Vec<Blocker>> {
-        self.add(Kind::Hole, self.mapped_to, self.end);
-        self.judge_alignment();
-        if self.needs.align.is_some() {
-            self.add(Kind::Misaligned, self.aligned_to, self.end);
-        }
+        self.end_map();
         if state.encrypted(statx) {
             self.found.remove(&Kind::Encrypted);
             self.add(Kind::Encrypted, 0, self.end);
         }
         let xflags = state.xflags();
         let whole_file = [
+            (
+                Kind::Staging,
+                matches!(staging, Some(Staging::Found { .. })) && !Kind::Staging.allowed_by(self.needs.allow),
+            ),
             (Kind::Empty, statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
             (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
             (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
@@ -311,6 +322,7 @@ impl Describe<'_> {
                 format!("{} extents, more than {}", self.extents, self.needs.max_extents.unwrap_or(0))
             }
             Kind::Misaligned => format!("not in pieces of {align} at multiples of {align}"),
+            Kind::Staging => "copy-on-write staging, which no map shows: a store goes elsewhere".into(),
             Kind::PastEof => "blocks past the end, which the filesystem may free at any time".into(),
             Kind::Empty => "no contents, so no map".into(),
             Kind::Immutable => "made immutable, but not by a pin".into(),
@@ -328,9 +340,8 @@ impl Describe<'_> {
     fn remedy(&self, kind: Kind) -> String {
         let file = quote(&self.target.path);
         match kind {
-            // Rewriting every byte in place fills holes, marks blocks written, and copies shared ones away.
-            Kind::Hole | Kind::Unwritten | Kind::Shared => {
-                format!("dd if={file} of={file} bs=8M conv=notrunc,fsync")
+            Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof => {
+                format!("daxfile prepare {file}")
             }
             Kind::Delalloc => format!("sync {file}"),
             // ext4 gives inline contents blocks of their own before any fallocate.
@@ -343,7 +354,6 @@ impl Describe<'_> {
                 self.needs.align.unwrap_or(0),
                 self.size
             ),
-            Kind::PastEof => format!("truncate -s {} {file}", self.size),
             Kind::Empty => "--allow empty, or write to it first".into(),
             Kind::Immutable => format!("chattr -i {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
@@ -405,11 +415,7 @@ mod tests {
         for &(logical, physical, length, flags) in runs {
             scan.push(&Run { logical, physical, length, flags });
         }
-        scan.add(Kind::Hole, scan.mapped_to, scan.end);
-        scan.judge_alignment();
-        if needs.align.is_some() {
-            scan.add(Kind::Misaligned, scan.aligned_to, scan.end);
-        }
+        scan.end_map();
         let pairs = |ranges: Vec<Range>| ranges.iter().map(|range| (range.logical, range.length)).collect();
         scan.found.into_iter().map(|(kind, ranges)| (kind, pairs(ranges))).collect()
     }

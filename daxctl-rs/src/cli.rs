@@ -70,6 +70,16 @@ pub(crate) enum Verb {
         #[command(flatten)]
         files: Files,
     },
+    /// Make a file pinnable in place: fill, write and unshare its blocks, whoever is at work on it
+    Prepare {
+        #[command(flatten)]
+        needs: NeedsArgs,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Hold the map as it is, and record it
     Pin {
         #[command(flatten)]

@@ -2,12 +2,13 @@
 
 use std::os::fd::AsFd;
 
-use libdaxfile::xfs::GeometryFlags;
+use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::error::{Error, Named, Result, if_known};
+use crate::size;
 
 /// Kinds of filesystems that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct Filesystem {
     pub uuid: Option<[u8; 16]>,
     /// Whether the mount is read-only.
     pub read_only: bool,
-    zoned: bool,
+    xfs: Option<Geometry>,
 }
 
 impl Filesystem {
@@ -82,7 +83,7 @@ impl Filesystem {
             block_size: geometry.map_or(block_size, |geometry| geometry.block_size.into()),
             uuid: uuid.filter(|uuid| *uuid != [0; 16]),
             read_only: statvfs.flags().contains(FsFlags::ST_RDONLY),
-            zoned: geometry.is_some_and(|geometry| geometry.flags.contains(GeometryFlags::ZONED)),
+            xfs: geometry,
         })
     }
 
@@ -100,7 +101,7 @@ impl Filesystem {
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Xfs if self.zoned => Some("a zoned XFS relocates every write"),
+            Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {
                 let other = OTHERS.iter().find(|other| other.0 == magic);
@@ -118,6 +119,22 @@ impl Filesystem {
             Kind::Other("btrfs" | "bcachefs", _) => "filesystem's own, not the device's",
             Kind::Other(..) => "unknown",
         }
+    }
+
+    fn xfs_has(&self, feature: GeometryFlags) -> bool {
+        self.xfs.is_some_and(|geometry| geometry.flags.contains(feature))
+    }
+
+    /// The geometry, where it is an XFS that can share blocks.
+    #[must_use]
+    pub fn reflinking_xfs(&self) -> Option<Geometry> {
+        self.xfs.filter(|_| self.xfs_has(GeometryFlags::REFLINK))
+    }
+
+    /// Whether it records every block's owners.
+    #[must_use]
+    pub fn records_owners(&self) -> bool {
+        self.xfs_has(GeometryFlags::RMAPBT)
     }
 
     /// Whether `FS_XFLAG_NODEFRAG` stays when it is set; ext4 accepts and drops it.
@@ -138,4 +155,18 @@ impl Filesystem {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
+///
+/// # Errors
+/// `ENOSPC` with the numbers; those of fstatvfs(2).
+pub(crate) fn require_space(fd: impl AsFd, bytes: u64) -> Result<()> {
+    let statvfs = fstatvfs(fd).named("fstatvfs")?;
+    let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
+    if bytes > free {
+        let (bytes, free) = (size::format(bytes, false), size::format(free, false));
+        return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
+    }
+    Ok(())
 }

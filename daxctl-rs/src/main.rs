@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use daxfile::manifest::Manifest;
 use daxfile::report::{Report, Status};
-use daxfile::verbs::{alloc, check, pin, stat, unpin, verify};
+use daxfile::verbs::{alloc, check, pin, prepare, stat, unpin, verify};
 
 use cli::{Cli, Color, Files, Verb};
 use render::progress::Meter;
@@ -55,6 +55,11 @@ fn run(cli: &Cli, meter: &Meter) -> Result<Report> {
             let files = list(files)?;
             meter.catch_signals()?;
             pin::run(&files, &options, meter)
+        }
+        Verb::Prepare { needs, dry_run, files } => {
+            let files = list(files)?;
+            meter.catch_signals()?;
+            prepare::run(&files, &needs.needs(), *dry_run, meter)
         }
         Verb::Unpin { dry_run, files } => {
             let files = list(files)?;

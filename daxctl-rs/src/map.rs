@@ -138,6 +138,62 @@ pub struct Summary {
     pub hole: u64,
     /// Bytes of blocks past EOF.
     pub past_eof: u64,
+    /// Bytes that page-table entries of 2 MiB can map: whole pieces that start at a multiple of it.
+    pub mappable_2m: u64,
+    /// Bytes that page-table entries of 1 GiB can map.
+    pub mappable_1g: u64,
+}
+
+/// Finds which parts of a map can be reached in aligned pieces, in one pass. Physical adjacency counts, states do not.
+#[derive(Debug)]
+pub struct Alignment {
+    align: u64,
+    end: u64,
+    piece: Option<(u64, u64, u64)>,
+}
+
+/// A part of a file that is in one physical piece, as alignment sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The part: start and end in the file.
+    pub part: (u64, u64),
+    /// By how much its place is off, modulo the alignment.
+    pub off: u64,
+    /// What of it consists of whole, well-placed pieces; at the end of the file a piece may be cut short.
+    pub whole: Option<(u64, u64)>,
+}
+
+impl Alignment {
+    /// Looks at a file whose last block ends at `end`, in pieces of `align` bytes.
+    #[must_use]
+    pub fn new(align: u64, end: u64) -> Self {
+        Alignment { align, end, piece: None }
+    }
+
+    /// Takes the next run; gives the part that it ended.
+    pub fn push(&mut self, run: &Run) -> Option<Placed> {
+        let run_end = run.logical.saturating_add(run.length);
+        if let Some((logical, physical, end)) = &mut self.piece
+            && *end == run.logical
+            && physical.checked_add(*end - *logical) == Some(run.physical)
+        {
+            *end = run_end;
+            return None;
+        }
+        let ended = self.finish();
+        self.piece = Some((run.logical, run.physical, run_end));
+        ended
+    }
+
+    /// Gives the last part.
+    pub fn finish(&mut self) -> Option<Placed> {
+        let (logical, physical, end) = self.piece.take()?;
+        let off = (physical % self.align + self.align - logical % self.align) % self.align;
+        let first = logical.checked_next_multiple_of(self.align).unwrap_or(u64::MAX);
+        let last = if end >= self.end { self.end } else { end - end % self.align };
+        let whole = (off == 0 && first < last).then_some((first, last));
+        Some(Placed { part: (logical, end.min(self.end)), off, whole })
+    }
 }
 
 /// The states that a person tells apart, from the best to the worst.
@@ -168,6 +224,9 @@ impl Layout {
     }
 }
 
+/// Sizes of the huge page-table entries that DAX can use.
+const HUGE: [u64; 2] = [1 << 21, 1 << 30];
+
 /// Cells of a strip.
 pub const CELLS: usize = 64;
 
@@ -178,8 +237,11 @@ pub struct Overview {
     pub summary: Summary,
     /// The strip; empty for a file without contents.
     pub strip: Vec<Layout>,
+    /// Bytes of all extents, blocks past EOF included.
+    pub mapped: u64,
     end: u64,
     mapped_to: u64,
+    huge: [Alignment; 2],
 }
 
 impl Overview {
@@ -190,8 +252,10 @@ impl Overview {
         Overview {
             summary: Summary::default(),
             strip: vec![Layout::Written; cells],
+            mapped: 0,
             end: block_end(size, block_size),
             mapped_to: 0,
+            huge: HUGE.map(|align| Alignment::new(align, block_end(size, block_size))),
         }
     }
 
@@ -199,6 +263,9 @@ impl Overview {
     pub fn push(&mut self, run: &Run) {
         let run_end = run.logical.saturating_add(run.length);
         self.summary.extents += 1;
+        self.mapped = self.mapped.saturating_add(run.length);
+        let placed = self.huge.each_mut().map(|alignment| alignment.push(run));
+        self.count_huge(placed);
         self.hole_up_to(run.logical);
         self.mapped_to = self.mapped_to.max(run_end);
         self.summary.past_eof += run_end.saturating_sub(run.logical.max(self.end));
@@ -217,7 +284,18 @@ impl Overview {
     #[must_use]
     pub fn finish(mut self) -> Self {
         self.hole_up_to(self.end);
+        let placed = self.huge.each_mut().map(Alignment::finish);
+        self.count_huge(placed);
         self
+    }
+
+    fn count_huge(&mut self, placed: [Option<Placed>; 2]) {
+        let counts = [&mut self.summary.mappable_2m, &mut self.summary.mappable_1g];
+        for ((count, placed), align) in counts.into_iter().zip(placed).zip(HUGE) {
+            // Only a whole entry counts: what lies past EOF cannot be mapped.
+            let whole = placed.and_then(|placed| placed.whole);
+            *count += whole.map_or(0, |(first, last)| (last - first) - (last - first) % align);
+        }
     }
 
     fn hole_up_to(&mut self, logical: u64) {

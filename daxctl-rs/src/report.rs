@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::map::{Layout, Summary};
 use crate::needs::Hold;
 use crate::record::Stored;
+use crate::staging::Staging;
 use crate::survey::Survey;
 use crate::target::Target;
 
@@ -85,6 +86,9 @@ pub struct FileReport {
     /// The map's runs, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "extents")]
     pub extents: Option<Vec<Extent>>,
+    /// What preparing it takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
     /// What stands against pinning it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blockers: Option<Vec<Blocker>>,
@@ -110,6 +114,7 @@ impl FileReport {
             file: None,
             map: None,
             extents: None,
+            work: None,
             blockers: None,
             pin: None,
             changes: None,
@@ -147,6 +152,7 @@ impl FileReport {
         self.map = Some(MapFacts {
             consistent: survey.consistent,
             address_space: target.filesystem.address_space(realtime),
+            staging: survey.staging,
             summary: SummaryFacts::from(survey.overview.summary),
             strip: survey.overview.strip.clone(),
         });
@@ -185,6 +191,21 @@ pub enum Action {
     WouldUnpin,
     /// It was not pinned.
     AlreadyUnpinned,
+    /// It was made pinnable.
+    Prepared,
+    /// It would be made pinnable.
+    WouldPrepare,
+    /// Nothing was to be done.
+    AlreadyPrepared,
+}
+
+/// What preparing a file takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Work {
+    /// To be written.
+    pub write: u64,
+    /// To be allocated, for a while at least.
+    pub allocate: u64,
 }
 
 /// A file's identity, size and attributes. Sizes in bytes.
@@ -249,6 +270,8 @@ pub struct MapFacts {
     pub consistent: bool,
     /// What physical offsets count from.
     pub address_space: &'static str,
+    /// Copy-on-write staging, on filesystems that have such.
+    pub staging: Option<Staging>,
     /// The totals.
     #[serde(flatten)]
     pub summary: SummaryFacts,
@@ -274,12 +297,17 @@ pub struct SummaryFacts {
     pub hole: u64,
     /// Of blocks past EOF.
     pub past_eof: u64,
+    /// That page-table entries of 2 MiB can map.
+    pub mappable_2m: u64,
+    /// That page-table entries of 1 GiB can map.
+    pub mappable_1g: u64,
 }
 
 impl From<Summary> for SummaryFacts {
     fn from(summary: Summary) -> Self {
-        let Summary { extents, written, unwritten, shared, unknown, hole, past_eof } = summary;
-        SummaryFacts { extents, written, unwritten, shared, unknown, hole, past_eof }
+        let Summary { extents, written, unwritten, shared, unknown, hole, past_eof, mappable_2m, mappable_1g } =
+            summary;
+        SummaryFacts { extents, written, unwritten, shared, unknown, hole, past_eof, mappable_2m, mappable_1g }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::map::{self, Overview, Run};
 use crate::needs::Needs;
 use crate::record::{self, Kept, LIMIT, Recorder, Stored};
+use crate::staging::{self, Staging};
 use crate::target::{InodeState, Target};
 
 /// What a file is, and how it stands with its pin.
@@ -26,6 +27,8 @@ pub struct Survey {
     pub blockers: Vec<Blocker>,
     /// What differs from its own record.
     pub moved: Option<Moved>,
+    /// Its copy-on-write staging, on filesystems that have such.
+    pub staging: Option<Staging>,
     /// The state of its pin.
     pub state: State,
     /// Whether the map is proved untorn.
@@ -61,19 +64,11 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
         visit(&run);
     })?;
     let moved = comparison.map(Comparison::finish);
-    let blockers = scan.finish(target, &statx, &inode, own.is_some())?;
+    let overview = overview.finish();
+    let staging = staging::detect(target, overview.mapped)?;
+    let blockers = scan.finish(target, &statx, &inode, own.is_some(), staging)?;
     let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
-    Ok(Survey {
-        statx,
-        inode,
-        overview: overview.finish(),
-        blockers,
-        moved,
-        state,
-        consistent,
-        kept: recorder.finish(),
-        stored,
-    })
+    Ok(Survey { statx, inode, overview, blockers, moved, staging, state, consistent, kept: recorder.finish(), stored })
 }
 
 /// What a record of at most `limit` bytes keeps of the map as it is now.

@@ -1,14 +1,14 @@
 //! A file, opened once: everything is done through this descriptor, and its path serves for messages only.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::inode::InodeFlags;
 use libdaxfile::statx::{Attributes, Statx};
 use libdaxfile::{Errno, fsxattr, inode, statx};
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::Mode;
 
 use crate::error::{Error, Named, Result, if_known};
@@ -111,6 +111,17 @@ impl Target {
         })
     }
 
+    /// Opens the same file for writing, as its only descriptor: the one for reading is closed.
+    ///
+    /// # Errors
+    /// Those of open(2); busy where somebody executes it, or holds a lease on it.
+    pub fn into_writable(self) -> Result<Self> {
+        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let fd = open(same.as_str(), flags, Mode::empty()).named("open(O_RDWR)")?;
+        Ok(Target { file: File::from(fd), ..self })
+    }
+
     /// Reads size, times and attributes.
     ///
     /// # Errors
@@ -149,6 +160,22 @@ impl Target {
             }
         })
     }
+}
+
+/// Makes a file without a name, in a directory, open for direct writes. `path` is what messages call it.
+///
+/// # Errors
+/// Those of open(2); status 3 where the filesystem has no unnamed files, or no direct I/O.
+pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
+    let permissions = Mode::from_bits_truncate(0o666);
+    let fd = openat(directory, ".", flags, permissions).map_err(|errno| match errno {
+        Errno::EISDIR | Errno::EINVAL => {
+            Error::call("open(O_TMPFILE)", Errno::EOPNOTSUPP).because("no unnamed files, or no direct I/O, here")
+        }
+        errno => Error::call("open(O_TMPFILE)", errno),
+    })?;
+    Target::from_file(path, File::from(fd))
 }
 
 impl AsFd for Target {

@@ -60,6 +60,8 @@ pub struct RawGeometry {
 pub struct Geometry {
     /// Size of a filesystem block.
     pub block_size: u32,
+    /// Size of an inode.
+    pub inode_size: u32,
     /// The filesystem's UUID.
     pub uuid: [u8; 16],
     /// Features.
@@ -133,7 +135,12 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
     let mut raw = RawGeometry::default();
     // SAFETY: the pointer is to a live, exclusively borrowed `struct xfs_fsop_geom` of integers, which the kernel fills.
     unsafe { ioctl("ioctl(XFS_IOC_FSGEOMETRY)", fd, XFS_IOC_FSGEOMETRY, &raw mut raw) }?;
-    Ok(Geometry { block_size: raw.blocksize, uuid: raw.uuid, flags: GeometryFlags::from_bits_retain(raw.flags) })
+    Ok(Geometry {
+        block_size: raw.blocksize,
+        inode_size: raw.inodesize,
+        uuid: raw.uuid,
+        flags: GeometryFlags::from_bits_retain(raw.flags),
+    })
 }
 
 /// Reads the whole map, blocks past EOF included, in one call, which holds the inode's lock throughout: what it returns

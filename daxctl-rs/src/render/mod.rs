@@ -28,6 +28,7 @@ impl Verb {
             Verb::Alloc { .. } => "alloc",
             Verb::Check { .. } => "check",
             Verb::Pin { .. } => "pin",
+            Verb::Prepare { .. } => "prepare",
             Verb::Unpin { .. } => "unpin",
             Verb::Stat { .. } => "stat",
             Verb::Verify { .. } => "verify",

@@ -25,7 +25,7 @@ pub(crate) fn text(verb: &Verb, report: &Report, style: Style, out: &mut impl Wr
             Verb::Stat { .. } => page.stat(file)?,
             Verb::Check { .. } => page.check(file)?,
             Verb::Verify { .. } => page.verify(file)?,
-            Verb::Alloc { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(file)?,
+            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(file)?,
         }
     }
     Ok(())
@@ -88,6 +88,13 @@ impl<W: Write> Page<'_, W> {
             Some(Action::AlreadyPinned) => format!("already pinned ({hold}), {}", count_of(file)),
             Some(Action::WouldPin) => "would be pinned".into(),
             Some(Action::Unpinned) => "unpinned".into(),
+            Some(Action::Prepared) => format!("prepared, {}", count_of(file)),
+            Some(Action::AlreadyPrepared) => format!("nothing to prepare, {}", count_of(file)),
+            Some(Action::WouldPrepare) => {
+                let work = file.work.unwrap_or_default();
+                let (write, allocate) = (self.size(work.write), self.size(work.allocate));
+                format!("would be prepared: {write} to write, {allocate} to allocate")
+            }
             Some(Action::WouldUnpin) => "would be unpinned".into(),
             Some(Action::AlreadyUnpinned) => "not pinned".into(),
         };

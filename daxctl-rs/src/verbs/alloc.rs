@@ -10,26 +10,20 @@ use std::path::{Path, PathBuf};
 use libdaxfile::Errno;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
-use libdaxfile::statx;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
-use nix::sys::statvfs::fstatvfs;
-use nix::sys::uio::pwrite;
 use nix::unistd::{ftruncate, linkat};
 
 use crate::blockers::Blocker;
 use crate::error::{Error, Named, Result};
-use crate::filesystem::Filesystem;
+use crate::filesystem::{Filesystem, require_space};
 use crate::map::block_end;
 use crate::needs::Needs;
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Report, Status};
-use crate::size;
 use crate::survey;
-use crate::target::Target;
-
-/// Bytes written by one call: below 4 MiB direct writes get slower, above 8 they gain nothing.
-const CHUNK: usize = 8 << 20;
+use crate::target::{Target, unnamed};
+use crate::zeros::Zeros;
 
 /// What kind of file is wanted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,16 +70,14 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     }
     let rounded = block_end(options.size, filesystem.block_size);
     let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
-    enough_space(&directory, reserve)?;
+    require_space(&directory, reserve)?;
     if options.dry_run {
         report.action = Some(Action::WouldCreate);
         return Ok(());
     }
     let target = unnamed(&directory, path)?;
     let blockers = fill(&target, options, reserve, rounded, progress, report)?;
-    if progress.interrupted() {
-        return Err(Error::new(Status::Failed, "interrupted; no file was made"));
-    }
+    stop_if_interrupted(progress)?;
     if !blockers.is_empty() {
         report.blockers = Some(blockers);
         return Ok(());
@@ -98,28 +90,6 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
 
 fn exists(errno: Errno) -> Error {
     Error::call("linkat", errno).because("alloc never touches an existing file")
-}
-
-fn enough_space(directory: impl AsFd, bytes: u64) -> Result<()> {
-    let statvfs = fstatvfs(directory).named("fstatvfs")?;
-    let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
-    if bytes > free {
-        let (bytes, free) = (size::format(bytes, false), size::format(free, false));
-        return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
-    }
-    Ok(())
-}
-
-fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
-    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
-    let permissions = Permissions::from_bits_truncate(0o666);
-    let fd = openat(directory, ".", flags, permissions).map_err(|errno| match errno {
-        Errno::EISDIR | Errno::EINVAL => {
-            Error::call("open(O_TMPFILE)", Errno::EOPNOTSUPP).because("no unnamed files, or no direct I/O, here")
-        }
-        errno => Error::call("open(O_TMPFILE)", errno),
-    })?;
-    Target::from_file(path, File::from(fd))
 }
 
 /// Allocates, aligns, zeroes and cuts the file, and tells what is still wrong with it.
@@ -164,24 +134,19 @@ fn collapse_head(target: &Target, align: u64) -> Result<()> {
 }
 
 fn write_zeros(target: &Target, bytes: u64, progress: &dyn Progress) -> Result<()> {
-    let (memory_align, _) = statx::get(target)?.direct_io.unwrap_or((4096, 4096));
-    let align = (memory_align as usize).max(4096);
-    let buffer = vec![0u8; CHUNK + align];
-    let start = buffer.as_ptr().align_offset(align).min(align);
-    let zeros = &buffer[start..start + CHUNK];
     progress.begin(bytes, Unit::Bytes);
-    let mut offset = 0;
-    while offset < bytes && !progress.interrupted() {
-        let length = usize::try_from(bytes - offset).unwrap_or(CHUNK).min(CHUNK);
-        let written = match pwrite(target, &zeros[..length], i64::try_from(offset).unwrap_or(i64::MAX)) {
-            Err(Errno::EINTR) => 0,
-            Ok(0) => return Err(Error::call("pwrite64", Errno::EIO).because("nothing was written")),
-            written => written.named("pwrite64")? as u64,
-        };
-        offset += written;
+    let written = Zeros::new(target)?.write(target, 0..bytes, |written| {
         progress.advance(written);
-    }
+        stop_if_interrupted(progress)
+    });
     progress.end();
+    written
+}
+
+fn stop_if_interrupted(progress: &dyn Progress) -> Result<()> {
+    if progress.interrupted() {
+        return Err(Error::new(Status::Failed, "interrupted; no file was made"));
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 pub mod alloc;
 pub mod check;
 pub mod pin;
+pub mod prepare;
 pub mod stat;
 pub mod unpin;
 pub mod verify;

@@ -1,0 +1,124 @@
+//! Under an exclusive lease: the file is open nowhere else, and who wants to open it waits.
+
+use libdaxfile::Errno;
+use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::lease::{Kind, Lease};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::uio::pwrite;
+use nix::unistd::ftruncate;
+
+use super::{Gap, Permit, check_interrupt, gaps, unshare};
+use crate::error::{Error, Named, Result};
+use crate::map::block_end;
+use crate::needs::{Allow, Needs};
+use crate::progress::Progress;
+use crate::report::Status;
+use crate::survey::Survey;
+use crate::target::Target;
+use crate::zeros::Zeros;
+
+struct Leased<'a> {
+    lease: Lease<'a>,
+    progress: &'a dyn Progress,
+}
+
+impl Permit for Leased<'_> {
+    fn check(&self) -> Result<()> {
+        check_interrupt(self.progress)?;
+        if self.lease.undisturbed()? {
+            return Ok(());
+        }
+        Err(Error::new(Status::Busy, "somebody wants to open it; what is done stays, run prepare again"))
+    }
+}
+
+/// Mends a file that `target` is the only descriptor of, and has open for writing. `unshares` says that shared extents or
+/// staging are to go. `None` where others have it open.
+///
+/// # Errors
+/// Those of the calls; busy where somebody came meanwhile.
+pub fn mend(
+    target: &Target,
+    needs: &Needs,
+    survey: &Survey,
+    unshares: bool,
+    progress: &dyn Progress,
+) -> Result<Option<()>> {
+    let lease = match Lease::take(target, Kind::Write) {
+        Err(error) if error.errno == Errno::EAGAIN => return Ok(None),
+        lease => lease?,
+    };
+    let permit = Leased { lease, progress };
+    target.fsync()?;
+    let size = target.statx()?.size;
+    if unshares {
+        unshare(target, size, needs, &permit)?;
+    }
+    if survey.overview.summary.past_eof > 0 {
+        ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).named("ftruncate")?;
+    }
+    let end = block_end(size, target.filesystem.block_size);
+    let zeros = Zeros::new(target)?;
+    let mut from = 0;
+    while from < end {
+        let (gaps, next) = gaps(target, from, end, needs.allow)?;
+        for gap in gaps {
+            fill(target, &gap, size, needs.allow, &zeros, &permit, progress)?;
+        }
+        from = next;
+    }
+    target.fsync()?;
+    Ok(Some(()))
+}
+
+/// Writes zeros over what reads as zeros.
+fn fill(
+    target: &Target,
+    gap: &Gap,
+    size: u64,
+    allow: Allow,
+    zeros: &Zeros,
+    permit: &dyn Permit,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let (start, length) = (gap.range.start, gap.range.end - gap.range.start);
+    permit.check()?;
+    if gap.hole {
+        let reserve = fallocate(target, Mode::KEEP_SIZE, start, length);
+        if let Err(error) = reserve {
+            // ext4 keeps what it got before the disk was full. It was a hole, and nobody else has the file.
+            fallocate(target, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, start, length)?;
+            return Err(error.into());
+        }
+        if allow.contains(Allow::UNWRITTEN) {
+            progress.advance(length);
+            return Ok(());
+        }
+    }
+    let block_size = target.filesystem.block_size;
+    let whole = gap.range.end.min(size - size % block_size).max(start);
+    set_direct(target, true)?;
+    zeros.write(target, start..whole, |written| {
+        progress.advance(written);
+        permit.check()
+    })?;
+    let tail = gap.range.end.min(size).saturating_sub(whole);
+    if tail > 0 {
+        // The last block's part within the file; a direct write of all of it would grow the file.
+        set_direct(target, false)?;
+        let bytes = vec![0u8; usize::try_from(tail).unwrap_or(0)];
+        pwrite(target, &bytes, i64::try_from(whole).unwrap_or(i64::MAX)).named("pwrite64")?;
+        progress.advance(tail);
+    }
+    Ok(())
+}
+
+fn set_direct(target: &Target, direct: bool) -> Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(target, FcntlArg::F_GETFL).named("fcntl(F_GETFL)")?);
+    let mut wanted = flags;
+    wanted.set(OFlag::O_DIRECT, direct);
+    if wanted != flags {
+        fcntl(target, FcntlArg::F_SETFL(wanted)).named("fcntl(F_SETFL)")?;
+    }
+    Ok(())
+}

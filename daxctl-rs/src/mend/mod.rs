@@ -1,0 +1,116 @@
+//! Making a file pinnable in place, without losing a byte of whoever else is at work on it.
+//!
+//! Two ways are safe. Under an exclusive lease nobody else has the file open, and zeros may be written where zeros are
+//! read ([`leased`]). Where others have it, XFS can compare and swap blocks under its own locks ([`deduped`]). Touching
+//! pages through a mapping, which looks like a third, loses the data of O_DIRECT writers.
+
+pub mod deduped;
+pub mod leased;
+
+use std::ops::Range;
+
+use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::fiemap::{ExtentFlags, Extents, Request};
+use libdaxfile::xfs;
+use nix::unistd::syncfs;
+
+use crate::error::{Error, Named, Result};
+use crate::needs::{Allow, Needs};
+use crate::progress::Progress;
+use crate::report::Status;
+use crate::target::Target;
+
+/// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
+const UNSHARE_CHUNK: u64 = 64 << 20;
+
+/// Ranges looked up at a time.
+const WINDOW: usize = 4096;
+
+/// What is done to a file between two looks at whether one may go on.
+trait Permit {
+    /// An error where somebody waits for the file, or the user wants to stop.
+    fn check(&self) -> Result<()>;
+}
+
+fn check_interrupt(progress: &dyn Progress) -> Result<()> {
+    if progress.interrupted() {
+        return Err(Error::new(Status::Failed, "interrupted; what is done stays, and the contents are as they were"));
+    }
+    Ok(())
+}
+
+/// A piece of a file that is to become written.
+#[derive(Debug, Clone)]
+struct Gap {
+    range: Range<u64>,
+    /// Whether it has no blocks at all.
+    hole: bool,
+}
+
+/// The next gaps at or after `from` and before `end`, as far as `allow` does not leave them alone, and where to go on.
+fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>, u64)> {
+    let mut gaps = Vec::new();
+    let mut position = from;
+    let add = |gaps: &mut Vec<Gap>, range: Range<u64>, hole: bool| {
+        let wanted = !allow.contains(if hole { Allow::HOLE } else { Allow::UNWRITTEN });
+        if wanted && !range.is_empty() {
+            gaps.push(Gap { range, hole });
+        }
+    };
+    for extent in Extents::new(target, from..end, Request::SYNC) {
+        let extent = extent?;
+        let extent_end = extent.logical.saturating_add(extent.length).min(end);
+        add(&mut gaps, position..extent.logical.min(end), true);
+        if extent.flags.contains(ExtentFlags::UNWRITTEN) {
+            add(&mut gaps, extent.logical.max(from)..extent_end, false);
+        }
+        position = position.max(extent_end);
+        if gaps.len() >= WINDOW {
+            return Ok((gaps, position));
+        }
+    }
+    add(&mut gaps, position..end, true);
+    Ok((gaps, end))
+}
+
+/// Gives the file blocks of its own for all that it shares, and drops its staging. The size is kept explicitly: with a
+/// stale one the call would grow the file.
+///
+/// Over the whole file, this fills holes with unwritten blocks. Where holes are to stay, only what is shared is
+/// unshared, and the filesystem is asked to free its unused staging.
+fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Result<()> {
+    let mode = Mode::UNSHARE_RANGE | Mode::KEEP_SIZE;
+    if needs.allow.contains(Allow::HOLE) {
+        let mut from = 0;
+        while let Some(shared) = next_shared(target, from..size)? {
+            permit.check()?;
+            let end = shared.end.min(shared.start.saturating_add(UNSHARE_CHUNK)).min(size);
+            fallocate(target, mode, shared.start, end - shared.start)?;
+            from = end;
+        }
+        // Dirty pages keep the staging, and fsync alone is not enough.
+        syncfs(target).named("syncfs")?;
+        return Ok(xfs::free_eofblocks(target, size)?);
+    }
+    let mut offset = 0;
+    while offset < size {
+        permit.check()?;
+        let length = UNSHARE_CHUNK.min(size - offset);
+        fallocate(target, mode, offset, length)?;
+        offset += length;
+    }
+    // A sub-range leaves the staging beside it.
+    fallocate(target, mode, 0, size)?;
+    Ok(())
+}
+
+fn next_shared(target: &Target, range: Range<u64>) -> Result<Option<Range<u64>>> {
+    for extent in Extents::new(target, range.clone(), Request::SYNC) {
+        let extent = extent?;
+        if extent.flags.contains(ExtentFlags::SHARED) {
+            let start = extent.logical.max(range.start);
+            return Ok(Some(start..extent.logical.saturating_add(extent.length)).filter(|range| !range.is_empty()));
+        }
+    }
+    Ok(None)
+}

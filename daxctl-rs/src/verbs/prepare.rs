@@ -1,0 +1,122 @@
+//! `prepare`: makes an existing file pinnable in place. Contents and size stay, whoever else is at work on it.
+
+use std::path::PathBuf;
+
+use crate::blockers::{Blocker, Kind};
+use crate::error::{Error, Result};
+use crate::filesystem::require_space;
+use crate::mend::{deduped, leased};
+use crate::needs::{Allow, Needs};
+use crate::progress::{Progress, Unit};
+use crate::report::{Action, FileReport, Report, Status, Work};
+use crate::staging::Staging;
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+use super::check;
+
+/// Rounds beside others before the file is called busy.
+const ROUNDS: u32 = 3;
+
+/// Prepares each file.
+pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progress) -> Report {
+    let files = paths.iter().take_while(|_| !progress.interrupted()).map(|path| {
+        let mut report = FileReport::new(path);
+        let prepared = Target::open(path).and_then(|target| prepare(target, needs, dry_run, progress, &mut report));
+        if let Err(error) = prepared {
+            report.fail(&error);
+        }
+        report
+    });
+    Report::new(files.collect())
+}
+
+/// Whether prepare removes it.
+fn mendable(blocker: &Blocker) -> bool {
+    matches!(blocker.kind, Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof)
+}
+
+/// Whether removing the others may remove it, too.
+fn depends(blocker: &Blocker) -> bool {
+    matches!(blocker.kind, Kind::TooManyExtents | Kind::Misaligned)
+}
+
+fn prepare(
+    target: Target,
+    needs: &Needs,
+    dry_run: bool,
+    progress: &dyn Progress,
+    report: &mut FileReport,
+) -> Result<()> {
+    let survey = check::look(&target, *needs, None, report)?;
+    let unsure = matches!(survey.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
+    let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
+    let nothing_to_do = !unsure && !survey.blockers.iter().any(mendable);
+    if hopeless || nothing_to_do || survey.inode.immutable() {
+        describe(&target, survey, report);
+        report.action = (report.exit_status == Status::Done).then_some(Action::AlreadyPrepared);
+        return Ok(());
+    }
+    let work = work(&survey, needs);
+    report.work = Some(work);
+    require_space(&target, work.allocate)?;
+    if dry_run {
+        report.describe(&target, &survey);
+        report.action = Some(Action::WouldPrepare);
+        return Ok(());
+    }
+    let target = target.into_writable()?;
+    let _lock = target.lock()?;
+    progress.begin(work.write, Unit::Bytes);
+    let mended = mend(&target, needs, survey, unsure, progress);
+    progress.end();
+    let survey = mended?;
+    describe(&target, survey, report);
+    if report.exit_status == Status::Done {
+        report.action = Some(Action::Prepared);
+    }
+    Ok(())
+}
+
+fn describe(target: &Target, survey: Survey, report: &mut FileReport) {
+    report.describe(target, &survey);
+    for blocker in &survey.blockers {
+        report.raise(blocker.kind.status());
+    }
+    report.blockers = Some(survey.blockers);
+}
+
+/// The bytes that it takes, at most.
+fn work(survey: &Survey, needs: &Needs) -> Work {
+    let summary = &survey.overview.summary;
+    let unless = |kind, bytes| if needs.allow.contains(kind) { 0 } else { bytes };
+    let holes = unless(Allow::HOLE, summary.hole);
+    let shared = unless(Allow::SHARED, summary.shared);
+    let unwritten = unless(Allow::UNWRITTEN, summary.unwritten);
+    Work { write: holes + unwritten + shared, allocate: holes + shared }
+}
+
+fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: &dyn Progress) -> Result<Survey> {
+    let has = |survey: &Survey, kind| survey.blockers.iter().any(|blocker| blocker.kind == kind);
+    let unshares = unsure || has(&survey, Kind::Shared) || has(&survey, Kind::Staging);
+    if leased::mend(target, needs, &survey, unshares, progress)?.is_some() {
+        return survey::take(target, *needs, None, |_| ());
+    }
+    let busy = |why| Err(Error::new(Status::Busy, format!("others have it open, and {why}; see fuser(1)")));
+    if target.filesystem.reflinking_xfs().is_none() {
+        return busy("only an XFS with reflink can be mended beside them");
+    }
+    if has(&survey, Kind::PastEof) {
+        return busy("blocks past EOF can be cut only without them");
+    }
+    let gaps = work(&survey, needs).write;
+    require_space(target, gaps.saturating_add(deduped::donor_bytes(gaps)))?;
+    for _ in 0..ROUNDS {
+        deduped::mend(target, needs, progress)?;
+        let now = survey::take(target, *needs, None, |_| ())?;
+        if !now.blockers.iter().any(mendable) {
+            return Ok(now);
+        }
+    }
+    busy("they keep changing it")
+}
