@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
@@ -12,9 +12,10 @@ use serde::Serialize;
 use crate::error::{Named, Result};
 use crate::filesystem::Kind as FilesystemKind;
 use crate::map::{Alignment, Placed, Run, block_end};
-use crate::name::quote;
+use crate::name::{quote, unescape};
 use crate::needs::{Allow, Needs};
 use crate::report::Status;
+use crate::sharers::Sharer;
 use crate::size;
 use crate::staging::Staging;
 use crate::target::{InodeState, Target};
@@ -61,7 +62,7 @@ pub enum Kind {
     Swapfile,
     /// Sealed by fs-verity.
     Verity,
-    /// On the realtime device of XFS.
+    /// On the realtime device of XFS, and which one that is cannot be told.
     Realtime,
     /// A filesystem that does not leave blocks where they are, or that cannot hold a map.
     UnsupportedFilesystem,
@@ -143,6 +144,18 @@ pub struct Blocker {
     pub bytes: u64,
     /// What removes it: a command where there is one.
     pub remedy: String,
+    /// Who else has the blocks, where the filesystem tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sharers: Option<Vec<Sharer>>,
+}
+
+/// What a map does not show, and bears on it.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// Copy-on-write staging, on filesystems that have such.
+    pub staging: Option<Staging>,
+    /// The device that a realtime file's addresses mean, if it is known.
+    pub realtime_device: Option<PathBuf>,
 }
 
 /// Finds what the map has against pinning, in one pass.
@@ -255,7 +268,7 @@ impl Scan {
         statx: &Statx,
         state: &InodeState,
         own_record: bool,
-        staging: Option<Staging>,
+        beside: &Beside,
     ) -> Result<Vec<Blocker>> {
         self.end_map();
         if state.encrypted(statx) {
@@ -266,14 +279,14 @@ impl Scan {
         let whole_file = [
             (
                 Kind::Staging,
-                matches!(staging, Some(Staging::Found { .. })) && !Kind::Staging.allowed_by(self.needs.allow),
+                matches!(beside.staging, Some(Staging::Found { .. })) && !Kind::Staging.allowed_by(self.needs.allow),
             ),
             (Kind::Empty, statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
             (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
             (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
-            (Kind::Realtime, xflags.contains(Xflags::REALTIME)),
+            (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
             (Kind::Swapfile, active_swapfile(statx)?),
             (Kind::UnsupportedFilesystem, target.filesystem.refusal().is_some()),
         ];
@@ -302,7 +315,7 @@ struct Describe<'a> {
 impl Describe<'_> {
     fn blocker(&self, kind: Kind, ranges: Vec<Range>) -> Blocker {
         let bytes = ranges.iter().map(|range| range.length).sum();
-        Blocker { kind, detail: self.detail(kind), ranges, bytes, remedy: self.remedy(kind) }
+        Blocker { kind, detail: self.detail(kind), ranges, bytes, remedy: self.remedy(kind), sharers: None }
     }
 
     fn detail(&self, kind: Kind) -> String {
@@ -329,7 +342,7 @@ impl Describe<'_> {
             Kind::AppendOnly => "append-only".into(),
             Kind::Swapfile => "an active swapfile could not be swapped off".into(),
             Kind::Verity => "sealed by fs-verity".into(),
-            Kind::Realtime => "on the realtime device".into(),
+            Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
             Kind::UnsupportedFilesystem => {
                 let filesystem = &self.target.filesystem;
                 format!("{}: {}", filesystem.name(), filesystem.refusal().unwrap_or_default())
@@ -385,27 +398,6 @@ fn active_swapfile(statx: &Statx) -> Result<bool> {
     Ok(swaps.split(|&byte| byte == b'\n').skip(1).any(is_this))
 }
 
-/// Undoes the octal escapes with which the kernel writes blanks and backslashes in names (`seq_path()`).
-fn unescape(name: &[u8]) -> std::ffi::OsString {
-    let mut plain = Vec::with_capacity(name.len());
-    let mut rest = name;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal =
-            tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
-        match octal {
-            Some(digits) => {
-                plain.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
-                rest = &tail[3..];
-            }
-            None => {
-                plain.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    std::os::unix::ffi::OsStringExt::from_vec(plain)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -451,10 +443,5 @@ mod tests {
             scan(needs, 196_608, &[(0, 65536, 69_632, none), (69_632, 1_052_672, 126_976, none)])[&Kind::Misaligned],
             [(65536, 65536)]
         );
-    }
-
-    #[test]
-    fn names_in_proc_swaps_are_unescaped() {
-        assert_eq!(unescape(br"/a\040b\134c\01"), std::ffi::OsStr::new(r"/a b\c\01"));
     }
 }

@@ -1,6 +1,7 @@
 //! Filesystems: which one holds a file, what its addresses mean, and whether a map can be held on it.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, fsuuid, xfs};
@@ -8,6 +9,7 @@ use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::error::{Error, Named, Result, if_known};
+use crate::name::unescape;
 use crate::size;
 
 /// Kinds of filesystems that are told apart.
@@ -155,6 +157,23 @@ impl Filesystem {
             _ => Ok(()),
         }
     }
+}
+
+/// The realtime device of the XFS on a device (major, minor), as its mount options name it; see proc_pid_mountinfo(5).
+///
+/// # Errors
+/// Where /proc/self/mountinfo cannot be read.
+pub(crate) fn realtime_device((major, minor): (u32, u32)) -> Result<Option<PathBuf>> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").named("read(/proc/self/mountinfo)")?;
+    let device = format!("{major}:{minor}");
+    let of_line = |line: &[u8]| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let here = fields.nth(2) == Some(device.as_bytes());
+        let options = fields.next_back().filter(|_| here)?;
+        let name = options.split(|&byte| byte == b',').find_map(|option| option.strip_prefix(b"rtdev="))?;
+        Some(PathBuf::from(unescape(name)))
+    };
+    Ok(mountinfo.split(|&byte| byte == b'\n').find_map(of_line))
 }
 
 /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.

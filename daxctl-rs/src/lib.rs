@@ -26,6 +26,7 @@ pub mod needs;
 pub mod progress;
 pub mod record;
 pub mod report;
+pub mod sharers;
 pub mod size;
 pub mod staging;
 pub mod survey;

@@ -1,7 +1,8 @@
 //! File names as text: safe on a terminal, and a shell reads them back.
 
+use std::ffi::OsString;
 use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 /// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
@@ -40,6 +41,27 @@ fn escape(quoted: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Undoes the octal escapes with which the kernel writes blanks and backslashes in the names of /proc (`seq_path()`).
+pub(crate) fn unescape(name: &[u8]) -> OsString {
+    let mut plain = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal =
+            tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|digit| (b'0'..b'8').contains(digit)));
+        match octal {
+            Some(digits) => {
+                plain.push(digits.iter().fold(0u8, |value, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -65,5 +87,10 @@ mod tests {
             let output = std::process::Command::new("bash").args(["-c", &format!("printf %s {quoted}")]).output();
             assert_eq!(output.map(|output| output.stdout).unwrap_or_default(), name, "{quoted}");
         }
+    }
+
+    #[test]
+    fn names_in_proc_are_unescaped() {
+        assert_eq!(unescape(br"/a\040b\134c\01"), OsStr::new(r"/a b\c\01"));
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use libdaxfile::fiemap::{Extent, ExtentFlags};
+use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -147,12 +148,13 @@ impl FileReport {
 
     /// Adds what a survey found, blockers and drift apart.
     pub fn describe(&mut self, target: &Target, survey: &Survey) {
-        let realtime = survey.inode.xflags().contains(libdaxfile::fsxattr::Xflags::REALTIME);
+        let realtime = survey.inode.xflags().contains(Xflags::REALTIME);
         self.file = Some(FileFacts::new(target, survey));
         self.map = Some(MapFacts {
             consistent: survey.consistent,
             address_space: target.filesystem.address_space(realtime),
-            staging: survey.staging,
+            realtime_device: survey.beside.realtime_device.clone(),
+            staging: survey.beside.staging,
             summary: SummaryFacts::from(survey.overview.summary),
             strip: survey.overview.strip.clone(),
         });
@@ -270,6 +272,9 @@ pub struct MapFacts {
     pub consistent: bool,
     /// What physical offsets count from.
     pub address_space: &'static str,
+    /// The realtime device, where the file is on one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_path")]
+    pub realtime_device: Option<PathBuf>,
     /// Copy-on-write staging, on filesystems that have such.
     pub staging: Option<Staging>,
     /// The totals.
@@ -390,6 +395,13 @@ fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(1))?;
     map.serialize_entry("bytes", &data_encoding::BASE64.encode(path.as_os_str().as_bytes()))?;
     map.end()
+}
+
+pub(crate) fn maybe_path<S: Serializer>(name: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match name {
+        Some(name) => path(name, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[derive(Serialize)]

@@ -31,11 +31,11 @@ pub enum Staging {
 }
 
 /// Looks for staging; `None` where the filesystem has no such thing. `mapped` is the sum of the map's extents, blocks past
-/// EOF included.
+/// EOF included. The owners of realtime blocks are kept elsewhere, and not looked at.
 ///
 /// # Errors
 /// Those of statx(2), FIEMAP and GETFSMAP.
-pub fn detect(target: &Target, mapped: u64) -> Result<Option<Staging>> {
+pub fn detect(target: &Target, mapped: u64, realtime: bool) -> Result<Option<Staging>> {
     let Some(geometry) = target.filesystem.reflinking_xfs() else { return Ok(None) };
     let statx = target.statx()?;
     if statx.allocated <= mapped {
@@ -53,7 +53,8 @@ pub fn detect(target: &Target, mapped: u64) -> Result<Option<Staging>> {
     } else if unexplained == least {
         Staging::None
     } else {
-        match owned(target, statx.device, statx.inode)? {
+        let owned = if realtime { None } else { owned(target, statx.device, statx.inode)? };
+        match owned {
             Some(owned) if owned == statx.allocated => Staging::None,
             Some(owned) if owned < statx.allocated => Staging::Found { bytes: statx.allocated - owned },
             _ => Staging::CannotTell { bytes: unexplained.saturating_sub(least) },

@@ -1,15 +1,19 @@
 //! Everything that is known of a file at one moment, from one pass over its map.
 
+use libdaxfile::fiemap::ExtentFlags;
+use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 use libdaxfile::statx::Statx;
 
-use crate::blockers::{Blocker, Scan};
+use crate::blockers::{Beside, Blocker, Kind, Scan};
 use crate::drift::{self, Comparison, Moved, State};
 use crate::error::Result;
+use crate::filesystem;
 use crate::map::{self, Overview, Run};
 use crate::needs::Needs;
 use crate::record::{self, Kept, LIMIT, Recorder, Stored};
-use crate::staging::{self, Staging};
+use crate::sharers;
+use crate::staging;
 use crate::target::{InodeState, Target};
 
 /// What a file is, and how it stands with its pin.
@@ -27,14 +31,32 @@ pub struct Survey {
     pub blockers: Vec<Blocker>,
     /// What differs from its own record.
     pub moved: Option<Moved>,
-    /// Its copy-on-write staging, on filesystems that have such.
-    pub staging: Option<Staging>,
+    /// What the map does not show.
+    pub beside: Beside,
     /// The state of its pin.
     pub state: State,
     /// Whether the map is proved untorn.
     pub consistent: bool,
     /// Number of runs by position, and what a record would keep of them.
     pub kept: (u64, Kept),
+}
+
+/// Looks at a file, and at who shares its blocks.
+///
+/// # Errors
+/// Those of the calls that read inode, record, map and owners.
+pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Survey> {
+    let mut shared = Vec::new();
+    let mut survey = take(target, needs, lease, |run| {
+        if run.flags.contains(ExtentFlags::SHARED) {
+            shared.push(run.physical..run.physical.saturating_add(run.length));
+        }
+    })?;
+    let device = survey.statx.device;
+    if let Some(blocker) = survey.blockers.iter_mut().find(|blocker| blocker.kind == Kind::Shared) {
+        blocker.sharers = sharers::find(target, device, shared)?;
+    }
+    Ok(survey)
 }
 
 /// Looks at a file; `visit` gets every run.
@@ -65,10 +87,14 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     })?;
     let moved = comparison.map(Comparison::finish);
     let overview = overview.finish();
-    let staging = staging::detect(target, overview.mapped)?;
-    let blockers = scan.finish(target, &statx, &inode, own.is_some(), staging)?;
+    let realtime = inode.xflags().contains(Xflags::REALTIME);
+    let beside = Beside {
+        staging: staging::detect(target, overview.mapped, realtime)?,
+        realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
+    };
+    let blockers = scan.finish(target, &statx, &inode, own.is_some(), &beside)?;
     let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
-    Ok(Survey { statx, inode, overview, blockers, moved, staging, state, consistent, kept: recorder.finish(), stored })
+    Ok(Survey { statx, inode, overview, blockers, beside, moved, state, consistent, kept: recorder.finish(), stored })
 }
 
 /// What a record of at most `limit` bytes keeps of the map as it is now.

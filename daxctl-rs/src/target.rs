@@ -111,6 +111,12 @@ impl Target {
         })
     }
 
+    /// The directory that its path names.
+    #[must_use]
+    pub fn parent(&self) -> &Path {
+        parent(&self.path)
+    }
+
     /// Opens the same file for writing, as its only descriptor: the one for reading is closed.
     ///
     /// # Errors
@@ -160,6 +166,11 @@ impl Target {
             }
         })
     }
+}
+
+/// The directory that a path names, `.` where it names none.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a file without a name, in a directory, open for direct writes. `path` is what messages call it.

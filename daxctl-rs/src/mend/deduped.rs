@@ -4,7 +4,6 @@
 //! that moment; then everything is unshared. A writer who comes between finds its data kept.
 
 use std::fs::File;
-use std::path::Path;
 
 use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
@@ -75,11 +74,7 @@ pub fn mend(target: &Target, needs: &Needs, progress: &dyn Progress) -> Result<(
 
 /// An unnamed file of written zeros on the same filesystem.
 fn donor(target: &Target, size: u64) -> Result<Target> {
-    let parent = match target.path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let directory = File::open(parent).named("open")?;
+    let directory = File::open(target.parent()).named("open")?;
     let donor = unnamed(&directory, &target.path)?;
     if donor.statx()?.device != target.statx()?.device {
         return Err(Error::new(Status::Busy, "others have it open, and its directory is on another filesystem"));

@@ -9,7 +9,9 @@ use daxfile::drift::{Change, Place, State};
 use daxfile::map::Layout;
 use daxfile::name::quote;
 use daxfile::report::{Action, FileReport, PinFacts, Report, flag_names, format_time};
+use daxfile::sharers::Sharer;
 use daxfile::size;
+use daxfile::staging::Staging;
 
 use super::Style;
 use crate::cli::Verb;
@@ -131,6 +133,15 @@ impl<W: Write> Page<'_, W> {
                 let pieces = count(blocker.ranges.len() as u64, "range");
                 writeln!(self.out, "    where:  {total} in {pieces}: {ranges}")?;
             }
+            if let Some(sharers) = &blocker.sharers {
+                let sharers: Vec<_> = sharers.iter().map(name_sharer).collect();
+                let shown = if self.style.verbose { sharers.len() } else { SHOWN.min(sharers.len()) };
+                let more = match sharers.len() - shown {
+                    0 => String::new(),
+                    more => format!(", … {more} more (-v)"),
+                };
+                writeln!(self.out, "    with:   {}{more}", sharers[..shown].join(", "))?;
+            }
             writeln!(self.out, "    remedy: {}", blocker.remedy)?;
         }
         Ok(())
@@ -138,8 +149,7 @@ impl<W: Write> Page<'_, W> {
 
     fn ranges(&self, ranges: &[Range]) -> String {
         let shown = if self.style.verbose { ranges.len() } else { SHOWN };
-        let mut text: Vec<_> =
-            ranges.iter().take(shown).map(|range| format!("{}+{}", range.logical, range.length)).collect();
+        let mut text: Vec<_> = ranges.iter().take(shown).map(one_range).collect();
         if ranges.len() > shown {
             text.push(format!("… {} more (-v)", ranges.len() - shown));
         }
@@ -174,7 +184,19 @@ impl<W: Write> Page<'_, W> {
         let torn = if map.consistent { "" } else { " (not proved untorn)" };
         writeln!(self.out, "  map     {}: {}{torn}", count(summary.extents, "extent"), states.join(", "))?;
         if map.address_space != "filesystem's device" {
-            writeln!(self.out, "          physical offsets: {}", map.address_space)?;
+            let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
+            writeln!(self.out, "          physical offsets: {}{device}", map.address_space)?;
+        }
+        match map.staging {
+            Some(Staging::CannotTell { bytes }) => {
+                let bytes = self.size(bytes);
+                writeln!(self.out, "          copy-on-write staging: cannot tell, {bytes} at most")?;
+            }
+            Some(Staging::Found { bytes }) => {
+                let bytes = self.size(bytes);
+                writeln!(self.out, "          copy-on-write staging: {bytes} at least")?;
+            }
+            Some(Staging::None) | None => {}
         }
         if !map.strip.is_empty() {
             let strip = self.strip(&map.strip);
@@ -278,6 +300,13 @@ impl<W: Write> Page<'_, W> {
     }
 }
 
+fn name_sharer(sharer: &Sharer) -> String {
+    match &sharer.path {
+        Some(path) => format!("{} (inode {})", quote(path), sharer.inode),
+        None => format!("inode {}", sharer.inode),
+    }
+}
+
 fn describe(place: Place) -> String {
     match place {
         Place::Hole => "hole".into(),
@@ -285,6 +314,11 @@ fn describe(place: Place) -> String {
         Place::Unwritten { physical } => format!("unwritten at {physical}"),
         Place::Digest => "(digest)".into(),
     }
+}
+
+fn one_range(range: &Range) -> String {
+    let off = range.off.map_or(String::new(), |off| format!(" (off by {off})"));
+    format!("{}+{}{off}", range.logical, range.length)
 }
 
 fn count(number: u64, what: &str) -> String {

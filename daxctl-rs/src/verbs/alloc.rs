@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libdaxfile::Errno;
 use libdaxfile::fallocate::{Mode, fallocate};
@@ -22,7 +22,7 @@ use crate::needs::Needs;
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Report, Status};
 use crate::survey;
-use crate::target::{Target, unnamed};
+use crate::target::{Target, parent, unnamed};
 use crate::zeros::Zeros;
 
 /// What kind of file is wanted.
@@ -47,14 +47,10 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress) -> Report {
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
     let name = path.file_name().ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let parent = parent(path);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(&parent, flags, Permissions::empty()).map_err(|errno| {
-        Error::call("open", errno).because(format!("the directory {}", crate::name::quote(&parent)))
-    })?;
+    let directory = open(parent, flags, Permissions::empty())
+        .map_err(|errno| Error::call("open", errno).because(format!("the directory {}", crate::name::quote(parent))))?;
     if options.size == 0 {
         return Err(Error::new(Status::Failed, "a file without contents has no map; the size must be at least 1"));
     }

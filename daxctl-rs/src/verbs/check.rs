@@ -32,7 +32,7 @@ pub(super) fn look(
     lease: Option<&Lease<'_>>,
     report: &mut FileReport,
 ) -> Result<Survey> {
-    survey::take(target, needs, lease, |_| ()).inspect_err(|error| {
+    survey::with_sharers(target, needs, lease).inspect_err(|error| {
         if error.status == Status::Unable {
             report.blockers = Some(vec![blockers::unsupported(target)]);
         }

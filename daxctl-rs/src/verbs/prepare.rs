@@ -49,7 +49,8 @@ fn prepare(
     report: &mut FileReport,
 ) -> Result<()> {
     let survey = check::look(&target, *needs, None, report)?;
-    let unsure = matches!(survey.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
+    let unsure =
+        matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
     let nothing_to_do = !unsure && !survey.blockers.iter().any(mendable);
     if hopeless || nothing_to_do || survey.inode.immutable() {
