@@ -11,6 +11,7 @@ use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::Stored;
 use crate::report::{FileReport, Report, Status};
+use crate::staging::Staging;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 
@@ -48,6 +49,9 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
     report.blockers = Some(survey.blockers.clone());
     for blocker in &survey.blockers {
         report.raise(blocker.kind.status());
+    }
+    if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
+        report.notes.push(format!("up to {bytes} bytes may be copy-on-write staging; daxfile prepare drops it"));
     }
     if let Some(moved) = &survey.moved
         && !moved.changes.is_empty()
