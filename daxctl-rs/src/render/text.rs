@@ -8,10 +8,11 @@ use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
 use daxfile::map::Layout;
 use daxfile::name::quote;
-use daxfile::report::{Action, FileReport, PinFacts, Report, flag_names, format_time};
+use daxfile::report::{Action, FileReport, PinFacts, Report, Status, flag_names, format_time};
 use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
+use libdaxfile::statx::Time;
 
 use super::Style;
 use crate::cli::Verb;
@@ -26,8 +27,9 @@ pub(crate) fn text(verb: &Verb, report: &Report, style: Style, out: &mut impl Wr
         match verb {
             Verb::Stat { .. } => page.stat(file)?,
             Verb::Check { .. } => page.check(file)?,
+            Verb::Verify { against: Some(_), .. } => page.verify_against(file)?,
             Verb::Verify { .. } => page.verify(file)?,
-            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(file)?,
+            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(verb, file)?,
         }
     }
     Ok(())
@@ -70,11 +72,10 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    fn act(&mut self, file: &FileReport) -> Result<()> {
+    fn act(&mut self, verb: &Verb, file: &FileReport) -> Result<()> {
         let blockers = file.blockers.as_deref().unwrap_or_default();
         if !blockers.is_empty() {
-            let says = if file.pin.is_some() && file.action.is_none() { "refused" } else { "not pinnable" };
-            let says = self.bad(says);
+            let says = self.bad(if matches!(verb, Verb::Alloc { .. }) { "not created" } else { "not pinned" });
             self.headline(file, &says)?;
             return self.blockers(blockers);
         }
@@ -128,10 +129,7 @@ impl<W: Write> Page<'_, W> {
             let kind = self.bad(blocker.kind.name());
             writeln!(self.out, "  {kind}: {}", blocker.detail)?;
             if !blocker.ranges.is_empty() {
-                let ranges = self.ranges(&blocker.ranges);
-                let total = self.size(blocker.bytes);
-                let pieces = count(blocker.ranges.len() as u64, "range");
-                writeln!(self.out, "    where:  {total} in {pieces}: {ranges}")?;
+                writeln!(self.out, "    where:  {}", self.ranges(blocker))?;
             }
             if let Some(sharers) = &blocker.sharers {
                 let sharers: Vec<_> = sharers.iter().map(name_sharer).collect();
@@ -147,13 +145,23 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    fn ranges(&self, ranges: &[Range]) -> String {
+    /// Lengths for people; offsets exact, for they are what other programs are given.
+    fn ranges(&self, blocker: &Blocker) -> String {
+        let ranges = &blocker.ranges;
         let shown = if self.style.verbose { ranges.len() } else { SHOWN };
-        let mut text: Vec<_> = ranges.iter().take(shown).map(one_range).collect();
+        let one = |range: &Range| {
+            let off = range.off.map_or(String::new(), |off| format!(" (off by {})", self.size(off)));
+            format!("{} at {}{off}", self.size(range.length), range.logical)
+        };
+        let mut text: Vec<_> = ranges.iter().take(shown).map(one).collect();
         if ranges.len() > shown {
             text.push(format!("… {} more (-v)", ranges.len() - shown));
         }
-        text.join(", ")
+        let text = text.join(", ");
+        match ranges.len() {
+            1 => text,
+            many => format!("{} in {many} ranges: {text}", self.size(blocker.bytes)),
+        }
     }
 
     fn stat(&mut self, file: &FileReport) -> Result<()> {
@@ -161,14 +169,14 @@ impl<W: Write> Page<'_, W> {
         writeln!(self.out, "{}", quote(&file.path))?;
         let size = self.size(facts.size);
         let allocated = self.size(facts.allocated);
-        writeln!(self.out, "  size    {size}, {allocated} allocated, blocks of {}", facts.block_size)?;
+        writeln!(self.out, "  size     {size}, {allocated} allocated, blocks of {}", facts.block_size)?;
         let inode = format!("inode {} generation {}", facts.inode, facts.generation);
-        writeln!(self.out, "  file    {}, {inode}, device {}", facts.filesystem, facts.device)?;
+        writeln!(self.out, "  file     {}, {inode}, device {}", facts.filesystem, facts.device)?;
         // That it has attributes is no news where the pin is shown.
         let flags = facts.flags.iter().map(String::as_str).filter(|flag| *flag != "hasattr");
         let flags: Vec<_> = flags.chain(facts.dax.then_some("accessed as DAX")).collect();
         if !flags.is_empty() {
-            writeln!(self.out, "  flags   {}", flags.join(", "))?;
+            writeln!(self.out, "  flags    {}", flags.join(", "))?;
         }
         let summary = &map.summary;
         let states = [
@@ -182,42 +190,45 @@ impl<W: Write> Page<'_, W> {
         let states = states.iter().filter(|(bytes, _)| *bytes > 0);
         let states: Vec<_> = states.map(|(bytes, state)| format!("{} {state}", self.size(*bytes))).collect();
         let torn = if map.consistent { "" } else { " (not proved untorn)" };
-        writeln!(self.out, "  map     {}: {}{torn}", count(summary.extents, "extent"), states.join(", "))?;
+        writeln!(self.out, "  map      {}: {}{torn}", count(summary.extents, "extent"), states.join(", "))?;
         if map.address_space != "filesystem's device" {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
-            writeln!(self.out, "          physical offsets: {}{device}", map.address_space)?;
+            writeln!(self.out, "           physical offsets: {}{device}", map.address_space)?;
         }
         match map.staging {
             Some(Staging::CannotTell { bytes }) => {
                 let bytes = self.size(bytes);
-                writeln!(self.out, "          copy-on-write staging: cannot tell, {bytes} at most")?;
+                writeln!(self.out, "           copy-on-write staging: cannot tell, {bytes} at most")?;
             }
             Some(Staging::Found { bytes }) => {
                 let bytes = self.size(bytes);
-                writeln!(self.out, "          copy-on-write staging: {bytes} at least")?;
+                writeln!(self.out, "           copy-on-write staging: {bytes} at least")?;
             }
             Some(Staging::None) | None => {}
         }
         if !map.strip.is_empty() {
             let strip = self.strip(&map.strip);
-            writeln!(self.out, "          [{strip}]")?;
+            writeln!(self.out, "           [{strip}]")?;
         }
-        let pin = self.pin(pin);
-        writeln!(self.out, "  pin     {pin}")?;
-        let against = file.blockers.as_deref().unwrap_or_default();
-        if !against.is_empty() {
-            let kinds: Vec<_> = against.iter().map(|blocker| blocker.kind.name()).collect();
+        writeln!(self.out, "  pin      {}", self.pin(pin))?;
+        let blockers = file.blockers.as_deref().unwrap_or_default();
+        // What is pinned has been through this, and whoever pinned it may have allowed them.
+        if pin.hold.is_none() && !blockers.is_empty() {
+            let kinds: Vec<_> = blockers.iter().map(|blocker| blocker.kind.name()).collect();
             let kinds = self.bad(&kinds.join(", "));
-            writeln!(self.out, "  against pinning: {kinds} (daxfile check says where)")?;
+            writeln!(self.out, "  blockers {kinds} (daxfile check says where)")?;
         }
         self.changes(file)?;
         self.notes(file)?;
         if let Some(extents) = &file.extents {
             writeln!(self.out, "  {:>20} {:>20} {:>20}  flags", "logical", "physical", "length")?;
             for extent in extents {
-                let flags = flag_names(extent.flags).join(",");
-                let columns = [extent.logical, extent.physical, extent.length];
-                writeln!(self.out, "  {:>20} {:>20} {:>20}  {flags}", columns[0], columns[1], columns[2])?;
+                let [logical, physical, length] = [extent.logical, extent.physical, extent.length];
+                write!(self.out, "  {logical:>20} {physical:>20} {length:>20}")?;
+                match flag_names(extent.flags).join(",") {
+                    flags if flags.is_empty() => writeln!(self.out)?,
+                    flags => writeln!(self.out, "  {flags}")?,
+                }
             }
         }
         Ok(())
@@ -237,42 +248,49 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn pin(&self, pin: &PinFacts) -> String {
-        let state = pin.state.name();
         let state = match pin.state {
-            State::Pinned => self.good(state),
-            State::Unpinned => state.to_owned(),
-            _ => self.bad(state),
+            State::Pinned => self.good(name(pin.state)),
+            State::Unpinned => name(pin.state).to_owned(),
+            _ => self.bad(name(pin.state)),
         };
-        let hold = pin.hold.map_or(String::new(), |hold| format!(", hold {}", hold.name()));
-        let since = pin.pinned_at.and_then(format_time).map_or(String::new(), |time| format!(", since {time}"));
+        let whole_second = |time| Time { nanoseconds: 0, ..time };
+        let recorded = match (pin.hold, pin.pinned_at.map(whole_second).and_then(format_time)) {
+            (Some(hold), Some(time)) => format!(" ({}, recorded {time})", hold.name()),
+            _ => String::new(),
+        };
         let shared = match pin.shared_since {
             0 => String::new(),
             bytes => format!(", {} shared since", self.size(bytes)),
         };
-        format!("{state}{hold}{since}{shared}")
+        format!("{state}{recorded}{shared}")
     }
 
     fn verify(&mut self, file: &FileReport) -> Result<()> {
-        if file.error.is_some() && file.map.is_none() {
-            return Ok(());
+        let (Some(facts), Some(pin)) = (&file.file, &file.pin) else { return Ok(()) };
+        let says = match pin.state {
+            _ if file.exit_status == Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)),
+            // Only --strict says no to a file that is as it was.
+            State::Pinned => self.bad("shared"),
+            state => self.bad(name(state)),
+        };
+        self.headline(file, &says)?;
+        if let Some(was) = pin.size_was {
+            writeln!(self.out, "  size: {was} -> {}", facts.size)?;
         }
-        if file.exit_status == daxfile::report::Status::Done {
-            let says = self.good("as it was");
-            let says = format!("{says}, {}", count_of(file));
-            self.headline(file, &says)?;
-        } else {
-            let state = file.pin.as_ref().filter(|pin| pin.state != State::Pinned);
-            let says = self.bad(state.map_or("differs", |pin| pin.state.name()));
-            self.headline(file, &says)?;
+        if let Some(was) = pin.mtime_was.and_then(format_time) {
+            writeln!(self.out, "  mtime: {was} -> {}", format_time(facts.mtime).unwrap_or_default())?;
         }
-        if let Some(pin) = &file.pin {
-            if let (Some(was), Some(facts)) = (pin.size_was, &file.file) {
-                writeln!(self.out, "  size: {was} -> {}", facts.size)?;
-            }
-            if let (Some(was), Some(facts)) = (pin.mtime_was.and_then(format_time), &file.file) {
-                writeln!(self.out, "  mtime: {was} -> {}", format_time(facts.mtime).unwrap_or_default())?;
-            }
-        }
+        self.changes(file)?;
+        self.notes(file)
+    }
+
+    fn verify_against(&mut self, file: &FileReport) -> Result<()> {
+        let says = match file.exit_status {
+            Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)),
+            Status::No => self.bad("differs"),
+            _ => return Ok(()),
+        };
+        self.headline(file, &says)?;
         self.changes(file)?;
         self.notes(file)
     }
@@ -285,10 +303,10 @@ impl<W: Write> Page<'_, W> {
         }
         let shown = if self.style.verbose { changes.len() } else { ROWS };
         let mut table = Table::new();
-        table.load_style(NOTHING).set_header(["  logical", "length", "was", "now"]);
+        table.load_style(NOTHING).set_header([" logical", "length", "was", "now"]);
         for change in changes.iter().take(shown) {
             let Change { logical, length, was, now } = change;
-            table.add_row([format!("  {logical}"), length.to_string(), describe(*was), describe(*now)]);
+            table.add_row([format!(" {logical}"), length.to_string(), describe(*was), describe(*now)]);
         }
         for line in table.lines() {
             writeln!(self.out, "{}", line.trim_end())?;
@@ -316,9 +334,9 @@ fn describe(place: Place) -> String {
     }
 }
 
-fn one_range(range: &Range) -> String {
-    let off = range.off.map_or(String::new(), |off| format!(" (off by {off})"));
-    format!("{}+{}{off}", range.logical, range.length)
+/// A state as people are told it; to them, "unpinned" is what unpin has just done.
+fn name(state: State) -> &'static str {
+    if state == State::Unpinned { "not pinned" } else { state.name() }
 }
 
 fn count(number: u64, what: &str) -> String {

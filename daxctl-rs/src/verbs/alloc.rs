@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
 use nix::unistd::{ftruncate, linkat};
 
-use crate::blockers::Blocker;
+use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
 use crate::filesystem::{Filesystem, require_space};
 use crate::map::block_end;
@@ -113,10 +113,16 @@ fn fill(
     target.fsync()?;
     let survey = survey::take(target, options.needs, None, |_| ())?;
     report.describe(target, &survey);
-    for blocker in &survey.blockers {
+    let mut blockers = survey.blockers;
+    for blocker in &mut blockers {
         report.raise(blocker.kind.status());
+        // There is no file that a command could mend.
+        blocker.remedy = match blocker.kind {
+            Kind::Misaligned | Kind::TooManyExtents => "ask for less, or make room in larger pieces".into(),
+            _ => "another directory, which does not hand this down to its files".into(),
+        };
     }
-    Ok(survey.blockers)
+    Ok(blockers)
 }
 
 /// The extent-size hint does not align physically. What does: to have more than is needed, and give back the head.
