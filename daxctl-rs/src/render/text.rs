@@ -75,7 +75,7 @@ impl<W: Write> Page<'_, W> {
     fn act(&mut self, verb: &Verb, file: &FileReport) -> Result<()> {
         let blockers = file.blockers.as_deref().unwrap_or_default();
         if !blockers.is_empty() {
-            let says = self.bad(if matches!(verb, Verb::Alloc { .. }) { "not created" } else { "not pinned" });
+            let says = self.bad(if matches!(verb, Verb::Alloc { .. }) { "not created" } else { "refused" });
             self.headline(file, &says)?;
             return self.blockers(blockers);
         }
