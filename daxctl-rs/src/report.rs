@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::map::{Layout, Summary};
 use crate::needs::Hold;
 use crate::record::Stored;
+use crate::size;
 use crate::staging::Staging;
 use crate::survey::Survey;
 use crate::target::Target;
@@ -144,6 +145,16 @@ impl FileReport {
     /// Raises the status.
     pub fn raise(&mut self, status: Status) {
         self.exit_status = self.exit_status.max(status);
+    }
+
+    /// Notes that blocks have come to be shared since the pin, if so; says whether.
+    pub(crate) fn note_shared(&mut self) -> bool {
+        let shared = self.pin.as_ref().map_or(0, |pin| pin.shared_since);
+        if shared > 0 {
+            let shared = size::format(shared, false);
+            self.notes.push(format!("{shared} shared with other files since; that alone moves nothing"));
+        }
+        shared > 0
     }
 
     /// Adds what a survey found, blockers and drift apart.

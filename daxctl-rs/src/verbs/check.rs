@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use libdaxfile::lease::Lease;
 
-use crate::blockers;
+use crate::blockers::{self, Kind};
 use crate::drift::State;
 use crate::error::{Error, Result};
 use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::Stored;
 use crate::report::{FileReport, Report, Status};
+use crate::size;
 use crate::staging::Staging;
 use crate::survey::{self, Survey};
 use crate::target::Target;
@@ -46,12 +47,19 @@ pub(super) fn look(
 /// A record that must be dealt with first.
 pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mut FileReport) -> Result<()> {
     report.describe(target, survey);
-    report.blockers = Some(survey.blockers.clone());
-    for blocker in &survey.blockers {
+    let mut blockers = survey.blockers.clone();
+    if survey.state == State::Pinned {
+        // What was copied since has not moved; verify says yes to it, too.
+        blockers.retain(|blocker| blocker.kind != Kind::Shared);
+        report.note_shared();
+    }
+    for blocker in &blockers {
         report.raise(blocker.kind.status());
     }
+    report.blockers = Some(blockers);
     if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
-        report.notes.push(format!("up to {bytes} bytes may be copy-on-write staging; daxfile prepare drops it"));
+        let bytes = size::format(bytes, false);
+        report.notes.push(format!("up to {bytes} may be copy-on-write staging; daxfile prepare drops it"));
     }
     if let Some(moved) = &survey.moved
         && !moved.changes.is_empty()

@@ -65,12 +65,8 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         report.notes.extend(Some(say).filter(|say: &String| !say.is_empty()));
         report.raise(Status::No);
     }
-    let shared = report.pin.as_ref().map_or(0, |pin| pin.shared_since);
-    if shared > 0 {
-        report.notes.push(format!("{shared} bytes have come to be shared with other files; nothing moved"));
-        if strict {
-            report.raise(Status::No);
-        }
+    if report.note_shared() && strict {
+        report.raise(Status::No);
     }
     if let Stored::Own(record) = &survey.stored
         && record.uuid.is_some()
