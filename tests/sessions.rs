@@ -127,6 +127,17 @@ fn session(name: &str) {
     }
 }
 
+/// README.md does not show exit statuses.
+#[test]
+fn readme() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, session) = readme.split_once("```console\n").expect("a session");
+    let (session, _) = session.split_once("```\n").expect("its end");
+    let now = perform(&parse(session), &Scratch::new(Kind::xfs()));
+    let now: String = now.split_inclusive('\n').filter(|line| !line.starts_with('[')).collect();
+    assert_eq!(normalise(&now), normalise(session));
+}
+
 macro_rules! sessions {
     ($($name:ident)*) => {
         $(#[test]

@@ -1,0 +1,200 @@
+//! Holds the manual page and README.md against what the program says of itself.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+type Names = BTreeSet<String>;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn daxfile(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_daxfile")).args(args).output().unwrap()
+}
+
+fn help(args: &[&str]) -> String {
+    let out = daxfile(&[args, &["--help"]].concat());
+    assert!(out.status.success(), "{args:?}: {out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The names of each option: of `  -s, --size <SIZE>  Size of ...`, `-s` and `--size`.
+fn options_of_help(args: &[&str]) -> Vec<Vec<String>> {
+    let help = help(args);
+    // Possible values are shown as `- frozen: ...`.
+    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-') && !line.starts_with("- "));
+    let names =
+        lines.map(|line| line.split("  ").next().unwrap().split([',', ' ']).filter(|word| word.starts_with('-')));
+    names.map(|names| names.map(str::to_owned).collect()).collect()
+}
+
+fn verbs() -> Names {
+    let help = help(&[]);
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = commands.map(|line| line.split_whitespace().next().unwrap().to_owned());
+    let verbs: Names = names.filter(|name| name != "help").collect();
+    assert!(verbs.len() >= 6, "{help}");
+    verbs
+}
+
+/// The options of a line of mdoc(7): `Fl s` and `Fl -size`.
+fn options_of_mdoc(line: &str) -> Names {
+    let words: Vec<_> = line.split_whitespace().collect();
+    words.windows(2).filter(|pair| matches!(pair[0], "Fl" | ".Fl")).map(|pair| format!("-{}", pair[1])).collect()
+}
+
+/// Titles and lines of the page's sections, or subsections, which such a macro begins.
+fn sections<'a>(page: &'a str, begin: &str) -> Vec<(&'a str, Vec<&'a str>)> {
+    let mut sections: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if let Some(title) = line.strip_prefix(begin) {
+            inside = true;
+            sections.push((title.trim(), Vec::new()));
+        } else if line.starts_with(".Sh") || line.starts_with(".Ss") {
+            inside = false;
+        } else if inside {
+            sections.last_mut().unwrap().1.push(line);
+        }
+    }
+    sections
+}
+
+fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
+    let found = sections(page, ".Sh ").into_iter().find(|section| section.0 == title);
+    found.unwrap_or_else(|| panic!("no section {title}")).1
+}
+
+/// What the synopsis shows of each verb.
+fn synopsis(page: &str) -> BTreeMap<String, Names> {
+    let mut synopsis: BTreeMap<String, Names> = BTreeMap::new();
+    let mut verb = None;
+    for line in section(page, "SYNOPSIS") {
+        if let Some(name) = line.strip_prefix(".Cm ") {
+            verb = Some(name).filter(|name| *name != "help");
+        }
+        if let Some(verb) = verb {
+            synopsis.entry(verb.to_owned()).or_default().extend(options_of_mdoc(line));
+        }
+    }
+    synopsis
+}
+
+/// The options that the subsections describe whose titles name this verb, or every command.
+fn described(page: &str, verb: &str) -> Names {
+    let names_it = |title: &str| title.split([' ', ',']).any(|word| word == verb || word == "every");
+    let sections = sections(page, ".Ss ").into_iter().filter(|(title, _)| names_it(title));
+    let items = sections.flat_map(|(_, lines)| lines).filter(|line| line.starts_with(".It "));
+    items.flat_map(options_of_mdoc).collect()
+}
+
+#[test]
+fn the_page_and_the_program_have_the_same_options() {
+    let page = read("man/daxfile.8");
+    let synopsis = synopsis(&page);
+    let common = options_of_help(&[]);
+    assert!(common.contains(&vec!["--json".into()]) && common.contains(&vec!["-b".into(), "--bytes".into()]));
+    assert_eq!(synopsis.keys().cloned().collect::<Names>(), verbs());
+    for verb in verbs() {
+        let options = options_of_help(&[&verb]);
+        let all: Names = options.concat().into_iter().collect();
+        assert_eq!(described(&page, &verb), all, "daxfile {verb}: the page (left) and --help (right)");
+        // The synopsis shows the shorter name of each, and leaves out what every verb takes.
+        let own = options.iter().filter(|names| !common.contains(names)).map(|names| names[0].clone());
+        assert_eq!(synopsis[&verb], own.collect(), "daxfile {verb}: the synopsis (left) and --help (right)");
+    }
+}
+
+#[test]
+fn the_page_and_the_program_have_the_same_values() {
+    let page = read("man/daxfile.8");
+    for option in ["hold", "allow", "color"] {
+        let out = daxfile(&["pin", &format!("--{option}=?"), "file"]);
+        let message = String::from_utf8(out.stderr).unwrap();
+        let (_, values) = message.split_once("[possible values: ").unwrap_or_else(|| panic!("{message}"));
+        let values: Names = values.split(']').next().unwrap().split(", ").map(str::to_owned).collect();
+        let entry = page.split(&format!("\n.It Fl -{option} ")).nth(1).expect("an entry");
+        let entry = entry.split("\n.It ").next().unwrap().split("\n.El").next().unwrap();
+        let named = entry.lines().filter_map(|line| line.strip_prefix(".Cm "));
+        let named = named.flat_map(|line| line.split([' ', ',', '.', ':'])).filter(|word| !word.is_empty());
+        let named: Names = named.filter(|word| *word != "or").map(str::to_owned).collect();
+        assert_eq!(named, values, "--{option}: the page (left) and the program (right)");
+    }
+}
+
+/// Neither a blocker nor a state without its entry, nor an entry without its blocker or state.
+#[test]
+fn the_page_has_every_name() {
+    let page = read("man/daxfile.8");
+    let names = |source: &str, variant: &str| -> Names {
+        let source = read(source);
+        let arms = source.lines().filter_map(|line| line.trim().strip_prefix(variant)?.split_once(" => \""));
+        arms.filter_map(|(_, name)| name.strip_suffix("\",")).map(str::to_owned).collect()
+    };
+    let entries = |title: &str| -> Names {
+        section(&page, title).iter().filter_map(|line| line.strip_prefix(".It ")).map(str::to_owned).collect()
+    };
+    let blockers = names("daxctl-rs/src/blockers.rs", "Kind::");
+    assert!(blockers.len() >= 20, "{blockers:?}");
+    assert_eq!(entries("BLOCKERS"), blockers);
+    let states = names("daxctl-rs/src/drift.rs", "State::");
+    assert!(states.len() >= 7, "{states:?}");
+    assert_eq!(entries("PIN RECORD"), states);
+}
+
+#[test]
+fn the_page_is_well_formed() {
+    let mut lint = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("mandoc: {e}: apt-get install mandoc (or run tests/run.sh)"));
+    std::io::Write::write_all(&mut lint.stdin.take().unwrap(), read("man/daxfile.8").as_bytes()).unwrap();
+    let out = lint.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+/// What stands in code: fenced lines, and spans between backquotes.
+fn code(markdown: &str) -> Vec<&str> {
+    let mut code = Vec::new();
+    let mut fenced = false;
+    for line in markdown.lines() {
+        match line {
+            _ if line.starts_with("```") => fenced = !fenced,
+            _ if fenced => code.push(line),
+            _ => code.extend(line.split('`').skip(1).step_by(2)),
+        }
+    }
+    code
+}
+
+#[test]
+fn the_readme_names_only_what_there_is() {
+    let readme = read("README.md");
+    let verbs = verbs();
+    let all: Names = verbs.iter().flat_map(|verb| options_of_help(&[verb])).flatten().collect();
+    let mut calls = 0;
+    for code in code(&readme) {
+        if code.starts_with('-') {
+            let option = code.split([' ', '=']).next().unwrap();
+            assert!(all.contains(option), "no verb has {option}: {code}");
+        }
+        for call in code.split("daxfile ").skip(1) {
+            let mut words = call.split(['|', ';', '#', '>', '&']).next().unwrap().split_whitespace();
+            // An error begins with `daxfile pin:`.
+            let verb = words.next().unwrap_or_default().trim_end_matches(':');
+            assert!(verbs.contains(verb), "no verb '{verb}': {code}");
+            let options: Names = options_of_help(&[verb]).concat().into_iter().collect();
+            for option in words.filter(|word| word.len() > 1 && word.starts_with('-')) {
+                assert!(options.contains(option), "daxfile {verb} has no {option}: {code}");
+            }
+            calls += 1;
+        }
+    }
+    assert!(calls >= 6, "{calls} calls of daxfile in README.md");
+}

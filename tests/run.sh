@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Runs every test. `--full` adds those that take long; NAME... runs only the tests whose names contain one of them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/packages.sh
+
+full=()
+names=()
+for argument; do
+    case $argument in
+        --full) full=(--include-ignored) ;;
+        -*)
+            echo "usage: tests/run.sh [--full] [NAME...]" >&2
+            exit 2
+            ;;
+        *) names+=("$argument") ;;
+    esac
+done
+
+need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
+    mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
+    mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc
+
+step() {
+    echo
+    echo "== $*"
+    "$@" </dev/null
+}
+
+skipped=()
+# Rust comes with these or without them.
+lint() {
+    if cargo "$1" --version >/dev/null 2>&1; then
+        step cargo "$@"
+    else
+        skipped+=("cargo $1: this Rust has no $1; 'rustup component add $2' adds it")
+    fi
+}
+
+if ((${#names[@]} == 0)); then
+    lint fmt rustfmt --check
+    lint clippy clippy --workspace --all-targets -- -D warnings
+fi
+step cargo build --workspace
+if ((${#names[@]} == 0)); then
+    RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps
+fi
+
+# Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted.
+runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private --)
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+step cargo test --workspace --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
+    -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
+step cargo test --workspace --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
+
+mapfile -t ignored < <(sed -nE 's/^test (.*) \.\.\. ignored,? ?(.*)/\1: \2/p' "$log")
+skipped+=("${ignored[@]}")
+# A program that ends without its line of results has failed, too.
+read -r passed failed < <(awk '
+    /^ +(Running|Doc-tests) / { failed += open; open = 1 }
+    /^test result: / { open = 0; passed += $4; failed += $6 }
+    END { print passed + 0, failed + open }' "$log")
+if ((status != 0 && failed == 0)); then
+    failed=1
+fi
+
+echo
+if ((${#skipped[@]} > 0)); then
+    printf 'skipped: %s\n' "${skipped[@]}"
+    echo "$passed passed, $failed failed, ${#skipped[@]} skipped"
+else
+    echo "$passed passed, $failed failed"
+fi
+exit "$status"
