@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::inode::InodeFlags;
-use libdaxfile::statx::{Attributes, Statx};
+use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
 use libdaxfile::{Errno, fsxattr, inode, statx};
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, lstat};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::filesystem::Filesystem;
@@ -78,6 +78,12 @@ impl Target {
     /// # Errors
     /// Those of open(2), and status 2 for what is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
+        // Opening acts on what is no regular file: a FIFO's writer goes on, and what it writes is lost; a device starts.
+        if let Ok(stat) = lstat(path)
+            && stat.st_mode & S_IFMT != S_IFLNK
+        {
+            require_regular(stat.st_mode)?;
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
         let fd = open(path, flags, Mode::empty()).map_err(|errno| {
             let error = Error::call("open", errno);
@@ -97,11 +103,7 @@ impl Target {
     /// Status 2 for what is not a regular file; those of the calls that identify it.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
         let statx = statx::get(&file)?;
-        match u32::from(statx.mode) & libdaxfile::statx::S_IFMT {
-            libdaxfile::statx::S_IFREG => {}
-            libdaxfile::statx::S_IFDIR => return Err(Error::new(Status::Failed, "a directory, not a regular file")),
-            _ => return Err(Error::new(Status::Failed, "not a regular file")),
-        }
+        require_regular(statx.mode.into())?;
         let generation = if_known(inode::generation(&file))?.unwrap_or(0);
         Ok(Target {
             path: path.to_owned(),
@@ -187,6 +189,14 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
         errno => Error::call("open(O_TMPFILE)", errno),
     })?;
     Target::from_file(path, File::from(fd))
+}
+
+fn require_regular(mode: u32) -> Result<()> {
+    match mode & S_IFMT {
+        S_IFREG => Ok(()),
+        S_IFDIR => Err(Error::new(Status::Failed, "a directory, not a regular file")),
+        _ => Err(Error::new(Status::Failed, "not a regular file")),
+    }
 }
 
 impl AsFd for Target {

@@ -13,6 +13,8 @@ pub const S_IFMT: u32 = libc::S_IFMT;
 pub const S_IFREG: u32 = libc::S_IFREG;
 /// File type: directory.
 pub const S_IFDIR: u32 = libc::S_IFDIR;
+/// File type: symbolic link.
+pub const S_IFLNK: u32 = libc::S_IFLNK;
 
 #[doc(hidden)]
 pub const STATX_DIOALIGN: libc::c_uint = 0x2000;
