@@ -3,8 +3,10 @@
 //! The file has no name until it is whole and durable, so that whatever ends the program, a crash included, leaves no
 //! half of it behind.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libdaxfile::Errno;
@@ -46,7 +48,7 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress) -> Report {
 }
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
+    let name = last_component(path).ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
     let parent = parent(path);
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = open(parent, flags, Permissions::empty())
@@ -82,6 +84,12 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     File::from(directory).sync_all().named("fsync").map_err(|error| error.because("of the directory"))?;
     report.action = Some(Action::Created);
     Ok(())
+}
+
+/// The name within its directory; [`Path::file_name`] would read past the end of `name/` and `name/.`.
+fn last_component(path: &Path) -> Option<&OsStr> {
+    let name = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next()?;
+    (!matches!(name, b"" | b"." | b"..")).then(|| OsStr::from_bytes(name))
 }
 
 fn exists(errno: Errno) -> Error {
@@ -153,7 +161,7 @@ fn stop_if_interrupted(progress: &dyn Progress) -> Result<()> {
 }
 
 /// Gives the whole file its name.
-fn link(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr) -> Result<()> {
+fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
     // Without CAP_DAC_READ_SEARCH an empty path is refused with ENOENT before Linux 6.10; /proc serves everybody.
     let linked = match linkat(target, "", &directory, name, AtFlags::AT_EMPTY_PATH) {
         Err(Errno::ENOENT) => {
