@@ -2,6 +2,8 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, fsuuid, xfs};
@@ -40,6 +42,10 @@ const OTHERS: [(i64, &str, &str); 12] = [
 ];
 
 const TMPFS: i64 = 0x0102_1994;
+
+/// How long space that was just freed is waited for: XFS frees the blocks of deleted files in the background, which
+/// statfs(2) hurries, but does not await (`xfs_fs_statfs()`).
+const DELETION: Duration = Duration::from_secs(1);
 
 /// The filesystem that holds a file.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +145,26 @@ impl Filesystem {
         self.xfs_has(GeometryFlags::RMAPBT)
     }
 
+    /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
+    ///
+    /// # Errors
+    /// `ENOSPC` with the numbers; those of fstatvfs(2).
+    pub(crate) fn require_space(&self, fd: impl AsFd, bytes: u64) -> Result<()> {
+        let deadline = Instant::now() + DELETION;
+        loop {
+            let statvfs = fstatvfs(&fd).named("fstatvfs")?;
+            let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
+            if bytes <= free {
+                return Ok(());
+            }
+            if self.kind != Kind::Xfs || Instant::now() >= deadline {
+                let (bytes, free) = (size::format(bytes, false), size::format(free, false));
+                return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
+            }
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Whether `FS_XFLAG_NODEFRAG` stays when it is set; ext4 accepts and drops it.
     #[must_use]
     pub fn keeps_nodefrag(&self) -> bool {
@@ -174,18 +200,4 @@ pub(crate) fn realtime_device((major, minor): (u32, u32)) -> Result<Option<PathB
         Some(PathBuf::from(unescape(name)))
     };
     Ok(mountinfo.split(|&byte| byte == b'\n').find_map(of_line))
-}
-
-/// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
-///
-/// # Errors
-/// `ENOSPC` with the numbers; those of fstatvfs(2).
-pub(crate) fn require_space(fd: impl AsFd, bytes: u64) -> Result<()> {
-    let statvfs = fstatvfs(fd).named("fstatvfs")?;
-    let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
-    if bytes > free {
-        let (bytes, free) = (size::format(bytes, false), size::format(free, false));
-        return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
-    }
-    Ok(())
 }

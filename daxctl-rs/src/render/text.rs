@@ -29,7 +29,9 @@ pub(crate) fn text(verb: &Verb, report: &Report, style: Style, out: &mut impl Wr
             Verb::Check { .. } => page.check(file)?,
             Verb::Verify { against: Some(_), .. } => page.verify_against(file)?,
             Verb::Verify { .. } => page.verify(file)?,
-            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(verb, file)?,
+            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => {
+                page.act(verb, file)?
+            }
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use nix::unistd::{ftruncate, linkat};
 
 use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
-use crate::filesystem::{Filesystem, require_space};
+use crate::filesystem::Filesystem;
 use crate::map::block_end;
 use crate::needs::Needs;
 use crate::progress::{Progress, Unit};
@@ -68,7 +68,7 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     }
     let rounded = block_end(options.size, filesystem.block_size);
     let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
-    require_space(&directory, reserve)?;
+    filesystem.require_space(&directory, reserve)?;
     if options.dry_run {
         report.action = Some(Action::WouldCreate);
         return Ok(());

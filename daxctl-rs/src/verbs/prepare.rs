@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Result};
-use crate::filesystem::require_space;
 use crate::mend::{deduped, leased};
 use crate::needs::{Allow, Needs};
 use crate::progress::{Progress, Unit};
@@ -60,7 +59,7 @@ fn prepare(
     }
     let work = work(&survey, needs);
     report.work = Some(work);
-    require_space(&target, work.allocate)?;
+    target.filesystem.require_space(&target, work.allocate)?;
     if dry_run {
         report.describe(&target, &survey);
         report.action = Some(Action::WouldPrepare);
@@ -111,7 +110,7 @@ fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: 
         return busy("blocks past EOF can be cut only without them");
     }
     let gaps = work(&survey, needs).write;
-    require_space(target, gaps.saturating_add(deduped::donor_bytes(gaps)))?;
+    target.filesystem.require_space(target, gaps.saturating_add(deduped::donor_bytes(gaps)))?;
     for _ in 0..ROUNDS {
         deduped::mend(target, needs, progress)?;
         let now = survey::take(target, *needs, None, |_| ())?;
