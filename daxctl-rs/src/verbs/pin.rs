@@ -38,12 +38,11 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress) -> Rep
     let deadline = Instant::now() + options.wait;
     let mut reports = Vec::with_capacity(paths.len());
     progress.begin(paths.len() as u64, Unit::Files);
-    for paths in paths.chunks(BATCH) {
-        if progress.interrupted() {
-            break;
-        }
-        reports.extend(pin_batch(paths, options, deadline, progress));
-        progress.advance(paths.len() as u64);
+    while reports.len() < paths.len() && !progress.interrupted() {
+        let rest = &paths[reports.len()..];
+        let batch = pin_batch(&rest[..rest.len().min(BATCH)], options, deadline, progress);
+        progress.advance(batch.len() as u64);
+        reports.extend(batch);
     }
     progress.end();
     Report::new(reports)
@@ -55,12 +54,20 @@ enum Next {
     Freeze(Box<Survey>, Option<Record>),
 }
 
+/// Pins the first of the files, at least one, and reports on these.
 fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: &dyn Progress) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut frozen = Vec::new();
     for path in paths {
+        let opened = Target::open(path);
+        // A file that is named twice waits for the next batch: for now, this one has it locked.
+        if let Ok(target) = &opened
+            && frozen.iter().any(|(_, other, ..): &(_, Target, _, _, _)| other.identity == target.identity)
+        {
+            break;
+        }
         let mut report = FileReport::new(path);
-        let looked = Target::open(path).and_then(|target| {
+        let looked = opened.and_then(|target| {
             let lock = patiently(deadline, progress, || target.lock())?;
             let next = look(&target, options, deadline, progress, &mut report)?;
             Ok((target, lock, next))
