@@ -1,6 +1,7 @@
 //! What stands against pinning: every reason, where it is, and what removes it.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -351,7 +352,10 @@ impl Describe<'_> {
     }
 
     fn remedy(&self, kind: Kind) -> String {
-        let file = quote(&self.target.path);
+        let path = &self.target.path;
+        // A name like an option must not be taken for one.
+        let path = if path.as_os_str().as_bytes().starts_with(b"-") { &Path::new(".").join(path) } else { path };
+        let file = quote(path);
         match kind {
             Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof => {
                 format!("daxfile prepare {file}")
