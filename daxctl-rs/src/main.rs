@@ -21,7 +21,10 @@ use cli::{Cli, Color, Files, Verb};
 use render::progress::Meter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => return usage(&message),
+    };
     let meter = Meter::new(!cli.common.quiet);
     match run(&cli, &meter) {
         Ok(report) => {
@@ -76,6 +79,13 @@ fn run(cli: &Cli, meter: &Meter) -> Result<Report> {
     })
 }
 
+/// Prints help, version, or what is wrong with the command line.
+fn usage(message: &clap::Error) -> ExitCode {
+    let printed = message.print().and_then(|()| std::io::stdout().flush());
+    let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| unprinted(&error));
+    failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
+}
+
 /// The files that were named.
 fn list(files: &Files) -> Result<Vec<PathBuf>> {
     let mut paths = files.files.clone();
@@ -124,12 +134,14 @@ fn print(cli: &Cli, report: &Report) -> Option<Status> {
     };
     let printed = printed.and_then(|()| out.flush());
     render::errors(&cli.verb, report, &mut std::io::stderr().lock());
-    match printed {
-        // Who closed our output has seen enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(std::io::stderr(), "daxfile: standard output: {error}");
-            Some(report.exit_status.max(Status::Failed))
-        }
-        _ => None,
+    printed.err().and_then(|error| unprinted(&error)).map(|failed| report.exit_status.max(failed))
+}
+
+/// Says that standard output failed; not to who closed it, and has seen enough.
+fn unprinted(error: &std::io::Error) -> Option<Status> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        return None;
     }
+    let _ = writeln!(std::io::stderr(), "daxfile: standard output: {error}");
+    Some(Status::Failed)
 }
