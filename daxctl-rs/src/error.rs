@@ -58,7 +58,11 @@ impl From<libdaxfile::Error> for Error {
 }
 
 /// Names the call that a bare errno came from.
-pub(crate) trait Named<T> {
+pub trait Named<T> {
+    /// The error of this call.
+    ///
+    /// # Errors
+    /// That of the result.
     fn named(self, call: &'static str) -> Result<T>;
 }
 

@@ -5,6 +5,7 @@ mod cli;
 mod render;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use daxfile::error::Named;
 use daxfile::manifest::Manifest;
 use daxfile::report::{Report, Status};
 use daxfile::verbs::{alloc, check, pin, prepare, stat, unpin, verify};
@@ -36,8 +38,9 @@ fn main() -> ExitCode {
             ExitCode::from(status as u8)
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "daxfile: {error:#}");
-            ExitCode::from(Status::Failed as u8)
+            let _ = writeln!(std::io::stderr(), "daxfile {}: {error:#}", cli.verb.name());
+            let status = error.downcast_ref::<daxfile::error::Error>().map_or(Status::Failed, |error| error.status);
+            ExitCode::from(status as u8)
         }
     }
 }
@@ -92,9 +95,9 @@ fn list(files: &Files) -> Result<Vec<PathBuf>> {
     if let Some(list) = &files.files_from {
         let mut names = Vec::new();
         if list == Path::new("-") {
-            std::io::stdin().read_to_end(&mut names).context("standard input")?;
+            std::io::stdin().read_to_end(&mut names).named("read").context("standard input")?;
         } else {
-            names = std::fs::read(list).with_context(|| daxfile::name::quote(list))?;
+            names = contents(list)?;
         }
         let end = if files.null { b'\0' } else { b'\n' };
         let names = names.split(|&byte| byte == end).filter(|name| !name.is_empty());
@@ -106,11 +109,18 @@ fn list(files: &Files) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+fn contents(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).named("open").and_then(|mut file| file.read_to_end(&mut bytes).named("read"));
+    read.with_context(|| daxfile::name::quote(path))?;
+    Ok(bytes)
+}
+
 fn read_manifest(path: &Path) -> Result<Manifest> {
     let name = daxfile::name::quote(path);
-    let json = std::fs::read(path).with_context(|| name.clone())?;
-    let manifest =
-        Manifest::parse(&json).map_err(anyhow::Error::msg).with_context(|| format!("{name}: not a manifest"))?;
+    let manifest = Manifest::parse(&contents(path)?)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("{name}: not a manifest"))?;
     if manifest.entries.is_empty() {
         bail!("{name}: a manifest without files");
     }
