@@ -8,8 +8,9 @@ use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::inode::InodeFlags;
 use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
 use libdaxfile::{Errno, fsxattr, inode, statx};
-use nix::fcntl::{Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::{Mode, lstat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::filesystem::Filesystem;
@@ -136,6 +137,15 @@ impl Target {
     /// Those of statx(2).
     pub fn statx(&self) -> Result<Statx> {
         Ok(statx::get(self)?)
+    }
+
+    /// Tells whether the caller may write to it, without doing so.
+    ///
+    /// # Errors
+    /// Those of faccessat(2): why not.
+    pub fn require_write_access(&self) -> Result<()> {
+        let flags = AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH;
+        faccessat(self, "", AccessFlags::W_OK, flags).named("faccessat")
     }
 
     /// Reads the inode flags.

@@ -40,16 +40,31 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// # Errors
 /// Where the kernel does not tell the process's capabilities.
 pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
-    let others = nix::unistd::geteuid().as_raw() != statx.uid;
-    let needed = [
+    let mut missing = missing_for_thawing(statx)?;
+    missing.extend(lacked(&[(Capability::CAP_LEASE, is_anothers(statx))])?);
+    Ok(missing)
+}
+
+/// What this process lacks for ending such a hold.
+///
+/// # Errors
+/// As above.
+pub fn missing_for_thawing(statx: &Statx) -> Result<Vec<String>> {
+    lacked(&[
         (Capability::CAP_LINUX_IMMUTABLE, true),
         (Capability::CAP_SYS_ADMIN, true),
-        (Capability::CAP_FOWNER, others),
-        (Capability::CAP_LEASE, others),
-    ];
+        (Capability::CAP_FOWNER, is_anothers(statx)),
+    ])
+}
+
+fn is_anothers(statx: &Statx) -> bool {
+    nix::unistd::geteuid().as_raw() != statx.uid
+}
+
+fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (capability, _) in needed.into_iter().filter(|(_, needed)| *needed) {
-        let has = caps::has_cap(None, CapSet::Effective, capability)
+    for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
+        let has = caps::has_cap(None, CapSet::Effective, *capability)
             .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
         if !has {
             missing.push(capability.to_string());

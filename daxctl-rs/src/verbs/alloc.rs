@@ -14,7 +14,7 @@ use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
-use nix::unistd::{ftruncate, linkat};
+use nix::unistd::{AccessFlags, faccessat, ftruncate, linkat};
 
 use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
@@ -70,6 +70,7 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
     filesystem.require_space(&directory, reserve)?;
     if options.dry_run {
+        faccessat(&directory, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).named("faccessat")?;
         report.action = Some(Action::WouldCreate);
         return Ok(());
     }

@@ -145,6 +145,9 @@ fn look(
         ));
     }
     if options.dry_run {
+        if needs.hold == Hold::None {
+            target.require_write_access()?;
+        }
         report.action = Some(Action::WouldPin);
         return Ok(Next::Nothing);
     }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
-use crate::hold;
+use crate::hold::{self, frozen};
+use crate::needs::Hold;
 use crate::progress::Progress;
 use crate::record::{self, Stored};
 use crate::report::{Action, FileReport, Report, Status};
@@ -48,6 +49,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         }
     }
     if dry_run {
+        rehearse(target, &stored)?;
         report.action = Some(Action::WouldUnpin);
         return Ok(());
     }
@@ -64,4 +66,19 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
     })?;
     report.action = Some(Action::Unpinned);
     Ok(())
+}
+
+/// Finds, without touching the file, what would keep its pin from being ended.
+fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
+    if target.filesystem.read_only {
+        return Err(Error::call("fremovexattr", Errno::EROFS));
+    }
+    if stored.attribute() == Some(record::attribute(Hold::None)) {
+        return target.require_write_access();
+    }
+    let missing = frozen::missing_for_thawing(&target.statx()?)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Status::NotPermitted, format!("to end hold frozen needs {}", missing.join(", "))))
 }
