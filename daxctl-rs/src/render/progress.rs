@@ -31,9 +31,11 @@ impl Meter {
         }
     }
 
-    /// From now on signals interrupt the work instead of ending the program in the middle of it.
+    /// From now on signals interrupt the work instead of ending the program in the middle of it. Those that nohup(1), or
+    /// a shell without job control, had it ignore stay ignored.
     pub(crate) fn catch_signals(&self) -> std::io::Result<()> {
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let ignored = ignored_signals();
+        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
             let number = usize::try_from(signal).unwrap_or_default();
             signal_hook::flag::register_usize(signal, Arc::clone(&self.signal), number)?;
         }
@@ -44,6 +46,13 @@ impl Meter {
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
     }
+}
+
+/// The signals that are ignored, as proc_pid_status(5) tells them; sigaction(2) would take `unsafe`.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 impl Progress for Meter {
