@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod command;
+pub mod generate;
 mod scratch;
 pub mod tools;
 mod workdir;

@@ -119,6 +119,15 @@ impl Kind {
         }
     }
 
+    /// Bytes of a block.
+    pub fn block_size(&self) -> u64 {
+        match self {
+            Kind::Xfs(xfs) => xfs.block_size.into(),
+            Kind::Ext4(ext4) => ext4.block_size.into(),
+            Kind::Btrfs => 4096,
+        }
+    }
+
     fn default_size(&self) -> u64 {
         match self {
             // mkfs.xfs makes none below 300 MiB

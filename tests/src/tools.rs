@@ -47,26 +47,32 @@ pub fn normalise(pieces: Vec<Piece>) -> Vec<Piece> {
 
 /// The runs that filefrag(8) shows, after a sync of the file.
 pub fn filefrag(path: impl AsRef<Path>) -> Vec<Piece> {
+    normalise(filefrag_records(path).into_iter().map(|(piece, _)| piece).collect())
+}
+
+/// The records that filefrag(8) shows, as the kernel gave them, and the names of their flags.
+pub fn filefrag_records(path: impl AsRef<Path>) -> Vec<(Piece, Vec<String>)> {
     let path = path.as_ref();
     require(&["filefrag"]);
     let text = output(Command::new("filefrag").args(["-s", "-v", "-e", "-b1"]).arg(path));
     assert!(text.trim_end().ends_with(" found"), "filefrag {}: unknown form:\n{text}", path.display());
-    let pieces = rows(&text, "ext:", path).map(|row| filefrag_row(row).unwrap_or_else(|| bad_row("filefrag", row)));
-    normalise(pieces.collect())
+    rows(&text, "ext:", path).map(|row| filefrag_row(row).unwrap_or_else(|| bad_row("filefrag", row))).collect()
 }
 
 /// `EXT: LOGICAL..LAST: PHYSICAL..LAST: LENGTH: [EXPECTED:] FLAG,FLAG`
-fn filefrag_row(row: &str) -> Option<Piece> {
+fn filefrag_row(row: &str) -> Option<(Piece, Vec<String>)> {
     let columns: Vec<&str> = row.split(':').map(str::trim).collect();
     let [_, logical, physical, length, .., flags] = columns[..] else { return None };
-    let has = |flag| flags.split(',').any(|f| f == flag);
-    Some(Piece {
+    let flags: Vec<String> = flags.split(',').filter(|flag| !flag.is_empty()).map(str::to_owned).collect();
+    let has = |flag| flags.iter().any(|f| f == flag);
+    let piece = Piece {
         logical: first_of(logical)?,
         physical: first_of(physical)?,
         length: length.parse().ok()?,
         unwritten: has("unwritten"),
         shared: has("shared"),
-    })
+    };
+    Some((piece, flags))
 }
 
 /// The runs that xfs_io(8) gets by FIEMAP, on any filesystem; it asks with FIEMAP_FLAG_SYNC.
@@ -85,8 +91,10 @@ pub fn xfs_io_fiemap(path: impl AsRef<Path>) -> Vec<Piece> {
 pub fn xfs_bmap(path: impl AsRef<Path>) -> Vec<Piece> {
     let path = path.as_ref();
     require(&["xfs_bmap"]);
-    // -p: otherwise preallocated extents pass for written ones
-    let text = output(Command::new("xfs_bmap").args(["-v", "-p"]).arg(path));
+    // -p: otherwise preallocated extents pass for written ones.
+    // -n: otherwise it makes room for twice as many as the inode counts, and leaves out the rest; where an extent is
+    // shared in part, each part needs an entry, and each hole one more.
+    let text = output(Command::new("xfs_bmap").args(["-v", "-p", "-n", "100000"]).arg(path));
     sector_table(&text, path, |_, flags| {
         let flags = u64::from_str_radix(flags, 8).ok()?;
         Some((flags & BMAP_UNWRITTEN != 0, flags & BMAP_SHARED != 0))
@@ -130,7 +138,7 @@ fn first_of(range: &str) -> Option<u64> {
     range.split_once("..")?.0.trim().parse().ok()
 }
 
-fn bad_row(tool: &str, row: &str) -> Piece {
+fn bad_row(tool: &str, row: &str) -> ! {
     panic!("{tool}: a row of unknown form: {row:?}")
 }
 
