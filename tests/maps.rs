@@ -271,3 +271,22 @@ fn a_pin_outlives_new_record_boundaries() {
         run.expect(0);
     }
 }
+
+/// A store into an unwritten block writes it, but what is on the disk says so only once the page is written back.
+#[test]
+fn dirty_pages_are_written_back_first() {
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let scratch = Scratch::new(kind.clone());
+        let path = scratch.path("file");
+        sh(format!("xfs_io -f -c 'falloc 0 64k' -c fsync '{}'", path.display()));
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[1; 32 << 10], 16 << 10).unwrap();
+        let report = daxfile(&["stat", "--json", "--extents"], [path.as_path()]).expect(0).json();
+        compare(&scratch, &path, &report["files"][0], false, &format!("{kind:?}: dirty pages over unwritten blocks"));
+
+        // Nor over holes.
+        file.write_all_at(&[1; 4096], 1 << 20).unwrap();
+        let report = daxfile(&["stat", "--json", "--extents"], [path.as_path()]).expect(0).json();
+        compare(&scratch, &path, &report["files"][0], false, &format!("{kind:?}: dirty pages over a hole"));
+    }
+}

@@ -1,6 +1,6 @@
 //! Extent maps: read in one pass, joined into runs, and proved untorn where that can be.
 
-use libdaxfile::fiemap::{Extent, ExtentFlags, Extents, Request};
+use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 use libdaxfile::xfs;
@@ -110,6 +110,8 @@ fn one_call(target: &Target, wanted: bool) -> Result<Option<xfs::WholeMap>> {
     if !wanted || target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
         return Ok(None);
     }
+    // GETBMAPX writes back only what awaits allocation: unwritten blocks under dirty pages would pass for never written.
+    fiemap::count(target, 0..1, Request::SYNC)?;
     // The inode tells its number of extents, but shared ones come in more pieces than that.
     let mut limit = state.fsxattr.map_or(0, |fsxattr| fsxattr.nextents as usize) + 16;
     while limit <= ONE_CALL {

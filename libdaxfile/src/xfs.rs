@@ -144,8 +144,9 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
 }
 
 /// Reads the whole map, blocks past EOF included, in one call, which holds the inode's lock throughout: what it returns
-/// was the map at one moment. Dirty pages are written back first. `None` where it has more than `limit` extents, for
-/// then one call does not give all of it. No privilege is needed.
+/// was the map at one moment. Dirty pages are written back first only where there are delayed allocations
+/// (`xfs_getbmap()`): over unwritten blocks they leave these unwritten. `None` where it has more than `limit` extents,
+/// for then one call does not give all of it. No privilege is needed.
 ///
 /// Flags are given as FIEMAP's. Realtime files have the realtime device's addresses.
 ///
