@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::map::Joiner;
+use crate::name::quote;
 use crate::record::{Kept, Position};
 use crate::report::Status;
 use crate::target::Identity;
@@ -34,8 +35,13 @@ pub struct Entry {
 }
 
 #[derive(Deserialize)]
+struct RawVersion {
+    schema_version: u64,
+}
+
+#[derive(Deserialize)]
 struct RawManifest {
-    schema_version: u32,
+    schema_version: u64,
     files: Vec<RawEntry>,
 }
 
@@ -74,9 +80,14 @@ impl Manifest {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
-        let raw: RawManifest = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let unknown = |version| format!("schema_version {version} is not known");
+        let raw: RawManifest = serde_json::from_slice(json).map_err(|error| match serde_json::from_slice(json) {
+            // In another version everything else may look otherwise, too.
+            Ok(RawVersion { schema_version }) if schema_version != 1 => unknown(schema_version),
+            _ => describe(&error),
+        })?;
         if raw.schema_version != 1 {
-            return Err(format!("schema_version {} is not known", raw.schema_version));
+            return Err(unknown(raw.schema_version));
         }
         let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<_, _>>()?;
         Ok(Manifest { entries })
@@ -102,7 +113,7 @@ impl Entry {
             }
         };
         let identity = raw.file.as_ref().map(|file| Identity { inode: file.inode, generation: file.generation });
-        let map = raw.extents.map(runs).transpose().map_err(|error| format!("{}: {error}", path.display()))?;
+        let map = raw.extents.map(runs).transpose().map_err(|error| format!("{}: {error}", quote(&path)))?;
         Ok(Entry { path, identity, size: raw.file.map_or(0, |file| file.size), map })
     }
 
@@ -120,6 +131,16 @@ impl Entry {
         let climbs = self.path.components().any(|component| component == Component::ParentDir);
         if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
     }
+}
+
+/// What is wrong with a manifest. The parser repeats what it did not expect, however long that is.
+fn describe(error: &serde_json::Error) -> String {
+    const LONGEST: usize = 300;
+    let text = error.to_string();
+    if text.len() <= LONGEST {
+        return text;
+    }
+    format!("not of the form that stat --json writes, at line {} column {}", error.line(), error.column())
 }
 
 fn relative(path: &Path) -> PathBuf {
