@@ -97,7 +97,8 @@ impl Manifest {
     #[must_use]
     pub fn find(&self, identity: Option<Identity>, path: &Path, root: Option<&Path>) -> Option<usize> {
         let same_file = |entry: &Entry| identity.is_some() && entry.identity == identity;
-        let path = root.and_then(|root| path.strip_prefix(root).ok()).unwrap_or(path);
+        let path = plain(path);
+        let path = root.and_then(|root| path.strip_prefix(plain(root)).ok()).unwrap_or(&path);
         let same_path = |entry: &Entry| relative(&entry.path) == relative(path);
         self.entries.iter().position(same_file).or_else(|| self.entries.iter().position(same_path))
     }
@@ -141,6 +142,11 @@ fn describe(error: &serde_json::Error) -> String {
         return text;
     }
     format!("not of the form that stat --json writes, at line {} column {}", error.line(), error.column())
+}
+
+/// The path without `.`; where it begins with it, components() keeps it.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 fn relative(path: &Path) -> PathBuf {
