@@ -11,7 +11,7 @@ use crate::manifest::{Entry, Manifest};
 use crate::map;
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
-use crate::record::Stored;
+use crate::record::{Kept, Stored};
 use crate::report::{FileReport, Report, Status};
 use crate::survey::{self, Survey};
 use crate::target::Target;
@@ -101,8 +101,7 @@ pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, 
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
         let target = entry.harmless().and_then(|()| Target::open(&path));
-        let gone = matches!(&target, Err(error) if error.errno == Some(Errno::ENOENT));
-        if paths.is_empty() || gone {
+        if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
             reports.push(report);
         }
@@ -112,25 +111,32 @@ pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, 
     Report::new(reports)
 }
 
+/// Whether there is no such file: its name is gone, or a directory on the way is none any more.
+fn gone(error: &Error) -> bool {
+    matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR))
+}
+
 fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
-    let compared = match target {
-        Err(error) if error.errno == Some(Errno::ENOENT) => {
+    // Without a map nothing is known of the file, not even that it existed.
+    let kept = entry.map.as_ref().ok_or_else(|| {
+        Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
+    });
+    let compared = match (kept, target) {
+        (Err(error), _) => Err(error),
+        (Ok(_), Err(error)) if gone(&error) => {
             report.notes.push("in the manifest, but there is no such file".into());
             report.raise(Status::No);
             Ok(())
         }
-        Err(error) => Err(error),
-        Ok(target) => compare_with(entry, &target, report),
+        (Ok(_), Err(error)) => Err(error),
+        (Ok(kept), Ok(target)) => compare_with(entry, kept, &target, report),
     };
     if let Err(error) = compared {
         report.fail(&error);
     }
 }
 
-fn compare_with(entry: &Entry, target: &Target, report: &mut FileReport) -> Result<()> {
-    let kept = entry.map.as_ref().ok_or_else(|| {
-        Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
-    })?;
+fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileReport) -> Result<()> {
     let mut comparison = Comparison::new(kept, entry.size);
     let survey = survey::take(target, Needs::default(), None, |run: &map::Run| comparison.push(run))?;
     report.describe(target, &survey);
