@@ -45,6 +45,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Noise.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let words = (0..count.div_ceil(8)).flat_map(|_| self.next().to_le_bytes());
+        words.take(count).collect()
+    }
+
     /// A number below this one.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
