@@ -384,9 +384,14 @@ pub fn format_uuid(bytes: [u8; 16]) -> String {
     uuid::Uuid::from_bytes(bytes).to_string()
 }
 
-/// Writes a time as RFC 3339, in UTC; `None` outside of the years -9999 to 9999, where XFS and ext4 have no times.
+/// Writes a time as RFC 3339, in UTC; `None` outside of the years 0 to 9999, for which it has no form. XFS and ext4 have
+/// no such times, btrfs has.
 #[must_use]
 pub fn format_time(time: Time) -> Option<String> {
+    const YEAR_0: i64 = -62_167_219_200;
+    if time.seconds < YEAR_0 {
+        return None;
+    }
     let nanoseconds = i32::try_from(time.nanoseconds).ok()?;
     Timestamp::new(time.seconds, nanoseconds).ok().map(|timestamp| timestamp.to_string())
 }
