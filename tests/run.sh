@@ -28,17 +28,19 @@ step() {
 }
 
 skipped=()
-# Rust comes with these or without them.
+# lint COMPONENT COMMAND...: Rust comes with these or without them.
 lint() {
+    local component=$1
+    shift
     if cargo "$1" --version >/dev/null 2>&1; then
         step cargo "$@"
     else
-        skipped+=("cargo $1: this Rust has no $1; 'rustup component add $2' adds it")
+        skipped+=("cargo $1: this Rust comes without it; 'rustup component add $component' adds it")
     fi
 }
 
 if ((${#names[@]} == 0)); then
-    lint fmt rustfmt --check
+    lint rustfmt fmt --check
     lint clippy clippy --workspace --all-targets -- -D warnings
 fi
 step cargo build --workspace
