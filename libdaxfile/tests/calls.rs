@@ -26,7 +26,7 @@ fn assert_error<T: Debug>(result: Result<T>, call: &str, errnos: &[Errno]) {
     let error = result.expect_err("must fail");
     assert_eq!(error.call, call);
     assert!(errnos.contains(&error.errno), "{error:?}");
-    assert_eq!(error.to_string(), format!("{call}: {}", error.errno.desc()));
+    assert_eq!(error.to_string(), format!("{call}: {}", libdaxfile::meaning(error.errno)));
 }
 
 fn extents(file: &File) -> Vec<Extent> {
