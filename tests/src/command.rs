@@ -14,7 +14,8 @@ use crate::workdir::new_dir;
 #[derive(Clone, Debug)]
 pub struct Daxfile {
     args: Vec<OsString>,
-    nobody: bool,
+    /// With which capabilities it is nobody's
+    nobody: Option<String>,
     wrapper: Vec<OsString>,
     stdin: Option<Vec<u8>>,
     env: Vec<(OsString, OsString)>,
@@ -28,7 +29,7 @@ impl Daxfile {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        Daxfile { args: owned(args), nobody: false, wrapper: Vec::new(), stdin: None, env: Vec::new(), dir: None }
+        Daxfile { args: owned(args), nobody: None, wrapper: Vec::new(), stdin: None, env: Vec::new(), dir: None }
     }
 
     /// One more argument.
@@ -39,7 +40,13 @@ impl Daxfile {
 
     /// As user and group 65534, without other groups and without capabilities.
     pub fn as_nobody(mut self) -> Daxfile {
-        self.nobody = true;
+        self.nobody = Some(String::new());
+        self
+    }
+
+    /// As [`Daxfile::as_nobody`], but with these capabilities, as setpriv(1) names them: `["linux_immutable"]`.
+    pub fn as_nobody_with(mut self, capabilities: &[&str]) -> Daxfile {
+        self.nobody = Some(capabilities.iter().map(|capability| format!(",+{capability}")).collect());
         self
     }
 
@@ -74,9 +81,12 @@ impl Daxfile {
     /// The command itself, for tests that spawn it or redirect it; what [`Daxfile::stdin`] gave is not in it.
     pub fn command(&self) -> Command {
         let mut line: Vec<OsString> = Vec::new();
-        if self.nobody {
+        if let Some(capabilities) = &self.nobody {
             require(&["setpriv"]);
-            line.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"].map(OsString::from));
+            line.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(OsString::from));
+            // execve(2) keeps of another user's capabilities only those that are ambient.
+            line.extend(["inh", "ambient"].map(|set| format!("--{set}-caps=-all{capabilities}").into()));
+            line.push("--".into());
         }
         line.extend(self.wrapper.iter().cloned());
         line.push(binary().into());

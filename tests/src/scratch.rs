@@ -190,15 +190,37 @@ impl Scratch {
     pub fn with_size(kind: impl Into<Kind>, size: u64) -> Scratch {
         assert!(nix::unistd::geteuid().is_root(), "scratch filesystems need root: run the tests with tests/run.sh");
         let kind = kind.into();
+        let mut scratch = Scratch::unmade(kind);
+        File::create(&scratch.image).and_then(|f| f.set_len(size)).expect("a sparse image");
+        output(scratch.kind.mkfs().arg(&scratch.image));
+        scratch.mount();
+        scratch
+    }
+
+    /// Copies the image with dd(1), lets `alter` do something to the copy, and mounts both, the copy with `options`: two
+    /// XFS of the same UUID need `"nouuid"`.
+    #[track_caller]
+    pub fn twin(&mut self, alter: impl FnOnce(&Path), options: &str) -> Scratch {
+        self.unmount();
+        let mut twin = Scratch::unmade(self.kind.clone());
+        let operands = [("if=", &self.image), ("of=", &twin.image)].map(|(name, image)| {
+            let mut operand = OsString::from(name);
+            operand.push(image);
+            operand
+        });
+        output(Command::new("dd").args(["bs=1M", "conv=sparse", "status=none"]).args(operands));
+        self.mount();
+        alter(&twin.image);
+        twin.mount_at(&twin.mount_point.clone(), options);
+        twin
+    }
+
+    fn unmade(kind: Kind) -> Scratch {
         let dir = new_dir("scratch.");
         let image = dir.path().join("image");
         let mount_point = dir.path().join("mnt");
         fs::create_dir(&mount_point).expect("mkdir");
-        File::create(&image).and_then(|f| f.set_len(size)).expect("a sparse image");
-        output(kind.mkfs().arg(&image));
-        let mut scratch = Scratch { dir: Some(dir), image, mount_point, kind, device: None };
-        scratch.mount();
-        scratch
+        Scratch { dir: Some(dir), image, mount_point, kind, device: None }
     }
 
     /// `name` below the mount point.

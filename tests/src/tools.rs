@@ -181,15 +181,16 @@ pub fn require(programs: &[&str]) {
 
 fn package_of(program: &str) -> &str {
     match program {
-        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" => "xfsprogs",
-        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" => "e2fsprogs",
+        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" | "xfs_admin" => "xfsprogs",
+        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" => "e2fsprogs",
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "getfattr" | "setfattr" => "attr",
-        "setpriv" | "losetup" | "fallocate" | "flock" | "script" => "util-linux",
+        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
         "sha256sum" | "install" | "timeout" => "coreutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
         "cc" => "gcc",
+        "perl" => "perl-base",
         "man" => "man-db",
         same => same,
     }
