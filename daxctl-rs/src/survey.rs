@@ -97,12 +97,12 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     Ok(Survey { statx, inode, overview, blockers, beside, moved, state, consistent, kept: recorder.finish(), stored })
 }
 
-/// What a record of at most `limit` bytes keeps of the map as it is now.
+/// What a record of at most `limit` bytes keeps of the map as it is now, for a file that was recorded with this size.
 ///
 /// # Errors
 /// Those of reading the map.
-pub fn keep(target: &Target, limit: usize) -> Result<Kept> {
-    let mut recorder = Recorder::new(target.statx()?.size, limit);
+pub fn keep(target: &Target, size: u64, limit: usize) -> Result<Kept> {
+    let mut recorder = Recorder::new(size, limit);
     map::read(target, None, |run| recorder.push(&run))?;
     Ok(recorder.finish().1)
 }

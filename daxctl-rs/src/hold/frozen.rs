@@ -131,10 +131,10 @@ impl<'a> Candidate<'a> {
                 wanted.set(Xflags::NODEFRAG, self.target.filesystem.keeps_nodefrag());
                 let added = wanted - self.survey.inode.xflags();
                 let record = super::record(self.target, self.needs, added, &self.survey);
-                let target = self.target;
+                let (target, size) = (self.target, record.size);
                 // From here on a failure has a record to take back.
                 self.written = Some(Vec::new());
-                record.store(target, |limit| survey::keep(target, limit))?
+                record.store(target, |limit| survey::keep(target, size, limit))?
             }
         };
         self.written = Some(record.encode());

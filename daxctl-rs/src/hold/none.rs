@@ -16,9 +16,13 @@ use crate::target::Target;
 /// Those of fsetxattr(2) and fsync(2); what was written is taken back then.
 pub fn pin(target: &Target, needs: Needs, survey: &Survey) -> Result<()> {
     let record = super::record(target, needs, Xflags::empty(), survey);
-    let stored = record.store(target, |limit| survey::keep(target, limit)).map_err(|error| match error.errno {
-        Some(Errno::EACCES | Errno::EPERM) => Error { ..error }.because("the record needs write access to the file"),
-        _ => error,
+    let stored = record.store(target, |limit| survey::keep(target, survey.statx.size, limit)).map_err(|error| {
+        match error.errno {
+            Some(Errno::EACCES | Errno::EPERM) => {
+                Error { ..error }.because("the record needs write access to the file")
+            }
+            _ => error,
+        }
     });
     stored?;
     target.fsync().inspect_err(|_| {
