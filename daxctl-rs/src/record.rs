@@ -47,6 +47,9 @@ pub const LIMIT: usize = 3072;
 /// Most bytes where the filesystem has no more room: ext4 with blocks of 1 KiB.
 const TIGHT_LIMIT: usize = 800;
 
+/// Most bytes of any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
+const ATTRIBUTE_LIMIT: usize = 65536;
+
 const MAGIC: &[u8; 7] = b"daxfile";
 const VERSION: u8 = 1;
 const HEAD: usize = 100;
@@ -362,11 +365,15 @@ impl Stored {
 /// Those of fgetxattr(2), but for "none here".
 pub fn load(target: &Target) -> Result<Stored> {
     for hold in [Hold::Frozen, Hold::None] {
-        let bytes = match xattr::get(target, attribute(hold), LIMIT + 1) {
+        let bytes = match xattr::get(target, attribute(hold), LIMIT) {
+            // Another version may be longer than this one.
+            Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
+            read => read,
+        };
+        let bytes = match bytes {
             Ok(Some(bytes)) => bytes,
             Ok(None) => continue,
             Err(error) if error.errno == Errno::EOPNOTSUPP => continue,
-            Err(error) if error.errno == Errno::ERANGE => return Ok(Stored::Bad(hold, "too long")),
             Err(error) => return Err(Error::from(error)),
         };
         return Ok(match Record::decode(&bytes) {
