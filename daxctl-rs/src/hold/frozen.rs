@@ -132,8 +132,6 @@ impl<'a> Candidate<'a> {
                 let added = wanted - self.survey.inode.xflags();
                 let record = super::record(self.target, self.needs, added, &self.survey);
                 let (target, size) = (self.target, record.size);
-                // From here on a failure has a record to take back.
-                self.written = Some(Vec::new());
                 record.store(target, |limit| survey::keep(target, size, limit))?
             }
         };
