@@ -364,28 +364,36 @@ impl Stored {
 /// # Errors
 /// Those of fgetxattr(2), but for "none here".
 pub fn load(target: &Target) -> Result<Stored> {
-    for hold in [Hold::Frozen, Hold::None] {
-        let bytes = match xattr::get(target, attribute(hold), LIMIT) {
-            // Another version may be longer than this one.
-            Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
-            read => read,
-        };
-        let bytes = match bytes {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => continue,
-            Err(error) if error.errno == Errno::EOPNOTSUPP => continue,
-            Err(error) => return Err(Error::from(error)),
-        };
-        return Ok(match Record::decode(&bytes) {
-            // Whoever may write user.* must not be able to speak of an enforced hold.
-            Ok(record) if record.needs.hold != hold => Stored::Bad(hold, "it speaks of another hold"),
-            Ok(record) if record.identity == target.identity => Stored::Own(record),
-            Ok(record) => Stored::Foreign(record),
-            Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
-            Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
-        });
+    match load_kept_for(target, Hold::Frozen)? {
+        Stored::Absent => load_kept_for(target, Hold::None),
+        stored => Ok(stored),
     }
-    Ok(Stored::Absent)
+}
+
+/// Reads what is in one hold's attribute.
+///
+/// # Errors
+/// Those of fgetxattr(2), but for "none here".
+pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
+    let bytes = match xattr::get(target, attribute(hold), LIMIT) {
+        // Another version may be longer than this one.
+        Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
+        read => read,
+    };
+    let bytes = match bytes {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Stored::Absent),
+        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
+        Err(error) => return Err(Error::from(error)),
+    };
+    Ok(match Record::decode(&bytes) {
+        // Whoever may write user.* must not be able to speak of an enforced hold.
+        Ok(record) if record.needs.hold != hold => Stored::Bad(hold, "it speaks of another hold"),
+        Ok(record) if record.identity == target.identity => Stored::Own(record),
+        Ok(record) => Stored::Foreign(record),
+        Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
+        Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
+    })
 }
 
 /// Digests a map span by span.

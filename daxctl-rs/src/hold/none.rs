@@ -10,21 +10,22 @@ use crate::record::attribute;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 
-/// Records the map that `survey` found.
+/// Records the map that `survey` found. What it found where enforced holds are recorded would hide this record, and goes.
 ///
 /// # Errors
-/// Those of fsetxattr(2) and fsync(2); what was written is taken back then.
+/// Those of fremovexattr(2), fsetxattr(2) and fsync(2); what was written is taken back then.
 pub fn pin(target: &Target, needs: Needs, survey: &Survey) -> Result<()> {
-    let record = super::record(target, needs, Xflags::empty(), survey);
-    let stored = record.store(target, |limit| survey::keep(target, survey.statx.size, limit)).map_err(|error| {
-        match error.errno {
-            Some(Errno::EACCES | Errno::EPERM) => {
-                Error { ..error }.because("the record needs write access to the file")
-            }
-            _ => error,
-        }
-    });
-    stored?;
+    let not_permitted = |error: Error, why| match error.errno {
+        Some(Errno::EACCES | Errno::EPERM) => error.because(why),
+        _ => error,
+    };
+    if let Some(hiding) = survey.stored.attribute().filter(|found| *found != attribute(needs.hold)) {
+        xattr::remove(target, hiding)
+            .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
+    }
+    super::record(target, needs, Xflags::empty(), survey)
+        .store(target, |limit| survey::keep(target, survey.statx.size, limit))
+        .map_err(|error| not_permitted(error, "the record needs write access to the file"))?;
     target.fsync().inspect_err(|_| {
         // The failure of fsync is what the user must hear of, not that of tidying up after it.
         let _ = xattr::remove(target, attribute(needs.hold));

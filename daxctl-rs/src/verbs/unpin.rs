@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::hold::{self, frozen};
 use crate::needs::Hold;
 use crate::progress::Progress;
-use crate::record::{self, Stored};
+use crate::record::{self, Stored, attribute};
 use crate::report::{Action, FileReport, Report, Status};
 use crate::target::Target;
 
@@ -19,29 +19,38 @@ pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Report 
 
 fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> {
     let _lock = target.lock()?;
-    let stored = record::load(target)?;
-    let immutable = target.inode_state()?.immutable();
-    let strange = match &stored {
-        Stored::Absent => {
-            if immutable {
-                report.notes.push("immutable, but not by a pin: left so".into());
-            }
-            report.action = Some(Action::AlreadyUnpinned);
-            return Ok(());
+    let mut action = Action::AlreadyUnpinned;
+    // Beneath the enforced record there may be another, which would come to light.
+    for hold in [Hold::Frozen, Hold::None] {
+        let stored = record::load_kept_for(target, hold)?;
+        if stored == Stored::Absent || action == Action::WouldUnpin {
+            continue;
         }
+        end(target, hold, &stored, dry_run, report)?;
+        action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
+    }
+    if action == Action::AlreadyUnpinned && target.inode_state()?.immutable() {
+        report.notes.push("immutable, but not by a pin: left so".into());
+    }
+    report.action = Some(action);
+    Ok(())
+}
+
+fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut FileReport) -> Result<()> {
+    let strange = match stored {
         Stored::UnknownVersion(_, version) => {
             return Err(Error::new(
                 Status::Failed,
                 format!("its pin record is of version {version}, and left alone: use a newer daxfile"),
             ));
         }
-        Stored::Own(_) => None,
+        Stored::Own(_) | Stored::Absent => None,
         Stored::Foreign(_) => Some("another file's pin record"),
         Stored::Bad(..) => Some("an unreadable pin record"),
     };
     if let Some(what) = strange {
         report.notes.push(format!("has {what}: no flag is touched"));
-        if immutable {
+        if target.inode_state()?.immutable() {
             return Err(Error::new(
                 Status::No,
                 format!("{what} on an immutable file: chattr -i first, if it is not pinned"),
@@ -49,23 +58,18 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         }
     }
     if dry_run {
-        rehearse(target, &stored)?;
-        report.action = Some(Action::WouldUnpin);
-        return Ok(());
+        return rehearse(target, stored);
     }
-    match (&stored, stored.attribute()) {
-        (Stored::Own(record), _) => hold::release(target, record),
-        (_, Some(attribute)) => xattr::remove(target, attribute).map_err(Error::from).and_then(|()| target.fsync()),
-        (_, None) => Ok(()),
+    match stored {
+        Stored::Own(record) => hold::release(target, record),
+        _ => xattr::remove(target, attribute(hold)).map_err(Error::from).and_then(|()| target.fsync()),
     }
     .map_err(|error| match (error.call, error.errno) {
         (Some("fremovexattr"), Some(Errno::EPERM | Errno::EACCES)) => {
             error.because("needs CAP_SYS_ADMIN, or write access where the hold is none")
         }
         _ => error,
-    })?;
-    report.action = Some(Action::Unpinned);
-    Ok(())
+    })
 }
 
 /// Finds, without touching the file, what would keep its pin from being ended.
@@ -73,7 +77,7 @@ fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if target.filesystem.read_only {
         return Err(Error::call("fremovexattr", Errno::EROFS));
     }
-    if stored.attribute() == Some(record::attribute(Hold::None)) {
+    if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();
     }
     let missing = frozen::missing_for_thawing(&target.statx()?)?;
