@@ -60,6 +60,10 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
     if dry_run {
         return rehearse(target, stored);
     }
+    if hold == Hold::Frozen && matches!(stored, Stored::Own(_)) {
+        // Found out only halfway, the hold would have been lifted for a moment.
+        rehearse(target, stored)?;
+    }
     match stored {
         Stored::Own(record) => hold::release(target, record),
         _ => xattr::remove(target, attribute(hold)).map_err(Error::from).and_then(|()| target.fsync()),
