@@ -132,7 +132,11 @@ impl<'a> Candidate<'a> {
                 let added = wanted - self.survey.inode.xflags();
                 let record = super::record(self.target, self.needs, added, &self.survey);
                 let (target, size) = (self.target, record.size);
-                record.store(target, |limit| survey::keep(target, size, limit))?
+                record.store(target, |limit| survey::keep(target, size, limit)).map_err(|error| match error.errno {
+                    // What capget(2) tells is of one's own user namespace.
+                    Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
+                    _ => error,
+                })?
             }
         };
         self.written = Some(record.encode());
