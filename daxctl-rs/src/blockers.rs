@@ -193,7 +193,8 @@ impl Scan {
         let run_end = run.logical.saturating_add(run.length);
         self.extents += 1;
         self.add(Kind::Hole, self.mapped_to, run.logical.min(self.end));
-        self.mapped_to = self.mapped_to.max(run_end);
+        // Inline contents end at EOF, not with a block: the rest of that block is no hole.
+        self.mapped_to = self.mapped_to.max(block_end(run_end, self.block_size));
         self.add(Kind::PastEof, run.logical.max(self.end), run_end);
         for kind in self.kinds(run) {
             self.add(kind, run.logical, run_end.min(self.end));

@@ -241,6 +241,7 @@ pub struct Overview {
     pub strip: Vec<Layout>,
     /// Bytes of all extents, blocks past EOF included.
     pub mapped: u64,
+    block_size: u64,
     end: u64,
     mapped_to: u64,
     huge: [Alignment; 2],
@@ -255,6 +256,7 @@ impl Overview {
             summary: Summary::default(),
             strip: vec![Layout::Written; cells],
             mapped: 0,
+            block_size,
             end: block_end(size, block_size),
             mapped_to: 0,
             huge: HUGE.map(|align| Alignment::new(align, block_end(size, block_size))),
@@ -269,7 +271,7 @@ impl Overview {
         let placed = self.huge.each_mut().map(|alignment| alignment.push(run));
         self.count_huge(placed);
         self.hole_up_to(run.logical);
-        self.mapped_to = self.mapped_to.max(run_end);
+        self.mapped_to = self.mapped_to.max(block_end(run_end, self.block_size));
         self.summary.past_eof += run_end.saturating_sub(run.logical.max(self.end));
         let layout = Layout::of(run.flags);
         let bytes = run_end.min(self.end).saturating_sub(run.logical);
