@@ -363,7 +363,7 @@ impl Describe<'_> {
             }
             Kind::Delalloc => format!("sync {file}"),
             // ext4 gives inline contents blocks of their own before any fallocate.
-            Kind::Inline => format!("fallocate -n -l 4096 {file}"),
+            Kind::Inline => format!("fallocate -n -l 1 {file}"),
             Kind::Merged => format!("chattr +e {file}"),
             Kind::TooManyExtents if self.target.filesystem.kind == FilesystemKind::Xfs => format!("xfs_fsr -v {file}"),
             Kind::TooManyExtents => format!("e4defrag {file}"),
