@@ -117,9 +117,7 @@ fn look(
         Hold::None => Vec::new(),
     };
     let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal().is_none();
-    if may_probe {
-        patiently(deadline, progress, || frozen::probe(target))?;
-    }
+    let probed = if may_probe { patiently(deadline, progress, || frozen::probe(target)) } else { Ok(()) };
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
     let lease = match needs.hold {
         Hold::None => Lease::take(target, Kind::Read).ok(),
@@ -127,6 +125,8 @@ fn look(
     };
     let survey = check::look(target, needs, lease.as_ref(), report)?;
     check::judge(target, &needs, &survey, report)?;
+    // Not before: of a file in use, too, all that stands against pinning is told.
+    probed?;
     if report.exit_status != Status::Done {
         return Ok(Next::Nothing);
     }
