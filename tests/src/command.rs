@@ -130,6 +130,17 @@ impl Daxfile {
     }
 }
 
+/// `daxfile VERB... FILE`
+pub fn run(verb: &[&str], file: &Path) -> Run {
+    Daxfile::new(verb).arg(file).run()
+}
+
+/// What `daxfile VERB... --json FILE` says of the file; it must end with this exit status.
+#[track_caller]
+pub fn report(verb: &[&str], file: &Path, status: i32) -> serde_json::Value {
+    Daxfile::new(verb).arg("--json").arg(file).run().expect(status).file()
+}
+
 /// What came of a call.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -161,6 +172,15 @@ impl Run {
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|e| panic!("not JSON: {e}: {self}"))
+    }
+
+    /// What `--json` says of the one file that was named.
+    #[track_caller]
+    pub fn file(&self) -> serde_json::Value {
+        let report = self.json();
+        let [file] = report["files"].as_array().map_or(&[][..], Vec::as_slice) else { panic!("not one file: {self}") };
+        assert_eq!(file["exit_status"], self.status, "{self}");
+        file.clone()
     }
 }
 

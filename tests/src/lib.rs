@@ -10,5 +10,5 @@ mod scratch;
 pub mod tools;
 mod workdir;
 
-pub use command::{Daxfile, Run};
-pub use scratch::{Elsewhere, Ext4, Kind, Scratch, Xfs};
+pub use command::{Daxfile, Run, report, run};
+pub use scratch::{Elsewhere, Ext4, Kind, Scratch, Xfs, on_each};

@@ -110,6 +110,16 @@ impl Kind {
         ]
     }
 
+    /// XFS and ext4, each with small and large blocks.
+    pub fn small_and_large_blocks() -> Vec<Kind> {
+        vec![
+            Kind::xfs(),
+            Xfs { block_size: 1024, rmapbt: true, ..Xfs::default() }.into(),
+            Kind::ext4(),
+            Ext4 { block_size: 1024, ..Ext4::default() }.into(),
+        ]
+    }
+
     /// The filesystem's name, as mount(8) knows it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -164,6 +174,16 @@ impl Kind {
         }
         mkfs
     }
+}
+
+/// Runs a test on several kinds at once; panics with those that it failed on.
+#[track_caller]
+pub fn on_each(kinds: Vec<Kind>, test: impl Fn(Kind) + Sync) {
+    let failed: Vec<Kind> = std::thread::scope(|scope| {
+        let running: Vec<_> = kinds.into_iter().map(|kind| (kind.clone(), scope.spawn(|| test(kind)))).collect();
+        running.into_iter().filter_map(|(kind, thread)| thread.join().is_err().then_some(kind)).collect()
+    });
+    assert!(failed.is_empty(), "failed on {failed:?}");
 }
 
 /// A filesystem in a sparse image, mounted; dropping it unmounts and removes everything, on a panic too.

@@ -160,6 +160,29 @@ fn bash(script: &str) -> (i32, Output) {
     (status_of(out.status), out)
 }
 
+/// A script for [`sh`] in which `$F` is the file, whatever its name.
+pub fn on(file: impl AsRef<Path>, script: &str) -> String {
+    let name = file.as_ref().to_str().expect("a name in UTF-8").replace('\'', r"'\''");
+    // Without splitting and globbing, $F needs no quotes.
+    format!("set -f; IFS=; F='{name}'; {script}")
+}
+
+/// The inode's flags, as two programs tell them by two interfaces.
+#[track_caller]
+pub fn flags(file: impl AsRef<Path>) -> String {
+    require(&["lsattr", "xfs_io"]);
+    // xfs_io's last letter says that there are extended attributes, which is no flag of the inode.
+    sh(on(file, "lsattr $F | cut -d' ' -f1; xfs_io -r -c lsattr $F | cut -d' ' -f1 | tr X -"))
+}
+
+/// Everything about an inode but its access time.
+#[track_caller]
+pub fn inode(file: impl AsRef<Path>) -> String {
+    require(&["getfattr"]);
+    let script = "stat --format '%i %s %b %a %u:%g %h %y %z' $F; getfattr -d -m - -e hex --absolute-names $F";
+    sh(on(&file, script)) + &flags(file)
+}
+
 /// The digest that sha256sum(1) gives of a file.
 #[track_caller]
 pub fn sha256(path: impl AsRef<Path>) -> String {
@@ -181,13 +204,17 @@ pub fn require(programs: &[&str]) {
 
 fn package_of(program: &str) -> &str {
     match program {
-        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" | "xfs_admin" => "xfsprogs",
-        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" => "e2fsprogs",
+        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" | "xfs_admin" | "xfs_fsr" => "xfsprogs",
+        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" | "e4defrag" => {
+            "e2fsprogs"
+        }
+        "mkfs.erofs" => "erofs-utils",
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "getfattr" | "setfattr" => "attr",
-        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" => "util-linux",
+        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
         "sha256sum" | "install" | "timeout" => "coreutils",
+        "cmp" => "diffutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
         "cc" => "gcc",
         "perl" => "perl-base",
