@@ -1,0 +1,478 @@
+//! What `--json` prints is of the form that man/daxfile.schema.json describes, whatever happens.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use daxfile_tests::tools::{require, sh};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch};
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+const SCHEMA: &str = include_str!("../man/daxfile.schema.json");
+
+fn schema() -> Value {
+    serde_json::from_str(SCHEMA).expect("the schema is JSON")
+}
+
+fn validator() -> Validator {
+    jsonschema::options().should_validate_formats(true).build(&schema()).expect("a valid schema")
+}
+
+/// Runs commands, holds what they print against the schema, and remembers which names were in it.
+struct Checker {
+    validator: Validator,
+    seen: Mutex<BTreeSet<(&'static str, String)>>,
+}
+
+impl Checker {
+    fn run<I, S>(&self, status: i32, args: I) -> Value
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.check(&Daxfile::new(args).arg("--json").run().expect(status))
+    }
+
+    fn check(&self, run: &Run) -> Value {
+        let report = run.json();
+        let errors: Vec<String> = self
+            .validator
+            .iter_errors(&report)
+            .map(|error| format!("{} at {}", error, error.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{}\n{run}", errors.join("\n"));
+        assert!(run.text().ends_with("}\n"), "{run}");
+        all_integers(&report);
+
+        let files = report["files"].as_array().unwrap();
+        let worst = files.iter().map(|file| file["exit_status"].as_i64().unwrap()).max().unwrap_or(0);
+        let said = report["exit_status"].as_i64().unwrap();
+        assert_eq!((said, i64::from(run.status)), (worst, worst), "{run}");
+        for file in files {
+            totals_add_up(file, run);
+            self.remember(file);
+        }
+        report
+    }
+
+    fn remember(&self, file: &Value) {
+        let mut seen = self.seen.lock().unwrap();
+        let mut see = |what, value: &Value| {
+            if let Some(name) = value.as_str() {
+                seen.insert((what, name.to_owned()));
+            }
+        };
+        see("action", &file["action"]);
+        see("state", &file["pin"]["state"]);
+        see("hold", &file["pin"]["hold"]);
+        for blocker in file["blockers"].as_array().into_iter().flatten() {
+            see("blocker", &blocker["kind"]);
+        }
+        for change in file["changes"].as_array().into_iter().flatten() {
+            see("place", &change["was"]["state"]);
+            see("place", &change["now"]["state"]);
+        }
+    }
+}
+
+/// A program may read numbers as it likes: none has a fraction or an exponent.
+fn all_integers(value: &Value) {
+    match value {
+        Value::Number(number) => assert!(number.is_u64() || number.is_i64(), "{number}"),
+        Value::Array(values) => values.iter().for_each(all_integers),
+        Value::Object(members) => members.values().for_each(all_integers),
+        _ => {}
+    }
+}
+
+/// What the schema has no words for.
+fn totals_add_up(file: &Value, run: &Run) {
+    for blocker in file["blockers"].as_array().into_iter().flatten() {
+        let ranges = blocker["ranges"].as_array().unwrap();
+        let bytes: u64 = ranges.iter().map(|range| range["length"].as_u64().unwrap()).sum();
+        assert_eq!(blocker["bytes"].as_u64(), Some(bytes), "{run}");
+    }
+    if let Some(facts) = file.get("file") {
+        let number = |name: &str| file["map"][name].as_u64().unwrap();
+        let sum: u64 = ["written", "unwritten", "shared", "unknown", "hole"].map(number).into_iter().sum();
+        let size = facts["size"].as_u64().unwrap();
+        assert_eq!(sum, size.next_multiple_of(facts["block_size"].as_u64().unwrap()), "{run}");
+        if let Some(extents) = file.get("extents") {
+            assert_eq!(number("extents"), extents.as_array().unwrap().len() as u64, "{run}");
+        }
+    }
+}
+
+fn shell(scratch: &Scratch, script: &str) {
+    sh(format!("cd '{}'\n{script}", scratch.mount_point().display()));
+}
+
+fn with<'a>(args: &'a [&'a str], files: &[&'a Path]) -> Vec<&'a OsStr> {
+    args.iter().map(OsStr::new).chain(files.iter().map(|file| file.as_os_str())).collect()
+}
+
+#[test]
+fn every_report_is_of_the_form_of_the_schema() {
+    let checker = Checker { validator: validator(), seen: Mutex::default() };
+    let situations: [fn(&Checker); 7] = [
+        the_life_of_a_pin,
+        drift_of_runs_and_digests,
+        blockers,
+        strange_records,
+        errors,
+        against_manifests,
+        other_filesystems,
+    ];
+    std::thread::scope(|scope| situations.iter().for_each(|situation| drop(scope.spawn(|| situation(&checker)))));
+
+    // A name that never came up is a name that was not tested.
+    let seen = checker.seen.into_inner().unwrap();
+    let schema = schema();
+    for (what, pointer) in [
+        ("action", "/$defs/action/enum"),
+        ("state", "/$defs/pin/properties/state/enum"),
+        ("hold", "/$defs/pin/properties/hold/enum"),
+        ("place", "/$defs/place/properties/state/enum"),
+    ] {
+        for name in schema.pointer(pointer).unwrap().as_array().unwrap().iter().filter_map(Value::as_str) {
+            assert!(seen.contains(&(what, name.to_owned())), "no {what} was {name:?}");
+        }
+    }
+    for name in [
+        "hole",
+        "unwritten",
+        "shared",
+        "inline",
+        "encoded",
+        "merged",
+        "too_many_extents",
+        "misaligned",
+        "past_eof",
+        "empty",
+        "immutable",
+        "append_only",
+        "unsupported_filesystem",
+    ] {
+        assert!(seen.contains(&("blocker", name.to_owned())), "no blocker was {name:?}");
+    }
+}
+
+fn the_life_of_a_pin(checker: &Checker) {
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let on_xfs = kind == Kind::xfs();
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        let file = path.as_path();
+        checker.run(0, with(&["alloc", "-s", "1M", "--dry-run"], &[file]));
+        checker.run(0, with(&["alloc", "-s", "1M"], &[file]));
+        let report = checker.run(0, with(&["check"], &[file]));
+        assert_eq!(report["files"][0]["blockers"], json!([]));
+        checker.run(1, with(&["verify"], &[file]));
+        checker.run(0, with(&["unpin"], &[file]));
+        checker.run(0, with(&["pin", "--dry-run"], &[file]));
+        let report = checker.run(0, with(&["pin"], &[file]));
+        assert_eq!(report["files"][0]["pin"]["state"], "pinned");
+        assert!(report["files"][0]["pin"]["pinned_at"].is_string());
+        checker.run(0, with(&["pin"], &[file]));
+        checker.run(1, with(&["pin", "--allow", "hole"], &[file]));
+        checker.run(1, with(&["check", "--max-extents", "1000"], &[file]));
+        checker.run(0, with(&["stat", "--extents"], &[file]));
+        checker.run(0, with(&["verify"], &[file]));
+        if on_xfs {
+            shell(&scratch, "cp --reflink=always file copy");
+            let report = checker.run(0, with(&["verify"], &[file]));
+            assert_eq!(report["files"][0]["pin"]["shared_since"], 1 << 20);
+            checker.run(1, with(&["verify", "--strict"], &[file]));
+        }
+
+        // Somebody who came in while the flag was off
+        shell(&scratch, "chattr -i file");
+        checker.run(1, with(&["verify"], &[file]));
+        let writer = File::options().write(true).open(file).unwrap();
+        shell(&scratch, "chattr +i file");
+        let report = checker.run(1, with(&["verify"], &[file]));
+        assert_eq!(report["files"][0]["pin"]["state"], "writer_inside");
+        drop(writer);
+
+        shell(&scratch, "chattr -i file; truncate -s 600001 file; chattr +i file");
+        for verb in ["verify", "stat"] {
+            let report = checker.run(i32::from(verb == "verify"), with(&[verb], &[file]));
+            let pin = &report["files"][0]["pin"];
+            assert_eq!((&pin["state"], &pin["size_was"]), (&json!("drifted"), &json!(1 << 20)));
+            assert!(pin["mtime_was"].is_string(), "{pin}");
+        }
+        checker.run(1, with(&["pin"], &[file]));
+        checker.run(0, with(&["unpin", "--dry-run"], &[file]));
+        checker.run(0, with(&["unpin"], &[file]));
+    }
+}
+
+fn drift_of_runs_and_digests(checker: &Checker) {
+    let scratch = Scratch::new(Kind::xfs());
+    for (name, extents) in [("few", 3), ("many", 300)] {
+        let path = scratch.path(name);
+        let file = path.as_path();
+        shell(
+            &scratch,
+            &format!(
+                "for ((i = 0; i < {extents}; i++)); do
+                     echo \"pwrite -q $((i * 8))k 4k\"; echo \"falloc $((i * 8 + 3000))k 4k\"
+                 done | xfs_io -f {name} >/dev/null"
+            ),
+        );
+        checker.run(0, with(&["pin", "--hold", "none", "--allow", "hole,unwritten,shared,empty"], &[file]));
+        checker.run(0, with(&["verify"], &[file]));
+        shell(&scratch, &format!("xfs_io -c 'fpunch 0 4k' -c 'pwrite -q 4k 4k' -c 'pwrite -q 3000k 4k' {name}"));
+        let report = checker.run(1, with(&["verify"], &[file]));
+        assert_ne!(report["files"][0]["changes"], json!([]));
+        checker.run(1, with(&["check", "--hold", "none", "--allow", "hole,unwritten,shared,empty"], &[file]));
+        checker.run(0, with(&["stat", "--extents"], &[file]));
+        checker.run(0, with(&["unpin"], &[file]));
+    }
+}
+
+fn blockers(checker: &Checker) {
+    let scratch = Scratch::new(Kind::xfs());
+    shell(
+        &scratch,
+        "xfs_io -f -c 'pwrite -q 0 64k' -c 'falloc 128k 64k' -c 'falloc -k 1m 64k' bad
+         cp --reflink=always bad shared
+         touch empty
+         xfs_io -f -c 'pwrite -q 0 64k' immutable; cp immutable append; chattr +i immutable; chattr +a append",
+    );
+    for name in ["bad", "shared", "empty", "immutable", "append"] {
+        let file = &[scratch.path(name)];
+        let file = &[file[0].as_path()];
+        let needs = ["--align", "1M", "--max-extents", "1"];
+        for verb in ["check", "pin"] {
+            let report = checker.run(1, with(&[&[verb], &needs[..]].concat(), file));
+            assert_ne!(report["files"][0]["blockers"], json!([]), "{name}");
+        }
+        checker.run(1, with(&["pin", "--dry-run"], file));
+        checker.run(0, with(&["stat", "--extents"], file));
+    }
+    shell(&scratch, "chattr -i immutable; chattr -a append");
+    // No allocation group is as large as that.
+    let report = checker.run(1, with(&["alloc", "-s", "150M", "--max-extents", "1"], &[&scratch.path("new")]));
+    assert_eq!(report["files"][0]["blockers"][0]["kind"], "too_many_extents");
+}
+
+fn strange_records(checker: &Checker) {
+    require(&["setfattr"]);
+    let scratch = Scratch::new(Kind::ext4());
+    let [own, foreign, bad, newer] = ["own", "foreign", "bad", "newer"].map(|name| scratch.path(name));
+    shell(&scratch, "xfs_io -f -c 'pwrite -q 0 64k' own; cp own bad; cp own newer; sync *");
+    checker.run(0, with(&["pin", "--hold", "none"], &[&own]));
+    shell(
+        &scratch,
+        "cp --preserve=xattr own foreign; sync foreign
+         setfattr -n user.daxfile.pin -v nonsense bad
+         setfattr -n user.daxfile.pin -v 0x64617866696c6509 newer",
+    );
+    for (file, verify) in [(&foreign, 1), (&bad, 2), (&newer, 2)] {
+        checker.run(verify, with(&["verify"], &[file]));
+        checker.run(0, with(&["stat"], &[file]));
+    }
+    for (file, status) in [(&foreign, 0), (&bad, 0), (&newer, 2)] {
+        checker.run(status, with(&["check"], &[file]));
+        checker.run(status, with(&["pin", "--dry-run"], &[file]));
+        checker.run(status, with(&["unpin", "--dry-run"], &[file]));
+        checker.run(status, with(&["unpin"], &[file]));
+    }
+}
+
+fn errors(checker: &Checker) {
+    let scratch = Scratch::new(Kind::ext4());
+    shell(
+        &scratch,
+        "xfs_io -f -c 'pwrite -q 0 64k' good; mkdir dir; mkfifo fifo; ln -s good link; cp good secret; chmod 600 secret
+         sync good; touch closed; chown 65534 good",
+    );
+    let names = ["good", "missing", "dir", "fifo", "link"].map(|name| scratch.path(name));
+    let files: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
+    // In the order in which they were named, the good one in spite of the others
+    for args in [&["check"][..], &["stat"], &["verify"], &["pin", "--dry-run"], &["unpin", "--dry-run"]] {
+        let report = checker.run(2, with(args, &files));
+        let reports = report["files"].as_array().unwrap();
+        let paths: Vec<&str> = reports.iter().map(|file| file["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, files.iter().map(|file| file.to_str().unwrap()).collect::<Vec<_>>());
+        assert_eq!(reports[0]["error"], Value::Null, "{report}");
+        assert!(reports[1..].iter().all(|file| file["error"]["message"].is_string()), "{report}");
+        let missing = &reports[1]["error"];
+        assert_eq!((&missing["call"], &missing["errno"]), (&json!("open"), &json!(2)));
+    }
+
+    let odd = scratch.path(OsStr::from_bytes(b"odd \xff\xfe\n\x1b"));
+    for status in [2, 0] {
+        let report = checker.run(status, with(&["stat", "--extents"], &[&odd]));
+        let mut bytes = scratch.mount_point().as_os_str().as_bytes().to_vec();
+        bytes.extend(b"/odd \xff\xfe\n\x1b");
+        let text = report["files"][0]["path"]["bytes"].as_str().unwrap();
+        let decoded = sh(format!("printf %s '{text}' | base64 -d | od -An -v -tx1 | tr -d ' \\n'"));
+        assert_eq!(decoded, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        fs::write(&odd, "contents").unwrap();
+    }
+
+    let list = [scratch.path("good"), scratch.path("missing"), odd].map(PathBuf::into_os_string).join(OsStr::new("\0"));
+    let run = Daxfile::new(["stat", "--json", "--files-from", "-", "-0"]).stdin(list.as_bytes()).run().expect(2);
+    assert_eq!(checker.check(&run)["files"].as_array().unwrap().len(), 3);
+
+    for args in [["stat", "secret"], ["pin", "good"], ["alloc", "new"]] {
+        let args = [args[0], scratch.path(args[1]).to_str().unwrap(), "--json"].map(OsString::from);
+        let size = if args[0] == "alloc" { &["-s", "4k"][..] } else { &[] };
+        let run = size.iter().fold(Daxfile::new(args), Daxfile::arg).as_nobody().run().expect(4);
+        checker.check(&run);
+    }
+    checker.run(2, with(&["alloc", "-s", "4k"], &[&scratch.path("good")]));
+    checker.run(2, with(&["alloc", "-s", "100G"], &[&scratch.path("new")]));
+    checker.run(2, with(&["alloc", "-s", "4k"], &[&scratch.path("missing/new")]));
+
+    let writer = File::options().write(true).open(scratch.path("good")).unwrap();
+    checker.run(5, with(&["pin"], &[&scratch.path("good")]));
+    drop(writer);
+}
+
+fn against_manifests(checker: &Checker) {
+    let scratch = Scratch::new(Kind::xfs());
+    shell(&scratch, "for f in same moved gone; do xfs_io -f -c 'pwrite -q 0 64k' -c fsync $f; done");
+    let [same, moved, gone, strange] = ["same", "moved", "gone", "strange"].map(|name| scratch.path(name));
+    let manifest = scratch.image().with_file_name("manifest.json");
+    let run = Daxfile::new(["stat", "--json", "--extents"]).arg(&same).arg(&moved).arg(&gone).run().expect(0);
+    checker.check(&run);
+    fs::write(&manifest, &run.stdout).unwrap();
+    let verify = with(&["verify", "--against"], &[&manifest]);
+    let verify = |status, files: &[&Path]| {
+        checker.run(status, verify.iter().copied().chain(files.iter().map(|f| f.as_os_str())))
+    };
+    verify(0, &[]);
+    shell(&scratch, "rm gone; xfs_io -c 'fpunch 4k 4k' -c 'falloc 4k 4k' -c 'falloc 64k 4k' moved; cp same strange");
+    verify(1, &[]);
+    verify(1, &[&gone]);
+    verify(2, &[&same, &strange]);
+    let report = verify(2, &[&moved, &scratch.path("missing")]);
+    assert_eq!(report["files"].as_array().unwrap().len(), 3, "{report}");
+}
+
+fn other_filesystems(checker: &Checker) {
+    let memory = tempfile::NamedTempFile::new_in("/dev/shm").expect("/dev/shm is mounted");
+    fs::write(memory.path(), "contents").unwrap();
+    for args in [&["check"][..], &["pin"], &["stat"], &["verify"]] {
+        checker.run(3, with(args, &[memory.path()]));
+    }
+    checker.run(3, ["alloc", "-s", "4k", "/dev/shm/daxfile-tests-new"]);
+
+    let inline = Scratch::new(Kind::ext4_with(&["inline_data"]));
+    let merged = Scratch::new(Kind::ext4_with(&["^extent"]));
+    let btrfs = Scratch::new(Kind::Btrfs);
+    shell(&inline, "echo contents > file; sync file");
+    shell(&merged, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync file");
+    shell(&btrfs, "touch file; btrfs property set file compression zstd; xfs_io -c 'pwrite -q 0 256k' -c fsync file");
+    for (scratch, status) in [(&inline, 1), (&merged, 1), (&btrfs, 3)] {
+        let path = scratch.path("file");
+        checker.run(0, with(&["stat", "--extents"], &[&path]));
+        checker.run(status, with(&["check"], &[&path]));
+    }
+
+    // btrfs keeps times that RFC 3339 cannot write.
+    for (seconds, time) in [
+        ("-1", json!("1969-12-31T23:59:59Z")),
+        ("-62167219200", json!("0000-01-01T00:00:00Z")),
+        ("-62167219201", Value::Null),
+        ("253402207200", json!("9999-12-30T22:00:00Z")),
+        ("253402300800", Value::Null),
+    ] {
+        shell(&btrfs, &format!("touch -d '@{seconds}' file"));
+        let report = checker.run(0, with(&["stat"], &[&btrfs.path("file")]));
+        assert_eq!(report["files"][0]["file"]["mtime"], time, "{seconds}");
+    }
+}
+
+/// A schema that takes anything proves nothing.
+#[test]
+fn the_schema_refuses_other_forms() {
+    let schema = schema();
+    jsonschema::draft202012::meta::validate(&schema).expect("a valid schema");
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    shell(&scratch, "xfs_io -f -c 'pwrite -q 0 64k' -c 'falloc 128k 4k' -c fsync file");
+    let report = |args: &[&str], status| Daxfile::new(args).arg("--json").arg(&file).run().expect(status).json();
+    let stat = report(&["stat", "--extents"], 0);
+    Daxfile::new(["pin", "--hold", "none", "--allow", "hole,unwritten"]).arg(&file).run().expect(0);
+    shell(&scratch, "xfs_io -c 'fpunch 0 4k' file; touch other");
+    let drift = report(&["verify"], 1);
+    let error = Daxfile::new(["stat", "--json", "/nonexistent"]).run().expect(2).json();
+
+    let validator = validator();
+    for good in [&stat, &drift, &error] {
+        assert!(validator.is_valid(good), "{good}");
+        // It may grow anywhere.
+        let mut grown = good.clone();
+        grow(&mut grown);
+        assert_ne!(grown, *good);
+        assert!(validator.is_valid(&grown), "{grown}");
+    }
+    for (good, pointer) in [
+        (&stat, "/schema_version"),
+        (&stat, "/exit_status"),
+        (&stat, "/files/0/exit_status"),
+        (&stat, "/files/0/path"),
+        (&stat, "/files/0/error"),
+        (&stat, "/files/0/file/inode"),
+        (&stat, "/files/0/file/size"),
+        (&stat, "/files/0/file/mtime"),
+        (&stat, "/files/0/file/flags"),
+        (&stat, "/files/0/file/raw_flags"),
+        (&stat, "/files/0/file/dax"),
+        (&stat, "/files/0/map/consistent"),
+        (&stat, "/files/0/map/written"),
+        (&stat, "/files/0/map"),
+        (&stat, "/files/0/extents/0/logical"),
+        (&stat, "/files/0/extents/0/flags"),
+        (&stat, "/files/0/blockers/0/kind"),
+        (&stat, "/files/0/blockers/0/ranges"),
+        (&stat, "/files/0/blockers/0/bytes"),
+        (&stat, "/files/0/pin/state"),
+        (&drift, "/files/0/pin/hold"),
+        (&drift, "/files/0/pin/pinned_at"),
+        (&drift, "/files/0/changes/0/length"),
+        (&drift, "/files/0/changes/0/was"),
+        (&drift, "/files/0/changes/0/was/state"),
+        (&drift, "/files/0/changes/0/was/physical"),
+        (&error, "/files/0/error/message"),
+        (&error, "/files/0/error/errno"),
+        (&error, "/files/0/error/call"),
+    ] {
+        for bad in [json!("nonsense"), json!(-1), json!(1.5), json!({"state": "elsewhere"}), json!([7])] {
+            let a_path = pointer.ends_with("/path") || pointer.ends_with("/message") || pointer.ends_with("/call");
+            if a_path && bad.is_string() {
+                continue;
+            }
+            let mut changed = good.clone();
+            *changed.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer} in {good}")) = bad;
+            assert!(!validator.is_valid(&changed), "{pointer}: {changed}");
+        }
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        let mut without = good.clone();
+        without.pointer_mut(parent).unwrap().as_object_mut().unwrap().remove(name);
+        assert!(!validator.is_valid(&without), "without {pointer}: {without}");
+    }
+    let mut contradiction = error.clone();
+    contradiction["files"][0]["exit_status"] = json!(0);
+    assert!(!validator.is_valid(&contradiction), "{contradiction}");
+}
+
+fn grow(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(grow),
+        Value::Object(members) => {
+            members.values_mut().for_each(grow);
+            members.insert("of_a_later_version".into(), json!({"x": [1]}));
+        }
+        _ => {}
+    }
+}
