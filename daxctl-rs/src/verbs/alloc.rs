@@ -14,7 +14,7 @@ use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
-use nix::unistd::{AccessFlags, faccessat, ftruncate, linkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
 use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
@@ -82,7 +82,7 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         return Ok(());
     }
     link(&target, &directory, name)?;
-    File::from(directory).sync_all().named("fsync").map_err(|error| error.because("of the directory"))?;
+    fsync(&directory).map_err(|errno| unlink(&target, &directory, name, errno))?;
     report.action = Some(Action::Created);
     Ok(())
 }
@@ -172,4 +172,25 @@ fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
         linked => linked,
     };
     linked.map_err(|errno| if errno == Errno::EEXIST { exists(errno) } else { Error::call("linkat", errno) })
+}
+
+/// Takes the name away again, since it could not be made durable; tells what failed.
+fn unlink(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr, errno: Errno) -> Error {
+    let error = Error::call("fsync", errno);
+    let ours =
+        fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == target.identity.inode);
+    // The name may have become another file's.
+    if !ours {
+        return error.because("of the directory; the name is not this file's any more");
+    }
+    match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) => {
+            // Should this one fail as well, nothing more can be done.
+            let _ = fsync(&directory);
+            error.because("of the directory; no file was made")
+        }
+        Err(undo) => {
+            error.because(format!("of the directory; and removing the file failed ({})", libdaxfile::meaning(undo)))
+        }
+    }
 }
