@@ -37,6 +37,10 @@ pub struct Target {
     file: File,
 }
 
+/// Keeps other `daxfile`s off a file until it is dropped.
+#[derive(Debug)]
+pub struct Lock(Option<Flock<File>>);
+
 /// An inode's flags, from whichever interface tells them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InodeState {
@@ -168,15 +172,25 @@ impl Target {
     ///
     /// # Errors
     /// Busy where another has it.
-    pub fn lock(&self) -> Result<Flock<File>> {
+    pub fn lock(&self) -> Result<Lock> {
         let file = self.file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             let error = Error::call("flock", errno);
             match errno {
                 Errno::EAGAIN => error.because("another daxfile is at work on it, or somebody locked it"),
                 _ => error,
             }
-        })
+        });
+        Ok(Lock(Some(locked?)))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Flock would panic where it cannot unlock; but then the lock ends with the process.
+        if let Some(Err((lock, _))) = self.0.take().map(Flock::unlock) {
+            std::mem::forget(lock);
+        }
     }
 }
 
