@@ -141,7 +141,8 @@ impl<'a> Candidate<'a> {
         };
         self.written = Some(record.encode());
         self.target.fsync()?;
-        self.added = record.added;
+        // Of those that a found record names, some may be on still; a failure must not take them away.
+        self.added = record.added - self.survey.inode.xflags();
         super::add_flags(self.target, record.added)?;
         if !self.target.inode_state()?.immutable() {
             return Err(Error::new(Status::Unable, "the filesystem did not keep the immutable flag"));
