@@ -15,6 +15,7 @@ use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::statx::{Statx, Time};
 use libdaxfile::xattr;
 
+use super::Replaced;
 use crate::error::{Error, Result};
 use crate::needs::Needs;
 use crate::progress::Progress;
@@ -103,6 +104,7 @@ pub struct Candidate<'a> {
     found: Option<Record>,
     lease: Option<Lease<'a>>,
     written: Option<Vec<u8>>,
+    replaced: Option<Replaced>,
     added: Xflags,
     outcome: Option<Result<Survey>>,
 }
@@ -111,7 +113,17 @@ impl<'a> Candidate<'a> {
     /// A file that was probed and surveyed and has no blocker; `found` is its own record if it is pinned but not held.
     #[must_use]
     pub fn new(target: &'a Target, needs: Needs, survey: Survey, found: Option<Record>) -> Self {
-        Candidate { target, needs, survey, found, lease: None, written: None, added: Xflags::empty(), outcome: None }
+        Candidate {
+            target,
+            needs,
+            survey,
+            found,
+            lease: None,
+            written: None,
+            replaced: None,
+            added: Xflags::empty(),
+            outcome: None,
+        }
     }
 
     /// Whether the file is frozen: what was proved then, or why not.
@@ -132,6 +144,8 @@ impl<'a> Candidate<'a> {
                 let added = wanted - self.survey.inode.xflags();
                 let record = super::record(self.target, self.needs, added, &self.survey);
                 let (target, size) = (self.target, record.size);
+                // From here on a failure has a record to take back.
+                self.replaced = Some(Replaced::read(target, self.needs.hold)?);
                 record.store(target, |limit| survey::keep(target, size, limit)).map_err(|error| match error.errno {
                     // What capget(2) tells is of one's own user namespace.
                     Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
@@ -185,11 +199,10 @@ impl<'a> Candidate<'a> {
     fn roll_back(&mut self) -> Result<()> {
         self.lease = None;
         let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
-        let written = self.written.take();
-        if self.found.is_none() && written.is_some() {
-            xattr::remove(self.target, attribute(self.needs.hold))?;
-        } else if cleared.is_empty() {
-            return Ok(());
+        match self.replaced.take() {
+            Some(replaced) => replaced.restore(self.target)?,
+            None if cleared.is_empty() => return Ok(()),
+            None => {}
         }
         self.target.fsync()
     }

@@ -3,12 +3,14 @@
 pub mod frozen;
 pub mod none;
 
+use std::ffi::CStr;
+
 use libdaxfile::fsxattr::{self, Xflags};
 use libdaxfile::statx::Time;
 use libdaxfile::xattr;
 
 use crate::error::{Error, Result};
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::record::{Record, attribute};
 use crate::survey::Survey;
 use crate::target::Target;
@@ -26,6 +28,32 @@ fn record(target: &Target, needs: Needs, added: Xflags, survey: &Survey) -> Reco
         time: now(),
         extents,
         map,
+    }
+}
+
+/// What the attribute of a hold has before a pin: nothing, or a foreign or unreadable record.
+#[derive(Debug)]
+struct Replaced {
+    attribute: &'static CStr,
+    value: Option<Vec<u8>>,
+}
+
+impl Replaced {
+    /// The most bytes that an attribute can have: `XATTR_SIZE_MAX`.
+    const MOST: usize = 65536;
+
+    fn read(target: &Target, hold: Hold) -> Result<Self> {
+        let attribute = attribute(hold);
+        Ok(Replaced { attribute, value: xattr::get(target, attribute, Self::MOST)? })
+    }
+
+    /// Puts it back, since the pin failed. Durable after the next fsync.
+    fn restore(self, target: &Target) -> Result<()> {
+        match self.value {
+            Some(value) => xattr::set(target, self.attribute, &value)?,
+            None => xattr::remove(target, self.attribute)?,
+        }
+        Ok(())
     }
 }
 
