@@ -16,7 +16,7 @@ use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Record, Stored};
 use crate::report::{Action, FileReport, Report, Status};
-use crate::survey::{self, Survey};
+use crate::survey::Survey;
 use crate::target::Target;
 
 /// Files frozen together: each takes two descriptors, and 1,024 is the usual limit.
@@ -160,8 +160,7 @@ fn look(
             Ok(Next::Freeze(Box::new(survey), found))
         }
         Hold::None => {
-            none::pin(target, needs, &survey)?;
-            report.describe(target, &survey::take(target, needs, lease.as_ref(), |_| ())?);
+            report.describe(target, &none::pin(target, needs, &survey, lease.as_ref())?);
             report.action = Some(Action::Pinned);
             Ok(Next::Nothing)
         }
