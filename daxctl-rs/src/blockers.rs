@@ -400,7 +400,7 @@ fn active_swapfile(statx: &Statx) -> Result<bool> {
             metadata.ino() == statx.inode && metadata.dev() == nix::sys::stat::makedev(major.into(), minor.into())
         })
     };
-    Ok(swaps.split(|&byte| byte == b'\n').skip(1).any(is_this))
+    Ok(swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty()).any(is_this))
 }
 
 #[cfg(test)]
