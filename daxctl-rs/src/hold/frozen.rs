@@ -5,7 +5,7 @@
 //! prove that the file is what was recorded. Every step is taken for the whole batch before the next, so that the time
 //! for settling is not paid per file.
 
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::{Duration, Instant, SystemTime};
 
 use caps::{CapSet, Capability};
@@ -165,7 +165,7 @@ impl<'a> Candidate<'a> {
         self.lease = loop {
             match lease(self.target) {
                 Err(error) if error.errno == Some(Errno::EAGAIN) && Instant::now() < deadline => {
-                    sleep(Duration::from_millis(1));
+                    pause(Duration::from_millis(1));
                 }
                 lease => break Some(lease?),
             }
@@ -242,8 +242,8 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
             return;
         }
         let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
-        if let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.statx.mtime)).max() {
-            sleep(wait);
+        while let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.statx.mtime)).max() {
+            pause(wait);
         }
         for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_none()) {
             let engaged = if progress.interrupted() { Err(interrupted()) } else { candidate.engage() };
@@ -251,7 +251,7 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
                 candidate.fail(error, again);
             }
         }
-        sleep(SETTLE);
+        pause(SETTLE);
         for candidate in candidates.iter_mut().filter(|candidate| candidate.lease.is_some()) {
             let proved = if progress.interrupted() { Err(interrupted()) } else { candidate.prove() };
             match proved {
@@ -264,6 +264,12 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
 
 fn interrupted() -> Error {
     Error::new(Status::Failed, "interrupted; the file is as it was")
+}
+
+/// Waits, at most so long. std::thread::sleep() panics where the kernel refuses clock_nanosleep(2), which would leave a
+/// file half pinned.
+fn pause(time: Duration) {
+    park_timeout(time);
 }
 
 /// How long until an mtime is old enough. One that lies ahead of the clock cannot be mistaken for that of a later write.
