@@ -131,6 +131,10 @@ fn look(
         return Ok(Next::Nothing);
     }
     if survey.state == State::Pinned {
+        if !options.dry_run {
+            // Whoever pinned it may not have come to its fsync.
+            target.fsync()?;
+        }
         report.action = Some(Action::AlreadyPinned);
         return Ok(Next::Nothing);
     }

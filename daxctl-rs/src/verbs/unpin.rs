@@ -29,8 +29,14 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         end(target, hold, &stored, dry_run, report)?;
         action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
     }
-    if action == Action::AlreadyUnpinned && target.inode_state()?.immutable() {
-        report.notes.push("immutable, but not by a pin: left so".into());
+    if action == Action::AlreadyUnpinned {
+        if target.inode_state()?.immutable() {
+            report.notes.push("immutable, but not by a pin: left so".into());
+        }
+        if !dry_run {
+            // Whoever unpinned it may not have come to its fsync.
+            target.fsync()?;
+        }
     }
     report.action = Some(action);
     Ok(())
