@@ -32,8 +32,7 @@ pub fn pin(target: &Target, needs: Needs, survey: &Survey, lease: Option<&Lease<
             .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN")),
         None => Ok(()),
     };
-    let pinned =
-        revealed.and_then(|()| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
+    let pinned = revealed.and_then(|()| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
     pinned.inspect_err(|_| {
         // The first failure is what the user must hear of, not that of tidying up after it.
         let _ = replaced.restore(target).and_then(|()| target.fsync());
