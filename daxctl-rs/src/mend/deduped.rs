@@ -9,7 +9,7 @@ use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
 use nix::unistd::ftruncate;
 
-use super::{Permit, check_interrupt, gaps, unshare};
+use super::{Permit, check_interrupt, drop_staging, gaps, unshare};
 use crate::error::{Error, Named, Result};
 use crate::map::block_end;
 use crate::needs::{Allow, Needs};
@@ -69,7 +69,8 @@ pub fn mend(target: &Target, needs: &Needs, progress: &dyn Progress) -> Result<(
         }
     }
     unshare(target, size, needs, &permit)?;
-    target.fsync()
+    // To cut what was staged past EOF would be quicker, and would destroy what an appender has written there.
+    drop_staging(target, size)
 }
 
 /// An unnamed file of written zeros on the same filesystem.

@@ -54,7 +54,8 @@ pub fn mend(
     if unshares {
         unshare(target, size, needs, &permit)?;
     }
-    if survey.overview.summary.past_eof > 0 {
+    // Unsharing the last block stages its neighbours past EOF, too.
+    if unshares || survey.overview.summary.past_eof > 0 {
         ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).named("ftruncate")?;
     }
     let end = block_end(size, target.filesystem.block_size);

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{ExtentFlags, Extents, Request};
-use libdaxfile::xfs;
+use libdaxfile::{Errno, xfs};
 use nix::unistd::syncfs;
 
 use crate::error::{Error, Named, Result};
@@ -88,9 +88,7 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
             fallocate(target, mode, shared.start, end - shared.start)?;
             from = end;
         }
-        // Dirty pages keep the staging, and fsync alone is not enough.
-        syncfs(target).named("syncfs")?;
-        return Ok(xfs::free_eofblocks(target, size)?);
+        return drop_staging(target, size);
     }
     let mut offset = 0;
     while offset < size {
@@ -102,6 +100,16 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
     // A sub-range leaves the staging beside it.
     fallocate(target, mode, 0, size)?;
     Ok(())
+}
+
+/// Has the filesystem free its unused staging. Dirty pages keep it, and fsync alone is not enough.
+fn drop_staging(target: &Target, size: u64) -> Result<()> {
+    syncfs(target).named("syncfs")?;
+    match xfs::free_eofblocks(target, size) {
+        // Only CAP_SYS_ADMIN may ask for it; whether some is left is looked at afterwards.
+        Err(error) if error.errno == Errno::EPERM => Ok(()),
+        freed => Ok(freed?),
+    }
 }
 
 fn next_shared(target: &Target, range: Range<u64>) -> Result<Option<Range<u64>>> {
