@@ -61,6 +61,7 @@ fn prepare(
     report.work = Some(work);
     target.filesystem.require_space(&target, work.allocate)?;
     if dry_run {
+        target.require_write_access()?;
         report.describe(&target, &survey);
         report.action = Some(Action::WouldPrepare);
         return Ok(());
