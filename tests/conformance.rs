@@ -66,7 +66,7 @@ enum Answer {
 const NO_EXTENTS: Answer = Error(3, "ioctl(FS_IOC_FIEMAP): Operation not supported: tmpfs");
 const NO_HOLD: Answer = No(3, "unsupported_filesystem: btrfs");
 
-const VERBS: [Verb; 6] = [
+const VERBS: [Verb; 7] = [
     Verb {
         name: "alloc",
         options: &["--size", "256K"],
@@ -90,6 +90,21 @@ const VERBS: [Verb; 6] = [
         changes: false,
         locks: false,
         answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, NO_HOLD)],
+    },
+    Verb {
+        name: "prepare",
+        options: &[],
+        subject: Some(write_sparse),
+        pinned: false,
+        changes: true,
+        locks: true,
+        answers: &[
+            (Tmpfs, NO_EXTENTS),
+            (Btrfs, NO_HOLD),
+            (ReadOnly, Error(3, "Read-only file system")),
+            (FullDisk, Error(2, "No space left on device")),
+            (Others, Error(4, "Permission denied")),
+        ],
     },
     Verb {
         name: "pin",
@@ -136,7 +151,7 @@ const VERBS: [Verb; 6] = [
         pinned: true,
         changes: false,
         locks: false,
-        answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, No(1, "unpinned"))],
+        answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, No(1, "not pinned"))],
     },
 ];
 
@@ -196,6 +211,13 @@ fn write(path: &Path) {
         EXTENTS * PIECE,
         path = quoted(path)
     ));
+}
+
+/// The same with a hole and with blocks that were never written.
+#[track_caller]
+fn write_sparse(path: &Path) {
+    write(path);
+    sh(format!("xfs_io -c 'fpunch 128k 64k' -c 'fpunch 256k 64k' -c 'falloc 256k 64k' -c fsync {}", quoted(path)));
 }
 
 /// Removes a file, pinned or not.
@@ -359,8 +381,10 @@ fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
 fn the_table_has_every_verb() {
     let help = run(&Daxfile::new(["--help"])).expect(0);
     let commands = help.text().split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
-    let mut listed: Vec<_> = commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    listed.retain(|name| *name != "help");
+    let lines = commands.lines().filter_map(|line| line.strip_prefix("  "));
+    let mut listed: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
+    // What is left of a line that was wrapped begins with blanks.
+    listed.retain(|name| !["", "help"].contains(name));
     let mut rows: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
     listed.sort_unstable();
     rows.sort_unstable();
@@ -556,7 +580,11 @@ fn remedies_name_the_file() {
             let answer = check();
             assert_eq!(answer["exit_status"], 1, "{answer}");
             let remedy = answer["files"][0]["blockers"][0]["remedy"].as_str().unwrap().to_owned();
-            Daxfile::new([remedy]).wrap(["bash", "-c", "eval \"$2\"", "bash"]).dir(dir).run().expect(0);
+            Daxfile::new([remedy])
+                .wrap(["bash", "-c", "PATH=${1%/*}:$PATH; eval \"$2\"", "bash"])
+                .dir(dir)
+                .run()
+                .expect(0);
             let answer = check();
             assert_eq!(answer["exit_status"], 0, "{answer}");
             fs::remove_file(&file).unwrap();
@@ -1033,8 +1061,8 @@ fn locked_by_somebody() {
 /// `pin --wait` on a file that somebody has open for writing.
 fn waiting_pin(file: &Path) -> (Child, File) {
     let writer = File::options().append(true).open(file).unwrap();
-    let mut command = Daxfile::new(["pin", "--wait", "1000", "--"]).arg(file).command();
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pin = Daxfile::new(["pin", "--allow", "hole,unwritten", "--wait", "1000", "--"]).arg(file);
+    let child = pin.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it has locked the file", || is_locked(file));
     (child, writer)
 }
@@ -1044,7 +1072,8 @@ fn a_second_daxfile_is_busy() {
     let scratch = Scratch::new(Kind::xfs());
     for verb in listing() {
         let file = scratch.path(verb.name);
-        write(&file);
+        // Not pinned, so that there is something to wait for.
+        verb.subject.unwrap()(&file);
         let (waiting, writer) = waiting_pin(&file);
         if verb.locks {
             refused(verb, &file, Error(5, "another daxfile is at work on it"));
@@ -1170,5 +1199,26 @@ fn interrupted_at_every_call() {
             verb.put_subject(&file);
         }
         remove(&file);
+    }
+}
+
+/// An interrupt that comes while the file is being held, the flag set after it included, ends with nothing held.
+#[test]
+fn an_interrupted_pin_is_undone() {
+    require(&["strace"]);
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        write(&file);
+        let before = without_ctime(&snapshot(&file));
+        let trace = scratch.path("trace");
+        // The first fsync(2) makes the record durable; the flag comes next.
+        let words = ["strace", "-qq", "-e", "trace=fsetxattr,fsync,ioctl", "-e", "inject=fsync:signal=INT:when=1"];
+        let wrapped = |call: Daxfile| call.wrap(words.iter().map(OsStr::new).chain(["-o".as_ref(), trace.as_os_str()]));
+        let pin = wrapped(Daxfile::new(["pin"]).arg(&file)).run().expect(130);
+        assert_eq!(without_ctime(&snapshot(&file)), before, "{pin}");
+        let calls = fs::read_to_string(&trace).unwrap();
+        let after = calls.split_once("--- SIGINT").expect("it was interrupted").1;
+        assert_eq!(after.matches("FSSETXATTR").count(), 2, "set and cleared: {calls}");
     }
 }
