@@ -23,6 +23,9 @@ use crate::target::Target;
 /// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
 const UNSHARE_CHUNK: u64 = 64 << 20;
 
+/// Calls over the whole file, at most: others at work on it may never let it come to rest.
+const UNSHARE_ROUNDS: u32 = 8;
+
 /// Ranges looked up at a time.
 const WINDOW: usize = 4096;
 
@@ -97,8 +100,18 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
         fallocate(target, mode, offset, length)?;
         offset += length;
     }
-    // A sub-range leaves the staging beside it.
-    fallocate(target, mode, 0, size)?;
+    // A sub-range leaves the staging beside it. And one call does not do: over staged blocks it copies once more, and since
+    // Linux 6.12 staging stays while the inode is marked as having dirty pages (`xfs_can_free_cowblocks()`), a mark that
+    // these copies leave and only writeback of the whole filesystem takes away. A call that changes nothing was the last.
+    for _ in 0..UNSHARE_ROUNDS {
+        permit.check()?;
+        syncfs(target).named("syncfs")?;
+        let before = target.statx()?.allocated;
+        fallocate(target, mode, 0, size)?;
+        if target.statx()?.allocated == before {
+            break;
+        }
+    }
     Ok(())
 }
 
