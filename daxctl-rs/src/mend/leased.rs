@@ -2,6 +2,7 @@
 
 use libdaxfile::Errno;
 use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::lease::{Kind, Lease};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::pwrite;
@@ -13,7 +14,6 @@ use crate::map::block_end;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
 use crate::report::Status;
-use crate::survey::Survey;
 use crate::target::Target;
 use crate::zeros::Zeros;
 
@@ -37,13 +37,7 @@ impl Permit for Leased<'_> {
 ///
 /// # Errors
 /// Those of the calls; busy where somebody came meanwhile.
-pub fn mend(
-    target: &Target,
-    needs: &Needs,
-    survey: &Survey,
-    unshares: bool,
-    progress: &dyn Progress,
-) -> Result<Option<()>> {
+pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progress) -> Result<Option<()>> {
     let lease = match Lease::take(target, Kind::Write) {
         Err(error) if error.errno == Errno::EAGAIN => return Ok(None),
         lease => lease?,
@@ -53,10 +47,6 @@ pub fn mend(
     let size = target.statx()?.size;
     if unshares {
         unshare(target, size, needs, &permit)?;
-    }
-    // Unsharing the last block stages its neighbours past EOF, too.
-    if unshares || survey.overview.summary.past_eof > 0 {
-        ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).named("ftruncate")?;
     }
     let end = block_end(size, target.filesystem.block_size);
     let zeros = Zeros::new(target)?;
@@ -68,8 +58,19 @@ pub fn mend(
         }
         from = next;
     }
+    cut(target, size, end, unshares, &permit)?;
     target.fsync()?;
     Ok(Some(()))
+}
+
+/// Gives back what lies past EOF: what was there, and what an extent-size hint made of the calls above. Staging past EOF,
+/// which unsharing the last block leaves, shows in no map.
+fn cut(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) -> Result<()> {
+    if staged || Extents::new(target, end..u64::MAX, Request::SYNC).next().transpose()?.is_some() {
+        permit.check()?;
+        ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).named("ftruncate")?;
+    }
+    Ok(())
 }
 
 /// Writes zeros over what reads as zeros.

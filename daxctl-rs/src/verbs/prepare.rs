@@ -100,7 +100,7 @@ fn work(survey: &Survey, needs: &Needs) -> Work {
 fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: &dyn Progress) -> Result<Survey> {
     let has = |survey: &Survey, kind| survey.blockers.iter().any(|blocker| blocker.kind == kind);
     let unshares = unsure || has(&survey, Kind::Shared) || has(&survey, Kind::Staging);
-    if leased::mend(target, needs, &survey, unshares, progress)?.is_some() {
+    if leased::mend(target, needs, unshares, progress)?.is_some() {
         return survey::take(target, *needs, None, |_| ());
     }
     let busy = |why| Err(Error::new(Status::Busy, format!("others have it open, and {why}; see fuser(1)")));
