@@ -54,7 +54,7 @@ pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progr
     while from < end {
         let (gaps, next) = gaps(target, from, end, needs.allow)?;
         for gap in gaps {
-            fill(target, &gap, size, needs.allow, &zeros, &permit, progress)?;
+            fill(target, &gap, size, needs.allow, &zeros, &permit)?;
         }
         from = next;
     }
@@ -74,28 +74,25 @@ fn cut(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) 
 }
 
 /// Writes zeros over what reads as zeros.
-fn fill(
-    target: &Target,
-    gap: &Gap,
-    size: u64,
-    allow: Allow,
-    zeros: &Zeros,
-    permit: &dyn Permit,
-    progress: &dyn Progress,
-) -> Result<()> {
+fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, permit: &Leased<'_>) -> Result<()> {
+    let progress = permit.progress;
     let (start, length) = (gap.range.start, gap.range.end - gap.range.start);
     permit.check()?;
     if gap.hole {
         let reserve = fallocate(target, Mode::KEEP_SIZE, start, length);
         if let Err(error) = reserve {
-            // ext4 keeps what it got before the disk was full. It was a hole, and nobody else has the file.
-            fallocate(target, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, start, length)?;
+            // ext4 keeps what it got before the disk was full. It was a hole, and is one as long as the lease stands.
+            if permit.lease.undisturbed()? {
+                fallocate(target, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, start, length)?;
+            }
             return Err(error.into());
         }
         if allow.contains(Allow::UNWRITTEN) {
             progress.advance(length);
             return Ok(());
         }
+        // That may have lasted, and a lease is broken by force after a time.
+        permit.check()?;
     }
     let block_size = target.filesystem.block_size;
     let whole = gap.range.end.min(size - size % block_size).max(start);
