@@ -23,6 +23,8 @@ use crate::target::Target;
 /// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
 const UNSHARE_CHUNK: u64 = 64 << 20;
 
+const UNSHARE: Mode = Mode::UNSHARE_RANGE.union(Mode::KEEP_SIZE);
+
 /// Calls over the whole file, at most: others at work on it may never let it come to rest.
 const UNSHARE_ROUNDS: u32 = 8;
 
@@ -82,24 +84,18 @@ fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>,
 /// Over the whole file, this fills holes with unwritten blocks. Where holes are to stay, only what is shared is
 /// unshared, and the filesystem is asked to free its unused staging.
 fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Result<()> {
-    let mode = Mode::UNSHARE_RANGE | Mode::KEEP_SIZE;
     if needs.allow.contains(Allow::HOLE) {
         let mut from = 0;
-        while let Some(shared) = next_shared(target, from..size)? {
-            permit.check()?;
-            let end = shared.end.min(shared.start.saturating_add(UNSHARE_CHUNK)).min(size);
-            fallocate(target, mode, shared.start, end - shared.start)?;
-            from = end;
+        while from < size {
+            let (shared, next) = shared(target, from..size)?;
+            for range in shared {
+                unshare_range(target, range, permit)?;
+            }
+            from = next;
         }
         return drop_staging(target, size);
     }
-    let mut offset = 0;
-    while offset < size {
-        permit.check()?;
-        let length = UNSHARE_CHUNK.min(size - offset);
-        fallocate(target, mode, offset, length)?;
-        offset += length;
-    }
+    unshare_range(target, 0..size, permit)?;
     // A sub-range leaves the staging beside it. And one call does not do: over staged blocks it copies once more, and since
     // Linux 6.12 staging stays while the inode is marked as having dirty pages (`xfs_can_free_cowblocks()`), a mark that
     // these copies leave and only writeback of the whole filesystem takes away. A call that changes nothing was the last.
@@ -107,7 +103,7 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
         permit.check()?;
         syncfs(target).named("syncfs")?;
         let before = target.statx()?.allocated;
-        fallocate(target, mode, 0, size)?;
+        fallocate(target, UNSHARE, 0, size)?;
         if target.statx()?.allocated == before {
             break;
         }
@@ -125,13 +121,29 @@ fn drop_staging(target: &Target, size: u64) -> Result<()> {
     }
 }
 
-fn next_shared(target: &Target, range: Range<u64>) -> Result<Option<Range<u64>>> {
+fn unshare_range(target: &Target, range: Range<u64>, permit: &dyn Permit) -> Result<()> {
+    let mut offset = range.start;
+    while offset < range.end {
+        permit.check()?;
+        let length = UNSHARE_CHUNK.min(range.end - offset);
+        fallocate(target, UNSHARE, offset, length)?;
+        offset += length;
+    }
+    Ok(())
+}
+
+/// The next shared ranges within this one, and where to go on.
+fn shared(target: &Target, range: Range<u64>) -> Result<(Vec<Range<u64>>, u64)> {
+    let mut shared = Vec::new();
     for extent in Extents::new(target, range.clone(), Request::SYNC) {
         let extent = extent?;
+        let extent_end = extent.logical.saturating_add(extent.length).min(range.end);
         if extent.flags.contains(ExtentFlags::SHARED) {
-            let start = extent.logical.max(range.start);
-            return Ok(Some(start..extent.logical.saturating_add(extent.length)).filter(|range| !range.is_empty()));
+            shared.push(extent.logical.max(range.start)..extent_end);
+        }
+        if shared.len() >= WINDOW {
+            return Ok((shared, extent_end));
         }
     }
-    Ok(None)
+    Ok((shared, range.end))
 }
