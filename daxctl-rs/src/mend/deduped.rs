@@ -9,7 +9,7 @@ use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
 use nix::unistd::ftruncate;
 
-use super::{Permit, check_interrupt, drop_staging, gaps, unshare};
+use super::{Permit, check_interrupt, drop_staging, gaps, unshare, unshare_range};
 use crate::error::{Error, Named, Result};
 use crate::map::block_end;
 use crate::needs::{Allow, Needs};
@@ -29,23 +29,27 @@ impl Permit for Watched<'_> {
     }
 }
 
-/// Space that the donor takes.
+/// Space that the donor takes, where there are so many bytes of gaps.
 #[must_use]
 pub fn donor_bytes(gaps: u64) -> u64 {
     DONOR.min(gaps)
 }
 
-/// Mends a file that others may be writing to. What they change meanwhile may need another round.
+/// Mends a file that others may be writing to, with a donor of `donor_size` bytes. What they change meanwhile may need
+/// another round.
 ///
 /// # Errors
 /// Those of the calls.
-pub fn mend(target: &Target, needs: &Needs, progress: &dyn Progress) -> Result<()> {
+pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Progress) -> Result<()> {
     let permit = Watched(progress);
     let block_size = target.filesystem.block_size;
     let size = target.statx()?.size;
     let end = block_end(size, block_size);
-    if !needs.allow.contains(Allow::HOLE | Allow::UNWRITTEN) {
-        let donor = donor(target, DONOR.min(end))?;
+    // Where what is shared is to stay so, the donor's blocks must not stay among it.
+    let at_once = needs.allow.contains(Allow::SHARED);
+    if !needs.allow.contains(Allow::HOLE | Allow::UNWRITTEN) && donor_size > 0 {
+        let donor_size = block_end(donor_size, block_size);
+        let zeros = donor(target, donor_size)?;
         let mut from = 0;
         while from < end {
             let (gaps, next) = gaps(target, from, end, needs.allow)?;
@@ -54,8 +58,8 @@ pub fn mend(target: &Target, needs: &Needs, progress: &dyn Progress) -> Result<(
                 let mut offset = gap.range.start;
                 while offset < whole {
                     permit.check()?;
-                    let length = DONOR.min(whole - offset);
-                    swap(&donor, target, offset, length, block_size)?;
+                    let length = donor_size.min(whole - offset);
+                    swap(&zeros, target, offset, length, block_size)?;
                     progress.advance(length);
                     offset += length;
                 }
@@ -64,13 +68,19 @@ pub fn mend(target: &Target, needs: &Needs, progress: &dyn Progress) -> Result<(
                     swap_tail(target, whole, tail)?;
                     progress.advance(tail);
                 }
+                if at_once {
+                    unshare_range(target, gap.range.start..gap.range.end.min(size), &permit)?;
+                }
             }
             from = next;
         }
     }
-    unshare(target, size, needs, &permit)?;
-    // To cut what was staged past EOF would be quicker, and would destroy what an appender has written there.
-    drop_staging(target, size)
+    if !at_once {
+        unshare(target, size, needs, &permit)?;
+        // To cut what was staged past EOF would be quicker, and would destroy what an appender has written there.
+        drop_staging(target, size)?;
+    }
+    target.fsync()
 }
 
 /// An unnamed file of written zeros on the same filesystem.

@@ -89,12 +89,16 @@ fn describe(target: &Target, survey: Survey, report: &mut FileReport) {
 
 /// The bytes that it takes, at most.
 fn work(survey: &Survey, needs: &Needs) -> Work {
+    let shared = if needs.allow.contains(Allow::SHARED) { 0 } else { survey.overview.summary.shared };
+    let (holes, unwritten) = gaps(survey, needs);
+    Work { write: holes + unwritten + shared, allocate: holes + shared }
+}
+
+/// The bytes of holes and of unwritten blocks that are not to stay.
+fn gaps(survey: &Survey, needs: &Needs) -> (u64, u64) {
     let summary = &survey.overview.summary;
     let unless = |kind, bytes| if needs.allow.contains(kind) { 0 } else { bytes };
-    let holes = unless(Allow::HOLE, summary.hole);
-    let shared = unless(Allow::SHARED, summary.shared);
-    let unwritten = unless(Allow::UNWRITTEN, summary.unwritten);
-    Work { write: holes + unwritten + shared, allocate: holes + shared }
+    (unless(Allow::HOLE, summary.hole), unless(Allow::UNWRITTEN, summary.unwritten))
 }
 
 fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: &dyn Progress) -> Result<Survey> {
@@ -110,13 +114,15 @@ fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: 
     if has(&survey, Kind::PastEof) {
         return busy("blocks past EOF can be cut only without them");
     }
-    let gaps = work(&survey, needs).write;
-    target.filesystem.require_space(target, gaps.saturating_add(deduped::donor_bytes(gaps)))?;
+    let mut survey = survey;
     for _ in 0..ROUNDS {
-        deduped::mend(target, needs, progress)?;
-        let now = survey::take(target, *needs, None, |_| ())?;
-        if !now.blockers.iter().any(mendable) {
-            return Ok(now);
+        let (holes, unwritten) = gaps(&survey, needs);
+        let donor = deduped::donor_bytes(holes + unwritten);
+        target.filesystem.require_space(target, work(&survey, needs).write.saturating_add(donor))?;
+        deduped::mend(target, needs, donor, progress)?;
+        survey = survey::take(target, *needs, None, |_| ())?;
+        if !survey.blockers.iter().any(mendable) {
+            return Ok(survey);
         }
     }
     busy("they keep changing it")
