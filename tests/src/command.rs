@@ -38,6 +38,16 @@ impl Daxfile {
         self
     }
 
+    /// More arguments.
+    pub fn args<I, S>(mut self, args: I) -> Daxfile
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        self.args.extend(owned(args));
+        self
+    }
+
     /// As user and group 65534, without other groups and without capabilities.
     pub fn as_nobody(mut self) -> Daxfile {
         self.nobody = Some(String::new());

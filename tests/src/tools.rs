@@ -1,9 +1,10 @@
 //! Other people's programs: readers of extent maps to compare with, and a shell.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::command::status_of;
+use crate::workdir::new_dir;
 
 /// A stretch of a file that lies in one stretch of the device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +191,15 @@ pub fn sha256(path: impl AsRef<Path>) -> String {
     let file = std::fs::File::open(path.as_ref()).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()));
     let text = output(Command::new("sha256sum").stdin(file));
     text.split_whitespace().next().expect("a digest").to_owned()
+}
+
+/// Compiles a C program; what comes of it goes away with this process.
+#[track_caller]
+pub fn compile(source: impl AsRef<Path>) -> PathBuf {
+    require(&["cc"]);
+    let program = new_dir("c.").keep().join("program");
+    output(Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(&program).arg(source.as_ref()));
+    program
 }
 
 /// Fails, naming the Debian package, unless all these programs are on the path.

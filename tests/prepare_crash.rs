@@ -1,0 +1,193 @@
+//! `prepare` ends at any of its calls, by a kill or with the whole filesystem, and no byte is lost.
+//!
+//! Contents and size are as before, and another `prepare` finishes. strace(1) kills at the entry of the Nth call of one
+//! name, or holds the program there until the filesystem was shut down.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use daxfile_tests::tools::{require, sh, sha256};
+use daxfile_tests::{Daxfile, Kind, Scratch};
+
+/// What `prepare` changes something by, and what gives things up.
+const CALLS: [&str; 9] = ["openat", "fallocate", "pwrite64", "ftruncate", "fsync", "syncfs", "ioctl", "fcntl", "close"];
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// Nobody else has it open.
+    Leased,
+    /// Somebody has, and blocks are swapped in.
+    Deduped,
+}
+
+/// Written, unwritten, a hole, a part of a block at the end; shared where that is possible, with blocks past EOF where
+/// they may be cut.
+fn set_up(scratch: &Scratch, way: Way, name: &str) -> PathBuf {
+    let path = scratch.path(name);
+    let mut work =
+        vec!["pwrite -q -S 7 0 40000", "falloc 40960 20480", "truncate 90000", "pwrite -q -S 9 69632 8192", "fsync"];
+    if way == Way::Leased {
+        work.push("falloc -k 131072 65536");
+    }
+    let reflink = scratch.kind().name() == "xfs";
+    let shared = path.with_extension("shared");
+    let clone = format!("reflink -q {} 0 4096 4096", shared.display());
+    if reflink {
+        sh(format!("xfs_io -f -c 'pwrite -q -S 5 0 8192' -c fsync '{}'", shared.display()));
+        work.push(&clone);
+    }
+    let mut xfs_io = Command::new("xfs_io");
+    xfs_io.arg("-f").args(work.iter().flat_map(|work| ["-c", work])).arg(&path);
+    assert!(xfs_io.status().unwrap().success(), "{xfs_io:?}");
+    sh(format!("sync -f '{}'", path.display()));
+    path
+}
+
+fn prepare(path: &Path) -> Daxfile {
+    Daxfile::new(["prepare"]).arg(path)
+}
+
+#[track_caller]
+fn finish(path: &Path, contents: &str, context: &str) {
+    let as_before = |when: &str| {
+        let size = fs::metadata(path).unwrap().len();
+        assert!(size == 90_000 && sha256(path) == contents, "{context}: {when}: {size} bytes, other contents");
+    };
+    as_before("interrupted");
+    let again = prepare(path).run();
+    assert!(again.status == 0, "{context}: {again}");
+    as_before("finished");
+    let check = Daxfile::new(["check"]).arg(path).run();
+    assert!(check.status == 0, "{context}: {check}");
+}
+
+/// How often a whole run makes each call after the file was opened, and after how many others.
+fn calls(scratch: &Scratch, way: Way) -> Vec<(&'static str, usize, usize)> {
+    let path = set_up(scratch, way, "counted");
+    let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
+    let log = scratch.path("log");
+    prepare(&path).wrap(["strace", "-f", "-o", log.to_str().unwrap()]).run().expect(0);
+    drop(opener);
+    let text = fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.split_once(char::is_whitespace)).map(|l| l.1).collect();
+    let opened = lines.iter().position(|line| line.contains("/counted\"")).expect("it opens the file");
+    fs::remove_file(path).unwrap();
+    let of = |call: &'static str| {
+        let made = |lines: &[&str]| lines.iter().filter(|l| l.trim_start().starts_with(&format!("{call}("))).count();
+        let (before, all) = (made(&lines[..opened]), made(&lines));
+        (call, before, all)
+    };
+    CALLS.into_iter().map(of).collect()
+}
+
+fn killed(kind: Kind, way: Way) {
+    require(&["strace", "xfs_io"]);
+    let scratch = Scratch::new(kind);
+    let contents = sha256(set_up(&scratch, way, "reference"));
+    let mut kills = 0;
+    for (call, before, all) in calls(&scratch, way) {
+        for number in before + 1..=all {
+            let path = set_up(&scratch, way, "file");
+            let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
+            let inject = format!("inject={call}:signal=KILL:when={number}");
+            let trace = format!("trace={call}");
+            let run = prepare(&path).wrap(["strace", "-qq", "-f", "-o/dev/null", "-e", &trace, "-e", &inject]).run();
+            let context = format!("{way:?}, killed at {call} {number}");
+            assert_eq!(run.status, 137, "{context}: {run}");
+            finish(&path, &contents, &context);
+            drop(opener);
+            fs::remove_file(path).unwrap();
+            kills += 1;
+        }
+    }
+    assert!(kills > 40, "only {kills}");
+}
+
+#[test]
+fn killed_under_a_lease_on_xfs() {
+    killed(Kind::xfs(), Way::Leased);
+}
+
+#[test]
+fn killed_beside_others_on_xfs() {
+    killed(Kind::xfs(), Way::Deduped);
+}
+
+#[test]
+fn killed_under_a_lease_on_ext4() {
+    killed(Kind::ext4(), Way::Leased);
+}
+
+/// Shuts the filesystem down while `prepare` stands before a call, with or without the log flushed, and mounts it again.
+fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
+    require(&["strace", "xfs_io"]);
+    let mut scratch = Scratch::new(kind);
+    let contents = sha256(set_up(&scratch, way, "reference"));
+    let mut rounds = 0;
+    for (call, before, all) in calls(&scratch, way) {
+        if !wanted.contains(&call) {
+            continue;
+        }
+        for number in (before + 1..=all).take(each) {
+            for flush in ["", " -f"] {
+                let path = set_up(&scratch, way, "file");
+                let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
+                let logs = tempfile::tempdir().unwrap();
+                let log = logs.path().join("log");
+                let (trace, inject) = (format!("trace={call}"), format!("inject={call}:delay_enter=3s:when={number}"));
+                let strace = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
+                let mut command = prepare(&path).wrap(strace).command();
+                let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                // strace writes a call's beginning before it holds it.
+                let opening = format!("{call}(");
+                while fs::read_to_string(&log).map_or(0, |text| text.matches(&opening).count()) < number {
+                    assert!(child.try_wait().unwrap().is_none(), "{call} {number}: it ended before");
+                    sleep(Duration::from_millis(5));
+                }
+                sh(format!("xfs_io -x -c 'shutdown{flush}' '{}'", scratch.mount_point().display()));
+                let status = child.wait().unwrap();
+                let context = format!("{way:?}, shut down{flush} before {call} {number}, {status}");
+                drop(opener);
+                scratch.remount();
+                finish(&path, &contents, &context);
+                fs::remove_file(path).unwrap();
+                rounds += 1;
+            }
+        }
+    }
+    assert!(rounds >= 2 * wanted.len(), "only {rounds}");
+}
+
+#[test]
+fn shut_down_under_a_lease_on_xfs() {
+    shut_down(Kind::xfs(), Way::Leased, &["pwrite64", "ftruncate"], 1);
+}
+
+#[test]
+fn shut_down_under_a_lease_on_ext4() {
+    shut_down(Kind::ext4(), Way::Leased, &["pwrite64", "ftruncate"], 1);
+}
+
+#[test]
+fn shut_down_beside_others_on_xfs() {
+    shut_down(Kind::xfs(), Way::Deduped, &["fallocate"], 1);
+}
+
+const CHANGING: [&str; 5] = ["fallocate", "pwrite64", "ftruncate", "fsync", "fcntl"];
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
+fn shut_down_at_every_call_under_a_lease() {
+    shut_down(Kind::xfs(), Way::Leased, &CHANGING, usize::MAX);
+    shut_down(Kind::ext4(), Way::Leased, &CHANGING, usize::MAX);
+}
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
+fn shut_down_at_every_call_beside_others() {
+    shut_down(Kind::xfs(), Way::Deduped, &["ioctl", "fallocate", "pwrite64", "fsync"], usize::MAX);
+}
