@@ -30,9 +30,9 @@ pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progr
     Report::new(files.collect())
 }
 
-/// Whether prepare removes it.
+/// Whether prepare removes it. What is not allocated yet after it was synced is somebody's writing at this moment.
 fn mendable(blocker: &Blocker) -> bool {
-    matches!(blocker.kind, Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof)
+    matches!(blocker.kind, Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof | Kind::Delalloc)
 }
 
 /// Whether removing the others may remove it, too.
