@@ -84,6 +84,9 @@ fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>,
 /// Over the whole file, this fills holes with unwritten blocks. Where holes are to stay, only what is shared is
 /// unshared, and the filesystem is asked to free its unused staging.
 fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Result<()> {
+    if size == 0 {
+        return Ok(()); // Emptied meanwhile; the kernel takes a length of 0 for an error (EINVAL).
+    }
     if needs.allow.contains(Allow::HOLE) {
         let mut from = 0;
         while from < size {
