@@ -7,6 +7,7 @@
 
 use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::fsmap::{FMR_OWN_UNKNOWN, RecordFlags, Records};
+use libdaxfile::statx::Statx;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -38,7 +39,7 @@ pub enum Staging {
 pub fn detect(target: &Target, mapped: u64, realtime: bool) -> Result<Option<Staging>> {
     let Some(geometry) = target.filesystem.reflinking_xfs() else { return Ok(None) };
     let statx = target.statx()?;
-    if statx.allocated <= mapped {
+    if statx.allocated <= mapped || overwritten_in_place(&statx, geometry.block_size) {
         return Ok(Some(Staging::None));
     }
     let mut attributes = 0u64;
@@ -63,6 +64,12 @@ pub fn detect(target: &Target, mapped: u64, realtime: bool) -> Result<Option<Sta
     // Somebody at work on the file: what was added up belongs to different moments.
     let moved = target.statx()?.allocated != statx.allocated;
     Ok(Some(if moved { Staging::CannotTell { bytes: unexplained } } else { verdict }))
+}
+
+/// Whether XFS says that it overwrites every block of the file in place, which it does not where any was ever shared and
+/// not unshared since: only then may direct writes be smaller than a block (`xfs_report_dioalign()`).
+fn overwritten_in_place(statx: &Statx, block_size: u32) -> bool {
+    statx.direct_io_told_apart && statx.direct_io.is_some_and(|(_, offsets)| offsets < block_size)
 }
 
 /// What the inode owns on the device, as far as the filesystem records owners and tells them to us.

@@ -18,6 +18,8 @@ pub const S_IFLNK: u32 = libc::S_IFLNK;
 
 #[doc(hidden)]
 pub const STATX_DIOALIGN: libc::c_uint = 0x2000;
+#[doc(hidden)]
+pub const STATX_DIO_READ_ALIGN: libc::c_uint = 0x20000;
 
 bitflags::bitflags! {
     /// `STATX_ATTR_*`.
@@ -75,6 +77,8 @@ pub struct Statx {
     pub attributes_mask: Attributes,
     /// Alignment of memory and of offsets for direct I/O, where the filesystem tells (Linux 6.1) and has direct I/O.
     pub direct_io: Option<(u32, u32)>,
+    /// Whether the filesystem tells direct reads from direct writes (Linux 6.14): then `direct_io` is this very file's.
+    pub direct_io_told_apart: bool,
 }
 
 /// Reads the inode's state. No privilege is needed.
@@ -84,7 +88,7 @@ pub struct Statx {
 #[doc(alias = "statx")]
 pub fn get(fd: impl AsFd) -> Result<Statx> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
-    let mask = libc::STATX_BASIC_STATS | STATX_DIOALIGN;
+    let mask = libc::STATX_BASIC_STATS | STATX_DIOALIGN | STATX_DIO_READ_ALIGN;
     // SAFETY: the path is a NUL-terminated literal, and the buffer is a live `struct statx`, which the kernel fills.
     let returned =
         unsafe { libc::statx(fd.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
@@ -106,5 +110,6 @@ pub fn get(fd: impl AsFd) -> Result<Statx> {
         attributes_mask: Attributes::from_bits_retain(raw.stx_attributes_mask),
         direct_io: (raw.stx_mask & STATX_DIOALIGN != 0 && raw.stx_dio_offset_align != 0)
             .then_some((raw.stx_dio_mem_align, raw.stx_dio_offset_align)),
+        direct_io_told_apart: raw.stx_mask & STATX_DIO_READ_ALIGN != 0,
     })
 }
