@@ -30,9 +30,8 @@ s/[0-9.]+ [KMGT]iB are free/N are free/
 s/^(  [ 0-9]{20} )[ 0-9]{19}[0-9]/\1            PHYSICAL/
 # Rows of filefrag(8).
 s/^( +[0-9]+: +[0-9]+\.\. +[0-9]+:) +[0-9]+\.\. +[0-9]+:/\1 PHYSICAL:/
-
-# What removes these is about to become a verb of its own; that it works is shown by doing it.
-s/^(    remedy: )(dd if=|daxfile prepare ).*/\1COMMAND/
+# By how much a place is off.
+s/\(off by [^)]*\)/(off by N)/g
 ";
 
 /// Runs the commands that are its arguments; each one's output ends with a line of a control character and the status.

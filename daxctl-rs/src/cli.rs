@@ -70,7 +70,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         files: Files,
     },
-    /// Make a file pinnable in place: fill, write and unshare its blocks, whoever is at work on it
+    /// Make a file pinnable in place, whoever is at work on it
     Prepare {
         #[command(flatten)]
         needs: NeedsArgs,
