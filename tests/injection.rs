@@ -60,8 +60,8 @@ const HARMLESS: &[Harmless] = &[
     ("flock", "LOCK_UN", "a lock ends with its process"),
     ("ioctl", "TCGETS", "what does not answer is no terminal"),
     ("openat", "/proc/self/status", "which signals were ignored from the start: not told, they are caught"),
-    ("statx", "/proc/self/status", "as above"),
-    ("read", "/proc/self/status", "as above"),
+    ("statx", "/status>", "as above"),
+    ("read", "/status>", "as above"),
     ("statx", "/proc/swaps", "it only hints at how much there is to read"),
     ("futex", "", "a wait proves nothing"),
 ];

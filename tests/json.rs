@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use daxfile_tests::tools::{require, sh};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
@@ -218,7 +218,7 @@ fn the_life_of_a_pin(checker: &Checker) {
 }
 
 fn preparation(checker: &Checker) {
-    let scratch = Scratch::new(Kind::xfs());
+    let scratch = Scratch::new(Xfs { rmapbt: true, ..Xfs::default() });
     let path = scratch.path("file");
     let file = path.as_path();
     shell(

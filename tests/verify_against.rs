@@ -404,7 +404,7 @@ fn refused(manifest: &Path, what: &str, args: &[&OsStr]) -> Run {
     let name = manifest.display().to_string();
     let said = run.stderr.strip_suffix('\n').unwrap_or_default();
     let clear =
-        said.starts_with(&format!("daxfile: {name}: ")) && said.len() < 1000 && !said.contains(char::is_control);
+        said.starts_with(&format!("daxfile verify: {name}: ")) && said.len() < 1000 && !said.contains(char::is_control);
     assert!(run.status == 2 && run.stdout.is_empty() && clear, "{what}: {run}");
     run
 }

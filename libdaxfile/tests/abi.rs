@@ -139,6 +139,7 @@ fn ours() -> Abi {
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
         statx::S_IFDIR,
+        statx::S_IFLNK,
         statx::S_IFMT,
         statx::S_IFREG,
         xfs::BMV_IF_NO_HOLES,
@@ -351,6 +352,7 @@ fn linux_raw_sys() -> Abi {
         general::STATX_DIOALIGN,
         general::STATX_DIO_READ_ALIGN,
         general::S_IFDIR,
+        general::S_IFLNK,
         general::S_IFMT,
         general::S_IFREG,
     );

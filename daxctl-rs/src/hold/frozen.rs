@@ -144,13 +144,16 @@ impl<'a> Candidate<'a> {
                 let added = wanted - self.survey.inode.xflags();
                 let record = super::record(self.target, self.needs, added, &self.survey);
                 let (target, size) = (self.target, record.size);
-                // From here on a failure has a record to take back.
-                self.replaced = Some(Replaced::read(target, self.needs.hold)?);
-                record.store(target, |limit| survey::keep(target, size, limit)).map_err(|error| match error.errno {
+                let replaced = Replaced::read(target, self.needs.hold)?;
+                let stored = record.store(target, |limit| survey::keep(target, size, limit));
+                let record = stored.map_err(|error| match error.errno {
                     // What capget(2) tells is of one's own user namespace.
                     Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
                     _ => error,
-                })?
+                })?;
+                // From here on a failure has a record to take back.
+                self.replaced = Some(replaced);
+                record
             }
         };
         self.written = Some(record.encode());

@@ -7,7 +7,7 @@ use libdaxfile::xattr;
 
 use super::Replaced;
 use crate::error::{Error, Result};
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::record::attribute;
 use crate::survey::{self, Survey};
 use crate::target::Target;
@@ -19,22 +19,30 @@ use crate::target::Target;
 /// Those of fremovexattr(2), fsetxattr(2), fsync(2) and the survey; what was written is taken back then.
 pub fn pin(target: &Target, needs: Needs, survey: &Survey, lease: Option<&Lease<'_>>) -> Result<Survey> {
     let replaced = Replaced::read(target, needs.hold)?;
-    let not_permitted = |error: Error, why| match error.errno {
-        Some(Errno::EACCES | Errno::EPERM) => error.because(why),
-        _ => error,
+    let hiding = match survey.stored.attribute() {
+        Some(found) if found != attribute(needs.hold) => Some(Replaced::read(target, Hold::Frozen)?),
+        _ => None,
     };
-    super::record(target, needs, Xflags::empty(), survey)
+    if hiding.is_some() {
+        // First, for there may be no room for both.
+        xattr::remove(target, attribute(Hold::Frozen))
+            .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
+    }
+    let stored = super::record(target, needs, Xflags::empty(), survey)
         .store(target, |limit| survey::keep(target, survey.statx.size, limit))
-        .map_err(|error| not_permitted(error, "the record needs write access to the file"))?;
-    let hiding = survey.stored.attribute().filter(|found| *found != attribute(needs.hold));
-    let revealed = match hiding {
-        Some(hiding) => xattr::remove(target, hiding)
-            .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN")),
-        None => Ok(()),
-    };
-    let pinned = revealed.and_then(|()| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
+        .map_err(|error| not_permitted(error, "the record needs write access to the file"));
+    let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();
+    let pinned = stored.and_then(|_| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
     pinned.inspect_err(|_| {
         // The first failure is what the user must hear of, not that of tidying up after it.
-        let _ = replaced.restore(target).and_then(|()| target.fsync());
+        let restored = undo.into_iter().try_for_each(|before| before.restore(target));
+        let _ = restored.and_then(|()| target.fsync());
     })
+}
+
+fn not_permitted(error: Error, why: &str) -> Error {
+    match error.errno {
+        Some(Errno::EACCES | Errno::EPERM) => error.because(why),
+        _ => error,
+    }
 }
