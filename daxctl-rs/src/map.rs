@@ -194,7 +194,7 @@ impl Alignment {
         let first = logical.checked_next_multiple_of(self.align).unwrap_or(u64::MAX);
         let last = if end >= self.end { self.end } else { end - end % self.align };
         let whole = (off == 0 && first < last).then_some((first, last));
-        Some(Placed { part: (logical, end.min(self.end)), off, whole })
+        Some(Placed { part: (logical.min(self.end), end.min(self.end)), off, whole })
     }
 }
 
@@ -369,6 +369,15 @@ mod tests {
     fn sharing_does_not_split_a_position() {
         let extents = [extent(0, 4096, 4096, ExtentFlags::SHARED), extent(4096, 8192, 4096, ExtentFlags::empty())];
         assert_eq!(joined(Joiner::by_position(), &extents), [extent(0, 4096, 8192, ExtentFlags::empty())]);
+    }
+
+    #[test]
+    fn what_lies_past_the_end_is_not_placed() {
+        let mut alignment = Alignment::new(65536, 100_000);
+        assert_eq!(alignment.push(&extent(0, 65536, 102_400, ExtentFlags::empty())), None);
+        let placed = alignment.push(&extent(1 << 20, 4096, 4096, ExtentFlags::UNWRITTEN));
+        assert_eq!(placed, Some(Placed { part: (0, 100_000), off: 0, whole: Some((0, 100_000)) }));
+        assert_eq!(alignment.finish().map(|placed| (placed.part, placed.whole)), Some(((100_000, 100_000), None)));
     }
 
     #[test]
