@@ -128,6 +128,11 @@ impl Family {
             return;
         }
         let to = if member == source { 24 + random.below(8) } else { random.below(30) };
+        // Within one file the kernel refuses ranges that overlap (`generic_remap_checks()`).
+        let length = if member == source { length.min(to.abs_diff(start)) } else { length };
+        if length == 0 {
+            return;
+        }
         for block in 0..length {
             let identity = *self.block(source, start + block);
             *self.block(member, to + block) = identity;

@@ -78,7 +78,12 @@ pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Prog
     if !at_once {
         unshare(target, size, needs, &permit)?;
         // To cut what was staged past EOF would be quicker, and would destroy what an appender has written there.
-        drop_staging(target, size)?;
+        // Who may not ask for it sees what is left.
+        if let Err(error) = drop_staging(target, size)
+            && error.status != Status::NotPermitted
+        {
+            return Err(error);
+        }
     }
     target.fsync()
 }

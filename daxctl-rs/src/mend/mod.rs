@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{ExtentFlags, Extents, Request};
-use libdaxfile::{Errno, xfs};
+use libdaxfile::xfs;
 use nix::unistd::syncfs;
 
 use crate::error::{Error, Named, Result};
@@ -117,11 +117,8 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
 /// Has the filesystem free its unused staging. Dirty pages keep it, and fsync alone is not enough.
 fn drop_staging(target: &Target, size: u64) -> Result<()> {
     syncfs(target).named("syncfs")?;
-    match xfs::free_eofblocks(target, size) {
-        // Only CAP_SYS_ADMIN may ask for it; whether some is left is looked at afterwards.
-        Err(error) if error.errno == Errno::EPERM => Ok(()),
-        freed => Ok(freed?),
-    }
+    let freed = xfs::free_eofblocks(target, size);
+    freed.map_err(|error| Error::from(error).because("dropping copy-on-write staging needs CAP_SYS_ADMIN here"))
 }
 
 fn unshare_range(target: &Target, range: Range<u64>, permit: &dyn Permit) -> Result<()> {
