@@ -62,7 +62,7 @@ const HARMLESS: &[Harmless] = &[
     ("openat", "/proc/self/status", "which signals were ignored from the start: not told, they are caught"),
     ("statx", "/status>", "as above"),
     ("read", "/status>", "as above"),
-    ("newfstatat", "(AT_FDCWD<", "what was opened is looked at again"),
+    ("newfstatat", "AT_FDCWD<", "what was opened is looked at again"),
     ("statx", "/proc/swaps", "it only hints at how much there is to read"),
     ("futex", "", "a wait proves nothing"),
 ];

@@ -187,9 +187,9 @@ pub fn inode(file: impl AsRef<Path>) -> String {
 /// The digest that sha256sum(1) gives of a file.
 #[track_caller]
 pub fn sha256(path: impl AsRef<Path>) -> String {
-    // By redirection, for sha256sum escapes names.
-    let file = std::fs::File::open(path.as_ref()).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()));
-    let text = output(Command::new("sha256sum").stdin(file));
+    // By redirection, for sha256sum escapes names; opened by the child, for a descriptor of ours, inherited by what another
+    // thread starts just then, would keep an exclusive lease from being granted.
+    let text = output(Command::new("sh").args(["-c", r#"exec sha256sum <"$1""#, "sh"]).arg(path.as_ref()));
     text.split_whitespace().next().expect("a digest").to_owned()
 }
 
