@@ -15,10 +15,10 @@ use crate::filesystem::Kind as FilesystemKind;
 use crate::map::{Alignment, Placed, Run, block_end};
 use crate::name::{quote, unescape};
 use crate::needs::{Allow, Needs};
-use crate::report::Status;
 use crate::sharers::Sharer;
 use crate::size;
 use crate::staging::Staging;
+use crate::status::Status;
 use crate::target::{InodeState, Target};
 
 /// Reasons why a map cannot be pinned.

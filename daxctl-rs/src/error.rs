@@ -2,7 +2,7 @@
 
 use libdaxfile::Errno;
 
-use crate::report::Status;
+use crate::status::Status;
 
 /// A failure to look at, or to act on, one file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use daxfile::verbs::check;
-//! use daxfile::{needs::Needs, progress::Silent, report::Status};
+//! use daxfile::{needs::Needs, progress::Silent, status::Status};
 //!
 //! let report = check::run(&["/proc/self/status".into()], &Needs::default(), &Silent);
 //! assert_eq!(report.exit_status, Status::Unable); // procfs has no extents
@@ -29,6 +29,7 @@ pub mod report;
 pub mod sharers;
 pub mod size;
 pub mod staging;
+pub mod status;
 pub mod survey;
 pub mod target;
 pub mod verbs;

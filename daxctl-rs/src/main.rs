@@ -16,7 +16,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use daxfile::error::Named;
 use daxfile::manifest::Manifest;
-use daxfile::report::{Report, Status};
+use daxfile::report::Report;
+use daxfile::status::Status;
 use daxfile::verbs::{alloc, check, pin, prepare, stat, unpin, verify};
 
 use cli::{Cli, Color, Files, Verb};

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::map::Joiner;
 use crate::name::quote;
 use crate::record::{Kept, Position};
-use crate::report::Status;
+use crate::status::Status;
 use crate::target::Identity;
 
 /// The files of a manifest.

@@ -4,6 +4,7 @@ use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 use libdaxfile::xfs;
+use serde::Serialize;
 
 use crate::error::Result;
 use crate::filesystem::Kind;
@@ -124,7 +125,7 @@ fn one_call(target: &Target, wanted: bool) -> Result<Option<xfs::WholeMap>> {
 }
 
 /// How many bytes of a file are in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Runs.
     pub extents: u64,

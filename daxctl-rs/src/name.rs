@@ -1,9 +1,12 @@
-//! File names as text: safe on a terminal, and a shell reads them back.
+//! File names as text: safe on a terminal, where a shell reads them back; and as data.
 
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 
 /// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
 #[must_use]
@@ -38,6 +41,24 @@ fn escape(quoted: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Octal, because bash reads no more than three digits of it; hex would swallow what follows.
         let _ = write!(quoted, "\\{byte:03o}");
+    }
+}
+
+/// Writes a name as JSON has it: a string, or its bytes in base64 where it is not UTF-8.
+pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    if let Some(text) = path.to_str() {
+        return text.serialize(serializer);
+    }
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("bytes", &data_encoding::BASE64.encode(path.as_os_str().as_bytes()))?;
+    map.end()
+}
+
+/// The same, `null` where there is none.
+pub(crate) fn serialize_some<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serialize(path, serializer),
+        None => serializer.serialize_none(),
     }
 }
 

@@ -1,50 +1,25 @@
 //! What verbs return. Serialised, it is the JSON that the program prints; it only ever grows.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use libdaxfile::fiemap::{Extent, ExtentFlags};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
-use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::blockers::Blocker;
 use crate::drift::{self, Change, State};
 use crate::error::Error;
 use crate::map::{Layout, Summary};
+use crate::name;
 use crate::needs::Hold;
 use crate::record::Stored;
 use crate::size;
 use crate::staging::Staging;
+use crate::status::Status;
 use crate::survey::Survey;
 use crate::target::Target;
-
-/// The exit status; of several files, the largest counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-#[repr(u8)]
-pub enum Status {
-    /// Done; or the answer is yes.
-    #[default]
-    Done = 0,
-    /// Answered, and the answer is no.
-    No = 1,
-    /// Usage, not a regular file, or an operation failed.
-    Failed = 2,
-    /// This kernel, filesystem or mount cannot do it.
-    Unable = 3,
-    /// Not permitted.
-    NotPermitted = 4,
-    /// Busy.
-    Busy = 5,
-}
-
-impl Serialize for Status {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(*self as u8)
-    }
-}
 
 /// What a verb did.
 #[derive(Debug, Serialize)]
@@ -70,7 +45,7 @@ impl Report {
 #[derive(Debug, Serialize)]
 pub struct FileReport {
     /// Its name.
-    #[serde(serialize_with = "path")]
+    #[serde(serialize_with = "name::serialize")]
     pub path: PathBuf,
     /// The status that this file alone would have given.
     pub exit_status: Status,
@@ -166,7 +141,7 @@ impl FileReport {
             address_space: target.filesystem.address_space(realtime),
             realtime_device: survey.beside.realtime_device.clone(),
             staging: survey.beside.staging,
-            summary: SummaryFacts::from(survey.overview.summary),
+            summary: survey.overview.summary,
             strip: survey.overview.strip.clone(),
         });
         self.pin = Some(PinFacts::new(survey));
@@ -284,47 +259,16 @@ pub struct MapFacts {
     /// What physical offsets count from.
     pub address_space: &'static str,
     /// The realtime device, where the file is on one.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_path")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "name::serialize_some")]
     pub realtime_device: Option<PathBuf>,
     /// Copy-on-write staging, on filesystems that have such.
     pub staging: Option<Staging>,
     /// The totals.
     #[serde(flatten)]
-    pub summary: SummaryFacts,
+    pub summary: Summary,
     /// The strip that text shows.
     #[serde(skip)]
     pub strip: Vec<Layout>,
-}
-
-/// [`Summary`] as data, in bytes but for `extents`.
-#[derive(Debug, Serialize)]
-pub struct SummaryFacts {
-    /// Runs.
-    pub extents: u64,
-    /// Written, unshared, at a known place.
-    pub written: u64,
-    /// Never written.
-    pub unwritten: u64,
-    /// Other files have the blocks, too.
-    pub shared: u64,
-    /// At no known place.
-    pub unknown: u64,
-    /// Without blocks.
-    pub hole: u64,
-    /// Of blocks past EOF.
-    pub past_eof: u64,
-    /// That page-table entries of 2 MiB can map.
-    pub mappable_2m: u64,
-    /// That page-table entries of 1 GiB can map.
-    pub mappable_1g: u64,
-}
-
-impl From<Summary> for SummaryFacts {
-    fn from(summary: Summary) -> Self {
-        let Summary { extents, written, unwritten, shared, unknown, hole, past_eof, mappable_2m, mappable_1g } =
-            summary;
-        SummaryFacts { extents, written, unwritten, shared, unknown, hole, past_eof, mappable_2m, mappable_1g }
-    }
 }
 
 /// A file's pin.
@@ -402,22 +346,6 @@ fn time<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
 
 fn maybe_time<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
     time.and_then(format_time).serialize(serializer)
-}
-
-fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    if let Some(text) = path.to_str() {
-        return text.serialize(serializer);
-    }
-    let mut map = serializer.serialize_map(Some(1))?;
-    map.serialize_entry("bytes", &data_encoding::BASE64.encode(path.as_os_str().as_bytes()))?;
-    map.end()
-}
-
-pub(crate) fn maybe_path<S: Serializer>(name: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    match name {
-        Some(name) => path(name, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 #[derive(Serialize)]

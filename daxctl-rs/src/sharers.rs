@@ -10,7 +10,7 @@ use nix::sys::stat::makedev;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::report;
+use crate::name;
 use crate::target::Target;
 
 /// Directory entries that are looked at for names.
@@ -22,7 +22,7 @@ pub struct Sharer {
     /// Its inode number.
     pub inode: u64,
     /// A name of it, if it has one in the same directory.
-    #[serde(serialize_with = "report::maybe_path")]
+    #[serde(serialize_with = "name::serialize_some")]
     pub path: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::filesystem::Filesystem;
-use crate::report::Status;
+use crate::status::Status;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

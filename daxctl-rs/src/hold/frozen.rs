@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::{LIMIT, Record, attribute};
-use crate::report::Status;
+use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 

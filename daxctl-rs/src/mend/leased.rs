@@ -13,7 +13,7 @@ use crate::error::{Error, Named, Result};
 use crate::map::block_end;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
-use crate::report::Status;
+use crate::status::Status;
 use crate::target::Target;
 use crate::zeros::Zeros;
 

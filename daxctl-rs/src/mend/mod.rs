@@ -17,7 +17,7 @@ use nix::unistd::syncfs;
 use crate::error::{Error, Named, Result};
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
-use crate::report::Status;
+use crate::status::Status;
 use crate::target::Target;
 
 /// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.

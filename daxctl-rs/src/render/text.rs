@@ -8,10 +8,11 @@ use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
 use daxfile::map::Layout;
 use daxfile::name::quote;
-use daxfile::report::{Action, FileReport, PinFacts, Report, Status, flag_names, format_time};
+use daxfile::report::{Action, FileReport, PinFacts, Report, flag_names, format_time};
 use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
+use daxfile::status::Status;
 use libdaxfile::statx::Time;
 
 use super::Style;

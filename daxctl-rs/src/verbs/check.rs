@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::Stored;
-use crate::report::{FileReport, Report, Status};
+use crate::report::{FileReport, Report};
 use crate::size;
 use crate::staging::Staging;
+use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 

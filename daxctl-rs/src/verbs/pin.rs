@@ -15,7 +15,8 @@ use crate::hold::none;
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Record, Stored};
-use crate::report::{Action, FileReport, Report, Status};
+use crate::report::{Action, FileReport, Report};
+use crate::status::Status;
 use crate::survey::Survey;
 use crate::target::Target;
 

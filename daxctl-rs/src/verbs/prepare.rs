@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 use crate::mend::{deduped, leased};
 use crate::needs::{Allow, Needs};
 use crate::progress::{Progress, Unit};
-use crate::report::{Action, FileReport, Report, Status, Work};
+use crate::report::{Action, FileReport, Report, Work};
 use crate::staging::Staging;
+use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 

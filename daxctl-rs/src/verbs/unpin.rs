@@ -9,7 +9,8 @@ use crate::hold::{self, frozen};
 use crate::needs::Hold;
 use crate::progress::Progress;
 use crate::record::{self, Stored, attribute};
-use crate::report::{Action, FileReport, Report, Status};
+use crate::report::{Action, FileReport, Report};
+use crate::status::Status;
 use crate::target::Target;
 
 /// Unpins each file; one that is not pinned stays as it is.

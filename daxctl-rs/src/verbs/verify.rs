@@ -12,7 +12,8 @@ use crate::map;
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Kept, Stored};
-use crate::report::{FileReport, Report, Status};
+use crate::report::{FileReport, Report};
+use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 
