@@ -267,35 +267,34 @@ impl Scan {
     pub fn finish(
         mut self,
         target: &Target,
-        statx: &Statx,
-        state: &InodeState,
+        inode: &InodeState,
         own_record: bool,
         beside: &Beside,
     ) -> Result<Vec<Blocker>> {
         self.end_map();
-        if state.encrypted(statx) {
+        if inode.encrypted() {
             self.found.remove(&Kind::Encrypted);
             self.add(Kind::Encrypted, 0, self.end);
         }
-        let xflags = state.xflags();
+        let xflags = inode.xflags();
         let whole_file = [
             (
                 Kind::Staging,
                 matches!(beside.staging, Some(Staging::Found { .. })) && !Kind::Staging.allowed_by(self.needs.allow),
             ),
-            (Kind::Empty, statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
+            (Kind::Empty, inode.statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
             (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
             (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
-            (Kind::Swapfile, active_swapfile(statx)?),
+            (Kind::Swapfile, active_swapfile(&inode.statx)?),
             (Kind::UnsupportedFilesystem, target.filesystem.refusal().is_some()),
         ];
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
             self.found.insert(kind, Vec::new());
         }
-        let describe = Describe { target, needs: self.needs, extents: self.extents, size: statx.size };
+        let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size };
         Ok(self.found.into_iter().map(|(kind, ranges)| describe.blocker(kind, ranges)).collect())
     }
 }

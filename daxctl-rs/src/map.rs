@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::filesystem::Kind;
-use crate::target::Target;
+use crate::target::{InodeState, Target};
 
 /// Extents joined where they are adjacent both logically and physically and their material flags are equal.
 pub type Run = Extent;
@@ -69,11 +69,16 @@ impl Default for Joiner {
 
 /// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order. Dirty pages are
 /// written back first. Returns whether the map is proved to have been like this at one moment: because the file was
-/// immutable all the while, because `lease` stood undisturbed, or because XFS gave all of it in one call.
+/// immutable all the while since `before`, because `lease` stood undisturbed, or because XFS gave all of it in one call.
 ///
 /// # Errors
 /// Those of FIEMAP; `EOPNOTSUPP` where the filesystem has no extents to show.
-pub fn read(target: &Target, lease: Option<&Lease<'_>>, mut visit: impl FnMut(Run)) -> Result<bool> {
+pub fn read(
+    target: &Target,
+    before: &InodeState,
+    lease: Option<&Lease<'_>>,
+    mut visit: impl FnMut(Run),
+) -> Result<bool> {
     target.filesystem.require_extents()?;
     let mut joiner = Joiner::new();
     let mut join = |extent| {
@@ -81,8 +86,9 @@ pub fn read(target: &Target, lease: Option<&Lease<'_>>, mut visit: impl FnMut(Ru
             visit(run);
         }
     };
-    let before = frozen_since(target)?;
-    let consistent = if let Some(extents) = one_call(target, lease.is_none() && before.is_none())? {
+    let certain_anyway = lease.is_some() || before.immutable();
+    let whole = if certain_anyway { None } else { one_call(target, before)? };
+    let consistent = if let Some(extents) = whole {
         extents.for_each(&mut join);
         true
     } else {
@@ -93,7 +99,7 @@ pub fn read(target: &Target, lease: Option<&Lease<'_>>, mut visit: impl FnMut(Ru
             Some(lease) => lease.undisturbed()?,
             None => false,
         };
-        leased || before.is_some() && before == frozen_since(target)?
+        leased || before.immutable() && before.immutable_since() == target.inode_state()?.immutable_since()
     };
     if let Some(run) = joiner.finish() {
         visit(run);
@@ -101,14 +107,8 @@ pub fn read(target: &Target, lease: Option<&Lease<'_>>, mut visit: impl FnMut(Ru
     Ok(consistent)
 }
 
-/// The change time of an immutable file.
-fn frozen_since(target: &Target) -> Result<Option<libdaxfile::statx::Time>> {
-    Ok(if target.inode_state()?.immutable() { Some(target.statx()?.ctime) } else { None })
-}
-
-fn one_call(target: &Target, wanted: bool) -> Result<Option<xfs::WholeMap>> {
-    let state = target.inode_state()?;
-    if !wanted || target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
+fn one_call(target: &Target, state: &InodeState) -> Result<Option<xfs::WholeMap>> {
+    if target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
         return Ok(None);
     }
     // GETBMAPX writes back only what awaits allocation: unwritten blocks under dirty pages would pass for never written.

@@ -231,7 +231,7 @@ pub struct FileFacts {
 
 impl FileFacts {
     fn new(target: &Target, survey: &Survey) -> Self {
-        let statx = &survey.statx;
+        let statx = &survey.inode.statx;
         let flags = survey.inode.xflags();
         FileFacts {
             inode: target.identity.inode,
@@ -311,8 +311,8 @@ impl PinFacts {
             pinned_at: own.map(|record| record.time),
             allowed: own.map(|record| record.needs.allow.names()).unwrap_or_default(),
             added_flags: own.map(|record| lower(record.added.iter_names().map(|(name, _)| name))).unwrap_or_default(),
-            size_was: own.map(|record| record.size).filter(|size| *size != survey.statx.size),
-            mtime_was: own.and_then(|record| drift::mtime_drift(record, &survey.statx)),
+            size_was: own.map(|record| record.size).filter(|size| *size != survey.inode.statx.size),
+            mtime_was: own.and_then(|record| drift::mtime_drift(record, &survey.inode.statx)),
             shared_since,
         }
     }

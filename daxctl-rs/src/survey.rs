@@ -3,7 +3,6 @@
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
-use libdaxfile::statx::Statx;
 
 use crate::blockers::{Beside, Blocker, Kind, Scan};
 use crate::drift::{self, Comparison, Moved, State};
@@ -19,9 +18,7 @@ use crate::target::{InodeState, Target};
 /// What a file is, and how it stands with its pin.
 #[derive(Debug)]
 pub struct Survey {
-    /// Size, times, attributes; read before the map.
-    pub statx: Statx,
-    /// The inode's flags.
+    /// What the inode told before the map was read.
     pub inode: InodeState,
     /// The record found on it.
     pub stored: Stored,
@@ -52,7 +49,7 @@ pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) ->
             shared.push(run.physical..run.physical.saturating_add(run.length));
         }
     })?;
-    let device = survey.statx.device;
+    let device = survey.inode.statx.device;
     if let Some(blocker) = survey.blockers.iter_mut().find(|blocker| blocker.kind == Kind::Shared) {
         blocker.sharers = sharers::find(target, device, shared)?;
     }
@@ -64,8 +61,8 @@ pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) ->
 /// # Errors
 /// Those of the calls that read inode, record and map.
 pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit: impl FnMut(&Run)) -> Result<Survey> {
-    let statx = target.statx()?;
     let inode = target.inode_state()?;
+    let statx = inode.statx;
     let stored = record::load(target)?;
     let own = match &stored {
         Stored::Own(record) => Some(record),
@@ -76,7 +73,7 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     let mut scan = Scan::new(statx.size, block_size, needs);
     let mut recorder = Recorder::new(statx.size, LIMIT);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
-    let consistent = map::read(target, lease, |run| {
+    let consistent = map::read(target, &inode, lease, |run| {
         overview.push(&run);
         scan.push(&run);
         recorder.push(&run);
@@ -92,9 +89,9 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
         staging: staging::detect(target, overview.mapped, realtime)?,
         realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
     };
-    let blockers = scan.finish(target, &statx, &inode, own.is_some(), &beside)?;
+    let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
-    Ok(Survey { statx, inode, overview, blockers, beside, moved, state, consistent, kept: recorder.finish(), stored })
+    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, kept: recorder.finish(), stored })
 }
 
 /// What a record of at most `limit` bytes keeps of the map as it is now, for a file that was recorded with this size.
@@ -103,6 +100,6 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
 /// Those of reading the map.
 pub fn keep(target: &Target, size: u64, limit: usize) -> Result<Kept> {
     let mut recorder = Recorder::new(size, limit);
-    map::read(target, None, |run| recorder.push(&run))?;
+    map::read(target, &target.inode_state()?, None, |run| recorder.push(&run))?;
     Ok(recorder.finish().1)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::inode::InodeFlags;
-use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
+use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx, Time};
 use libdaxfile::{Errno, fsxattr, inode, statx};
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::{Mode, lstat};
@@ -41,9 +41,11 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Lock(Option<Flock<File>>);
 
-/// An inode's flags, from whichever interface tells them.
-#[derive(Debug, Clone, Copy, Default)]
+/// What an inode tells at one moment, from whichever interface tells it.
+#[derive(Debug, Clone, Copy)]
 pub struct InodeState {
+    /// Size, times, attributes.
+    pub statx: Statx,
     /// The attributes of `FS_IOC_FSGETXATTR`, where the filesystem has them.
     pub fsxattr: Option<Fsxattr>,
     /// `FS_IOC_GETFLAGS`, where the filesystem has it.
@@ -68,10 +70,16 @@ impl InodeState {
         self.xflags().contains(Xflags::IMMUTABLE)
     }
 
+    /// The time of its last change, if it is immutable.
+    #[must_use]
+    pub fn immutable_since(&self) -> Option<Time> {
+        self.immutable().then_some(self.statx.ctime)
+    }
+
     /// Whether the contents are encrypted by the filesystem.
     #[must_use]
-    pub fn encrypted(&self, statx: &Statx) -> bool {
-        statx.attributes.contains(Attributes::ENCRYPTED)
+    pub fn encrypted(&self) -> bool {
+        self.statx.attributes.contains(Attributes::ENCRYPTED)
             || self.flags.is_some_and(|flags| flags.contains(InodeFlags::ENCRYPTED))
     }
 }
@@ -152,12 +160,16 @@ impl Target {
         faccessat(self, "", AccessFlags::W_OK, flags).named("faccessat")
     }
 
-    /// Reads the inode flags.
+    /// Reads size, times, attributes and inode flags.
     ///
     /// # Errors
-    /// Those of the ioctls, but for "not known here".
+    /// Those of statx(2), and of the ioctls but for "not known here".
     pub fn inode_state(&self) -> Result<InodeState> {
-        Ok(InodeState { fsxattr: if_known(fsxattr::get(self))?, flags: if_known(inode::flags(self))? })
+        Ok(InodeState {
+            statx: self.statx()?,
+            fsxattr: if_known(fsxattr::get(self))?,
+            flags: if_known(inode::flags(self))?,
+        })
     }
 
     /// Makes everything durable: contents, map, attributes and flags.

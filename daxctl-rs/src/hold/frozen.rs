@@ -245,7 +245,7 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
             return;
         }
         let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
-        while let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.statx.mtime)).max() {
+        while let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.inode.statx.mtime)).max() {
             pause(wait);
         }
         for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_none()) {

@@ -29,7 +29,7 @@ pub fn pin(target: &Target, needs: Needs, survey: &Survey, lease: Option<&Lease<
             .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
     }
     let stored = super::record(target, needs, Xflags::empty(), survey)
-        .store(target, |limit| survey::keep(target, survey.statx.size, limit))
+        .store(target, |limit| survey::keep(target, survey.inode.statx.size, limit))
         .map_err(|error| not_permitted(error, "the record needs write access to the file"));
     let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();
     let pinned = stored.and_then(|_| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));

@@ -90,5 +90,5 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
 /// Whether a file whose pin is not held has changed since.
 fn changed(survey: &Survey) -> bool {
     let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
-    matches!(&survey.stored, Stored::Own(record) if moved || crate::drift::attributes_differ(record, &survey.statx))
+    matches!(&survey.stored, Stored::Own(record) if moved || crate::drift::attributes_differ(record, &survey.inode.statx))
 }

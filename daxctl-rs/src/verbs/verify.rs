@@ -146,8 +146,8 @@ fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileRe
         report.notes.push("not as in the manifest".into());
         report.raise(Status::No);
     }
-    if entry.size != survey.statx.size {
-        report.notes.push(format!("{} bytes in the manifest, {} now", entry.size, survey.statx.size));
+    if entry.size != survey.inode.statx.size {
+        report.notes.push(format!("{} bytes in the manifest, {} now", entry.size, survey.inode.statx.size));
         report.raise(Status::No);
     }
     report.changes = Some(changes);
