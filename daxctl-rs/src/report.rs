@@ -122,6 +122,14 @@ impl FileReport {
         self.exit_status = self.exit_status.max(status);
     }
 
+    /// Adds what stands against pinning, which raises the status.
+    pub(crate) fn block(&mut self, blockers: Vec<Blocker>) {
+        for blocker in &blockers {
+            self.raise(blocker.kind.status());
+        }
+        self.blockers = Some(blockers);
+    }
+
     /// Notes that blocks have come to be shared since the pin, if so; says whether.
     pub(crate) fn note_shared(&mut self) -> bool {
         let shared = self.pin.as_ref().map_or(0, |pin| pin.shared_since);

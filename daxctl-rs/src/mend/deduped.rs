@@ -9,7 +9,7 @@ use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
 use nix::unistd::ftruncate;
 
-use super::{Permit, check_interrupt, drop_staging, gaps, unshare, unshare_range};
+use super::{Permit, check_interrupt, drop_staging, each_gap, unshare, unshare_range};
 use crate::error::{Error, Named, Result};
 use crate::map::block_end;
 use crate::needs::{Allow, Needs};
@@ -50,30 +50,25 @@ pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Prog
     if !needs.allow.contains(Allow::HOLE | Allow::UNWRITTEN) && donor_size > 0 {
         let donor_size = block_end(donor_size, block_size);
         let zeros = donor(target, donor_size)?;
-        let mut from = 0;
-        while from < end {
-            let (gaps, next) = gaps(target, from, end, needs.allow)?;
-            for gap in gaps {
-                let whole = gap.range.end.min(size - size % block_size).max(gap.range.start);
-                let mut offset = gap.range.start;
-                while offset < whole {
-                    permit.check()?;
-                    let length = donor_size.min(whole - offset);
-                    swap(&zeros, target, offset, length, block_size)?;
-                    progress.advance(length);
-                    offset += length;
-                }
-                let tail = gap.range.end.min(size).saturating_sub(whole);
-                if tail > 0 {
-                    swap_tail(target, whole, tail)?;
-                    progress.advance(tail);
-                }
-                if at_once {
-                    unshare_range(target, gap.range.start..gap.range.end.min(size), &permit)?;
-                }
+        each_gap(target, end, needs.allow, |gap| {
+            let (whole, tail) = gap.split(size, block_size);
+            let mut offset = whole.start;
+            while offset < whole.end {
+                permit.check()?;
+                let length = donor_size.min(whole.end - offset);
+                swap(&zeros, target, offset, length, block_size)?;
+                progress.advance(length);
+                offset += length;
             }
-            from = next;
-        }
+            if tail > 0 {
+                swap_tail(target, whole.end, tail)?;
+                progress.advance(tail);
+            }
+            if at_once {
+                unshare_range(target, gap.range.start..gap.range.end.min(size), &permit)?;
+            }
+            Ok(())
+        })?;
     }
     if !at_once {
         unshare(target, size, needs, &permit)?;

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
-use super::{Gap, Permit, check_interrupt, gaps, unshare};
+use super::{Gap, Permit, check_interrupt, each_gap, unshare};
 use crate::error::{Error, Named, Result};
 use crate::map::block_end;
 use crate::needs::{Allow, Needs};
@@ -50,14 +50,7 @@ pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progr
     }
     let end = block_end(size, target.filesystem.block_size);
     let zeros = Zeros::new(target)?;
-    let mut from = 0;
-    while from < end {
-        let (gaps, next) = gaps(target, from, end, needs.allow)?;
-        for gap in gaps {
-            fill(target, &gap, size, needs.allow, &zeros, &permit)?;
-        }
-        from = next;
-    }
+    each_gap(target, end, needs.allow, |gap| fill(target, gap, size, needs.allow, &zeros, &permit))?;
     cut(target, size, end, unshares, &permit)?;
     target.fsync()?;
     Ok(Some(()))
@@ -94,19 +87,17 @@ fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, perm
         // That may have lasted, and a lease is broken by force after a time.
         permit.check()?;
     }
-    let block_size = target.filesystem.block_size;
-    let whole = gap.range.end.min(size - size % block_size).max(start);
+    let (whole, tail) = gap.split(size, target.filesystem.block_size);
+    let tail_start = whole.end;
     set_direct(target, true)?;
-    zeros.write(target, start..whole, |written| {
+    zeros.write(target, whole, |written| {
         progress.advance(written);
         permit.check()
     })?;
-    let tail = gap.range.end.min(size).saturating_sub(whole);
     if tail > 0 {
-        // The last block's part within the file; a direct write of all of it would grow the file.
         set_direct(target, false)?;
         let bytes = vec![0u8; usize::try_from(tail).unwrap_or(0)];
-        pwrite(target, &bytes, i64::try_from(whole).unwrap_or(i64::MAX)).named("pwrite64")?;
+        pwrite(target, &bytes, i64::try_from(tail_start).unwrap_or(i64::MAX)).named("pwrite64")?;
         progress.advance(tail);
     }
     Ok(())

@@ -52,6 +52,26 @@ struct Gap {
     hole: bool,
 }
 
+impl Gap {
+    /// Its whole blocks, as far as a file of `size` bytes fills them, and what of it is in the last block: a direct write
+    /// over all of that would grow the file.
+    fn split(&self, size: u64, block_size: u64) -> (Range<u64>, u64) {
+        let whole = self.range.end.min(size - size % block_size).max(self.range.start);
+        (self.range.start..whole, self.range.end.min(size).saturating_sub(whole))
+    }
+}
+
+/// Gives each gap before `end` to `act`, as the map is when it comes to it.
+fn each_gap(target: &Target, end: u64, allow: Allow, mut act: impl FnMut(&Gap) -> Result<()>) -> Result<()> {
+    let mut from = 0;
+    while from < end {
+        let (gaps, next) = gaps(target, from, end, allow)?;
+        gaps.iter().try_for_each(&mut act)?;
+        from = next;
+    }
+    Ok(())
+}
+
 /// The next gaps at or after `from` and before `end`, as far as `allow` does not leave them alone, and where to go on.
 fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>, u64)> {
     let mut gaps = Vec::new();

@@ -23,7 +23,7 @@ use crate::needs::Needs;
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Report};
 use crate::status::Status;
-use crate::survey;
+use crate::survey::{self, Survey};
 use crate::target::{Target, parent, unnamed};
 use crate::zeros::Zeros;
 
@@ -75,10 +75,11 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         return Ok(());
     }
     let target = unnamed(&directory, path)?;
-    let blockers = fill(&target, options, reserve, rounded, progress, report)?;
+    let survey = fill(&target, options, reserve, rounded, progress)?;
+    report.describe(&target, &survey);
     stop_if_interrupted(progress)?;
-    if !blockers.is_empty() {
-        report.blockers = Some(blockers);
+    if !survey.blockers.is_empty() {
+        report.block(survey.blockers.into_iter().map(advise).collect());
         return Ok(());
     }
     link(&target, &directory, name)?;
@@ -97,15 +98,8 @@ fn exists(errno: Errno) -> Error {
     Error::call("linkat", errno).because("alloc never touches an existing file")
 }
 
-/// Allocates, aligns, zeroes and cuts the file, and tells what is still wrong with it.
-fn fill(
-    target: &Target,
-    options: &Options,
-    reserve: u64,
-    rounded: u64,
-    progress: &dyn Progress,
-    report: &mut FileReport,
-) -> Result<Vec<Blocker>> {
+/// Allocates, aligns, zeroes and cuts the file, and looks at it.
+fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress: &dyn Progress) -> Result<Survey> {
     fallocate(target, Mode::empty(), 0, reserve)?;
     if let Some(align) = options.needs.align {
         collapse_head(target, align)?;
@@ -120,18 +114,16 @@ fn fill(
     }
     ftruncate(target, i64::try_from(options.size).unwrap_or(i64::MAX)).named("ftruncate")?;
     target.fsync()?;
-    let survey = survey::take(target, options.needs, None, |_| ())?;
-    report.describe(target, &survey);
-    let mut blockers = survey.blockers;
-    for blocker in &mut blockers {
-        report.raise(blocker.kind.status());
-        // There is no file that a command could mend.
-        blocker.remedy = match blocker.kind {
-            Kind::Misaligned | Kind::TooManyExtents => "ask for less, or make room in larger pieces".into(),
-            _ => "another directory, which does not hand this down to its files".into(),
-        };
-    }
-    Ok(blockers)
+    survey::take(target, options.needs, None, |_| ())
+}
+
+/// There is no file that a command could mend.
+fn advise(blocker: Blocker) -> Blocker {
+    let remedy = match blocker.kind {
+        Kind::Misaligned | Kind::TooManyExtents => "ask for less, or make room in larger pieces",
+        _ => "another directory, which does not hand this down to its files",
+    };
+    Blocker { remedy: remedy.into(), ..blocker }
 }
 
 /// The extent-size hint does not align physically. What does: to have more than is needed, and give back the head.

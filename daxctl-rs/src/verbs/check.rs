@@ -54,10 +54,7 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
         report.note_shared();
     }
-    for blocker in &blockers {
-        report.raise(blocker.kind.status());
-    }
-    report.blockers = Some(blockers);
+    report.block(blockers);
     if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
         let bytes = size::format(bytes, false);
         report.notes.push(format!("up to {bytes} may be copy-on-write staging; daxfile prepare drops it"));

@@ -26,7 +26,7 @@ fn each(
         .iter()
         .take_while(|_| !progress.interrupted())
         .map(|path| {
-            let report = one(path, &mut act);
+            let report = one(path, |target, report| act(&target, report));
             progress.advance(1);
             report
         })
@@ -35,9 +35,9 @@ fn each(
     reports
 }
 
-fn one(path: &Path, act: &mut impl FnMut(&Target, &mut FileReport) -> Result<()>) -> FileReport {
+fn one(path: &Path, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
     let mut report = FileReport::new(path);
-    if let Err(error) = Target::open(path).and_then(|target| act(&target, &mut report)) {
+    if let Err(error) = Target::open(path).and_then(|target| act(target, &mut report)) {
         report.fail(&error);
     }
     report

@@ -20,14 +20,11 @@ const ROUNDS: u32 = 3;
 
 /// Prepares each file.
 pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progress) -> Report {
-    let files = paths.iter().take_while(|_| !progress.interrupted()).map(|path| {
-        let mut report = FileReport::new(path);
-        let prepared = Target::open(path).and_then(|target| prepare(target, needs, dry_run, progress, &mut report));
-        if let Err(error) = prepared {
-            report.fail(&error);
-        }
-        report
-    });
+    // Its progress is in bytes of one file, not in files.
+    let files = paths
+        .iter()
+        .take_while(|_| !progress.interrupted())
+        .map(|path| super::one(path, |target, report| prepare(target, needs, dry_run, progress, report)));
     Report::new(files.collect())
 }
 
@@ -54,7 +51,8 @@ fn prepare(
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
     let nothing_to_do = !unsure && !survey.blockers.iter().any(mendable);
     if hopeless || nothing_to_do || survey.inode.immutable() {
-        describe(&target, survey, report);
+        report.describe(&target, &survey);
+        report.block(survey.blockers);
         report.action = (report.exit_status == Status::Done).then_some(Action::AlreadyPrepared);
         return Ok(());
     }
@@ -73,19 +71,12 @@ fn prepare(
     let mended = mend(&target, needs, survey, unsure, progress);
     progress.end();
     let survey = mended?;
-    describe(&target, survey, report);
+    report.describe(&target, &survey);
+    report.block(survey.blockers);
     if report.exit_status == Status::Done {
         report.action = Some(Action::Prepared);
     }
     Ok(())
-}
-
-fn describe(target: &Target, survey: Survey, report: &mut FileReport) {
-    report.describe(target, &survey);
-    for blocker in &survey.blockers {
-        report.raise(blocker.kind.status());
-    }
-    report.blockers = Some(survey.blockers);
 }
 
 /// The bytes that it takes, at most.
