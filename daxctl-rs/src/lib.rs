@@ -1,6 +1,6 @@
 //! Makes the extent map of a file immutable, and proves that it stayed so.
 //!
-//! [`verbs`] holds one module a verb: options in, a [`report::Report`] out; nothing is printed. Beneath them lie the
+//! [`verbs`] holds one module a verb: options in, a [`report::FileReport`] of each file out; nothing is printed. Beneath them lie the
 //! [`hold`]s, then what a file is ([`target`], [`survey`]), what stands against pinning it ([`blockers`]), what is kept
 //! of it ([`record`]) and what has moved since ([`drift`]).
 //!
@@ -8,8 +8,11 @@
 //! use daxfile::verbs::check;
 //! use daxfile::{needs::Needs, progress::Silent, status::Status};
 //!
-//! let report = check::run(&["/proc/self/status".into()], &Needs::default(), &Silent);
-//! assert_eq!(report.exit_status, Status::Unable); // procfs has no extents
+//! let mut reports = Vec::new();
+//! let status =
+//!     check::run(&["/proc/self/status".into()], &Needs::default(), &Silent, &mut |report| reports.push(report));
+//! assert_eq!(status, Status::Unable); // procfs has no extents
+//! assert_eq!(reports.len(), 1);
 //! ```
 #![forbid(unsafe_code)]
 

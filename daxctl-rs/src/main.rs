@@ -6,7 +6,7 @@ mod render;
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,11 +16,12 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use daxfile::error::Named;
 use daxfile::manifest::Manifest;
-use daxfile::report::Report;
+use daxfile::report::Sink;
 use daxfile::status::Status;
 use daxfile::verbs::{alloc, check, pin, prepare, stat, unpin, verify};
 
-use cli::{Cli, Color, Files, Verb};
+use cli::{Cli, Files, Verb};
+use render::Printer;
 use render::progress::Meter;
 
 fn main() -> ExitCode {
@@ -29,14 +30,16 @@ fn main() -> ExitCode {
         Err(message) => return usage(&message),
     };
     let meter = Meter::new(!cli.common.quiet);
-    match run(&cli, &meter) {
-        Ok(report) => {
+    let mut printer = Printer::new(&cli);
+    match run(&cli, &meter, &mut |file| meter.aside(|| printer.print(&file))) {
+        Ok(status) => {
+            let printed = printer.finish(status);
             if let Some(signal) = meter.signal() {
                 // Undone and tidied up; now die of the signal, as whoever sent it expects.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
-            let status = print(&cli, &report).unwrap_or(report.exit_status);
-            ExitCode::from(status as u8)
+            let unprinted = printed.err().and_then(|error| unprinted(&error)).unwrap_or_default();
+            ExitCode::from(status.max(unprinted) as u8)
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "daxfile {}: {error:#}", cli.verb.name());
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, meter: &Meter) -> Result<Report> {
+fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
     Ok(match &cli.verb {
         Verb::Alloc { size, shape, dry_run, file } => {
             let needs = daxfile::needs::Needs {
@@ -54,32 +57,32 @@ fn run(cli: &Cli, meter: &Meter) -> Result<Report> {
                 max_extents: shape.max_extents,
                 ..daxfile::needs::Needs::default()
             };
-            alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter)
+            alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter, sink)
         }
-        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs(), meter),
+        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs(), meter, sink),
         Verb::Pin { needs, wait, dry_run, files } => {
             let options = pin::Options { needs: needs.needs(), wait: Duration::from_secs(*wait), dry_run: *dry_run };
             let files = list(files)?;
             meter.catch_signals()?;
-            pin::run(&files, &options, meter)
+            pin::run(&files, &options, meter, sink)
         }
         Verb::Prepare { needs, dry_run, files } => {
             let files = list(files)?;
             meter.catch_signals()?;
-            prepare::run(&files, &needs.needs(), *dry_run, meter)
+            prepare::run(&files, &needs.needs(), *dry_run, meter, sink)
         }
         Verb::Unpin { dry_run, files } => {
             let files = list(files)?;
             meter.catch_signals()?;
-            unpin::run(&files, *dry_run, meter)
+            unpin::run(&files, *dry_run, meter, sink)
         }
-        Verb::Stat { extents, files } => stat::run(&list(files)?, *extents, meter),
+        Verb::Stat { extents, files } => stat::run(&list(files)?, *extents, meter, sink),
         Verb::Verify { against: Some(manifest), root, files, .. } => {
             let manifest = read_manifest(manifest)?;
             let files = if files.files.is_empty() && files.files_from.is_none() { Vec::new() } else { list(files)? };
-            verify::run_against(&manifest, &files, root.as_deref(), meter)
+            verify::run_against(&manifest, &files, root.as_deref(), meter, sink)
         }
-        Verb::Verify { strict, files, .. } => verify::run(&list(files)?, *strict, meter),
+        Verb::Verify { strict, files, .. } => verify::run(&list(files)?, *strict, meter, sink),
     })
 }
 
@@ -126,26 +129,6 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
         bail!("{name}: a manifest without files");
     }
     Ok(manifest)
-}
-
-/// Prints the report; gives another status where it could not be printed.
-fn print(cli: &Cli, report: &Report) -> Option<Status> {
-    let stdout = std::io::stdout();
-    let color = match cli.common.color {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-    };
-    let style = render::Style { color, exact: cli.common.bytes, verbose: cli.common.verbose };
-    let mut out = std::io::BufWriter::with_capacity(1 << 16, stdout.lock());
-    let printed = match (cli.common.json, cli.common.quiet) {
-        (true, _) => render::json(report, &mut out),
-        (false, true) => Ok(()),
-        (false, false) => render::text(&cli.verb, report, style, &mut out),
-    };
-    let printed = printed.and_then(|()| out.flush());
-    render::errors(&cli.verb, report, &mut std::io::stderr().lock());
-    printed.err().and_then(|error| unprinted(&error)).map(|failed| report.exit_status.max(failed))
 }
 
 /// Says that standard output failed; not to who closed it, and has seen enough.

@@ -1,4 +1,4 @@
-//! What verbs return. Serialised, it is the JSON that the program prints; it only ever grows.
+//! What verbs tell of each file. Serialised, it is the JSON that the program prints; it only ever grows.
 
 use std::path::{Path, PathBuf};
 
@@ -21,25 +21,11 @@ use crate::status::Status;
 use crate::survey::Survey;
 use crate::target::Target;
 
-/// What a verb did.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// Version of this format.
-    pub schema_version: u32,
-    /// One entry a file, in the order in which they were named.
-    pub files: Vec<FileReport>,
-    /// The exit status.
-    pub exit_status: Status,
-}
+/// Version of the format.
+pub const SCHEMA_VERSION: u32 = 1;
 
-impl Report {
-    /// Puts files together.
-    #[must_use]
-    pub fn new(files: Vec<FileReport>) -> Self {
-        let exit_status = files.iter().map(|file| file.exit_status).max().unwrap_or_default();
-        Report { schema_version: 1, files, exit_status }
-    }
-}
+/// Receives each file's report as soon as it is known, in the order in which the files were named.
+pub type Sink<'a> = dyn FnMut(FileReport) + 'a;
 
 /// What a verb did to one file.
 #[derive(Debug, Serialize)]

@@ -3,23 +3,24 @@
 pub(crate) mod progress;
 mod text;
 
-use std::io::{Result, Write};
+use std::io::{BufWriter, IsTerminal, Result, StdoutLock, Write};
 
 use daxfile::name::quote;
-use daxfile::report::Report;
+use daxfile::report::{FileReport, SCHEMA_VERSION};
+use daxfile::status::Status;
 
-use crate::cli::Verb;
-pub(crate) use text::text;
+use crate::cli::{Cli, Color, Verb};
+use text::text;
 
 /// How text is to look.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Style {
+struct Style {
     /// With colours.
-    pub(crate) color: bool,
+    color: bool,
     /// Sizes to the byte.
-    pub(crate) exact: bool,
+    exact: bool,
     /// Every range.
-    pub(crate) verbose: bool,
+    verbose: bool,
 }
 
 impl Verb {
@@ -36,16 +37,70 @@ impl Verb {
     }
 }
 
-pub(crate) fn json(report: &Report, out: &mut impl Write) -> Result<()> {
-    serde_json::to_writer(&mut *out, report)?;
-    writeln!(out)
+/// Prints reports as they come.
+pub(crate) struct Printer<'a> {
+    cli: &'a Cli,
+    style: Style,
+    out: BufWriter<StdoutLock<'static>>,
+    begun: bool,
+    printed: Result<()>,
 }
 
-/// Says what failed: verb, file, call, the errno's meaning, and what to do.
-pub(crate) fn errors(verb: &Verb, report: &Report, err: &mut impl Write) {
-    for file in &report.files {
-        if let Some(error) = &file.error {
-            let _ = writeln!(err, "daxfile {}: {}: {}", verb.name(), quote(&file.path), error.message);
+impl<'a> Printer<'a> {
+    pub(crate) fn new(cli: &'a Cli) -> Self {
+        let stdout = std::io::stdout();
+        let color = match cli.common.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => stdout.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        Printer {
+            cli,
+            style: Style { color, exact: cli.common.bytes, verbose: cli.common.verbose },
+            out: BufWriter::with_capacity(1 << 16, stdout.lock()),
+            begun: false,
+            printed: Ok(()),
         }
+    }
+
+    /// Prints one file's report to standard output, and what failed to standard error.
+    pub(crate) fn print(&mut self, file: &FileReport) {
+        if self.printed.is_ok() {
+            self.printed = self.data(file);
+        }
+        if let Some(error) = &file.error {
+            let name = quote(&file.path);
+            let _ = writeln!(std::io::stderr(), "daxfile {}: {name}: {}", self.cli.verb.name(), error.message);
+        }
+    }
+
+    fn data(&mut self, file: &FileReport) -> Result<()> {
+        if self.cli.common.json {
+            self.begin_json()?;
+            serde_json::to_writer(&mut self.out, file)?;
+            return Ok(());
+        }
+        if !self.cli.common.quiet {
+            text(&self.cli.verb, file, self.style, &mut self.out)?;
+        }
+        // What a person watches should come in the order in which it happened.
+        if file.error.is_some() || self.out.get_ref().is_terminal() { self.out.flush() } else { Ok(()) }
+    }
+
+    fn begin_json(&mut self) -> Result<()> {
+        let begun = std::mem::replace(&mut self.begun, true);
+        match begun {
+            true => write!(self.out, ","),
+            false => write!(self.out, r#"{{"schema_version":{SCHEMA_VERSION},"files":["#),
+        }
+    }
+
+    /// Ends what was printed. An error says that not all of it came through.
+    pub(crate) fn finish(mut self, status: Status) -> Result<()> {
+        self.printed?;
+        if self.cli.common.json && self.begun {
+            writeln!(self.out, r#"],"exit_status":{}}}"#, status as u8)?;
+        }
+        self.out.flush()
     }
 }

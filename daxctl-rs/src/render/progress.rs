@@ -42,6 +42,14 @@ impl Meter {
         Ok(())
     }
 
+    /// Prints something while no bar is in the way.
+    pub(crate) fn aside(&self, print: impl FnOnce()) {
+        match &*self.bar.borrow() {
+            Some((_, bar)) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// The signal that came, if one did.
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)

@@ -8,7 +8,7 @@ use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
 use daxfile::map::Layout;
 use daxfile::name::quote;
-use daxfile::report::{Action, FileReport, PinFacts, Report, flag_names, format_time};
+use daxfile::report::{Action, FileReport, PinFacts, flag_names, format_time};
 use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
@@ -22,20 +22,15 @@ use crate::cli::Verb;
 const SHOWN: usize = 3;
 
 /// Prints a report.
-pub(crate) fn text(verb: &Verb, report: &Report, style: Style, out: &mut impl Write) -> Result<()> {
-    for file in &report.files {
-        let mut page = Page { style, out };
-        match verb {
-            Verb::Stat { .. } => page.stat(file)?,
-            Verb::Check { .. } => page.check(file)?,
-            Verb::Verify { against: Some(_), .. } => page.verify_against(file)?,
-            Verb::Verify { .. } => page.verify(file)?,
-            Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => {
-                page.act(verb, file)?
-            }
-        }
+pub(super) fn text(verb: &Verb, file: &FileReport, style: Style, out: &mut impl Write) -> Result<()> {
+    let mut page = Page { style, out };
+    match verb {
+        Verb::Stat { .. } => page.stat(file),
+        Verb::Check { .. } => page.check(file),
+        Verb::Verify { against: Some(_), .. } => page.verify_against(file),
+        Verb::Verify { .. } => page.verify(file),
+        Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(verb, file),
     }
-    Ok(())
 }
 
 struct Page<'a, W> {

@@ -21,7 +21,7 @@ use crate::filesystem::Filesystem;
 use crate::map::block_end;
 use crate::needs::Needs;
 use crate::progress::{Progress, Unit};
-use crate::report::{Action, FileReport, Report};
+use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::{Target, parent, unnamed};
@@ -39,12 +39,12 @@ pub struct Options {
 }
 
 /// Creates the file.
-pub fn run(path: &Path, options: &Options, progress: &dyn Progress) -> Report {
+pub fn run(path: &Path, options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let mut report = FileReport::new(path);
     if let Err(error) = alloc(path, options, progress, &mut report) {
         report.fail(&error);
     }
-    Report::new(vec![report])
+    super::tell(report, sink)
 }
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::Stored;
-use crate::report::{FileReport, Report};
+use crate::report::{FileReport, Sink};
 use crate::size;
 use crate::staging::Staging;
 use crate::status::Status;
@@ -18,11 +18,11 @@ use crate::survey::{self, Survey};
 use crate::target::Target;
 
 /// Checks each file. Nothing is changed, but dirty pages are written back.
-pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress) -> Report {
-    Report::new(super::each(paths, progress, |target, report| {
+pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    super::each(paths, progress, sink, |target, report| {
         let survey = look(target, *needs, None, report)?;
         judge(target, needs, &survey, report)
-    }))
+    })
 }
 
 /// Surveys a file; where its filesystem shows no map at all, that is the blocker.

@@ -15,7 +15,7 @@ use crate::hold::none;
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Record, Stored};
-use crate::report::{Action, FileReport, Report};
+use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::survey::Survey;
 use crate::target::Target;
@@ -35,18 +35,19 @@ pub struct Options {
 }
 
 /// Pins each file.
-pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress) -> Report {
+pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let deadline = Instant::now() + options.wait;
-    let mut reports = Vec::with_capacity(paths.len());
+    let mut status = Status::Done;
+    let mut rest = paths;
     progress.begin(paths.len() as u64, Unit::Files);
-    while reports.len() < paths.len() && !progress.interrupted() {
-        let rest = &paths[reports.len()..];
+    while !rest.is_empty() && !progress.interrupted() {
         let batch = pin_batch(&rest[..rest.len().min(BATCH)], options, deadline, progress);
+        rest = &rest[batch.len()..];
         progress.advance(batch.len() as u64);
-        reports.extend(batch);
+        status = batch.into_iter().fold(status, |status, report| status.max(super::tell(report, sink)));
     }
     progress.end();
-    Report::new(reports)
+    status
 }
 
 /// What is to happen to a file that was looked at.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::mend::{deduped, leased};
 use crate::needs::{Allow, Needs};
 use crate::progress::{Progress, Unit};
-use crate::report::{Action, FileReport, Report, Work};
+use crate::report::{Action, FileReport, Sink, Work};
 use crate::staging::Staging;
 use crate::status::Status;
 use crate::survey::{self, Survey};
@@ -19,13 +19,12 @@ use super::check;
 const ROUNDS: u32 = 3;
 
 /// Prepares each file.
-pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progress) -> Report {
+pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     // Its progress is in bytes of one file, not in files.
-    let files = paths
-        .iter()
-        .take_while(|_| !progress.interrupted())
-        .map(|path| super::one(path, |target, report| prepare(target, needs, dry_run, progress, report)));
-    Report::new(files.collect())
+    let paths = paths.iter().take_while(|_| !progress.interrupted());
+    paths
+        .map(|path| super::one(path, |target, report| prepare(target, needs, dry_run, progress, report)))
+        .fold(Status::Done, |status, report| status.max(super::tell(report, sink)))
 }
 
 /// Whether prepare removes it. What is not allocated yet after it was synced is somebody's writing at this moment.

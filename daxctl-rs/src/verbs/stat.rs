@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::needs::Needs;
 use crate::progress::Progress;
-use crate::report::{FileReport, Report};
+use crate::report::{FileReport, Sink};
+use crate::status::Status;
 use crate::survey;
 use crate::target::Target;
 
 /// Shows each file, with the runs of its map if `extents`. Nothing is changed, but dirty pages are written back.
-pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress) -> Report {
-    Report::new(super::each(paths, progress, |target, report| stat(target, extents, report)))
+pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    super::each(paths, progress, sink, |target, report| stat(target, extents, report))
 }
 
 fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {

@@ -9,13 +9,13 @@ use crate::hold::{self, frozen};
 use crate::needs::Hold;
 use crate::progress::Progress;
 use crate::record::{self, Stored, attribute};
-use crate::report::{Action, FileReport, Report};
+use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::target::Target;
 
 /// Unpins each file; one that is not pinned stays as it is.
-pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Report {
-    Report::new(super::each(paths, progress, |target, report| unpin(target, dry_run, report)))
+pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    super::each(paths, progress, sink, |target, report| unpin(target, dry_run, report))
 }
 
 fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> {

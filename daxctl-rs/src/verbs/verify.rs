@@ -12,19 +12,19 @@ use crate::map;
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Kept, Stored};
-use crate::report::{FileReport, Report};
+use crate::report::{FileReport, Sink};
 use crate::status::Status;
 use crate::survey::{self, Survey};
 use crate::target::Target;
 
 /// Compares each file with its own record. With `strict`, blocks shared since count as drift.
-pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress) -> Report {
-    Report::new(super::each(paths, progress, |target, report| {
+pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    super::each(paths, progress, sink, |target, report| {
         let mut survey = survey::take(target, Needs::default(), None, |_| ())?;
         look_inside(target, &mut survey)?;
         report.describe(target, &survey);
         judge(target, &survey, strict, report)
-    }))
+    })
 }
 
 /// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
@@ -79,9 +79,15 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
 }
 
 /// Compares files with a manifest: those named, or all that are in it. An entry whose file is gone is drift.
-pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, progress: &dyn Progress) -> Report {
+pub fn run_against(
+    manifest: &Manifest,
+    paths: &[PathBuf],
+    root: Option<&Path>,
+    progress: &dyn Progress,
+    sink: &mut Sink<'_>,
+) -> Status {
     let mut used = vec![false; manifest.entries.len()];
-    let mut reports = Vec::new();
+    let mut status = Status::Done;
     progress.begin((paths.len() + manifest.entries.len()) as u64, Unit::Files);
     for path in paths {
         let mut report = FileReport::new(path);
@@ -95,7 +101,7 @@ pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, 
             (None, Err(error)) => report.fail(&error),
             (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
         }
-        reports.push(report);
+        status = status.max(super::tell(report, sink));
         progress.advance(1);
     }
     for (entry, _) in manifest.entries.iter().zip(used).filter(|(_, used)| !used) {
@@ -104,12 +110,12 @@ pub fn run_against(manifest: &Manifest, paths: &[PathBuf], root: Option<&Path>, 
         let target = entry.harmless().and_then(|()| Target::open(&path));
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
-            reports.push(report);
+            status = status.max(super::tell(report, sink));
         }
         progress.advance(1);
     }
     progress.end();
-    Report::new(reports)
+    status
 }
 
 /// Whether there is no such file: its name is gone, or a directory on the way is none any more.
