@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::tools::{Piece, filefrag, flags, inode, on, require, sh, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, on_each, report, run};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const K: u64 = 1 << 10;
@@ -700,6 +704,34 @@ fn three_hundred_files_at_once() {
         assert_eq!(sh(format!("getfattr -d -m daxfile '{}'/*", mounted(&scratch))), "");
         assert_eq!(sh(format!("lsattr '{}' | grep -c '^....i' || :", mounted(&scratch))).trim(), "0");
     });
+}
+
+/// The second batch waits for a writer when SIGINT comes: the first is done, and that is told.
+#[test]
+fn what_was_pinned_before_an_interrupt_is_reported() {
+    const FILES: usize = 130;
+    const BUSY: usize = 128;
+    let scratch = Scratch::new(Kind::ext4());
+    sh(format!(
+        "cd '{}'; for ((i = 0; i < {FILES}; i++)); do head -c 4096 /dev/zero >$i; done; sync -f .",
+        mounted(&scratch)
+    ));
+    let paths: Vec<_> = (0..FILES).map(|n| scratch.path(n.to_string())).collect();
+    let _writer = OpenOptions::new().write(true).open(&paths[BUSY]).unwrap();
+    let mut command = Daxfile::new(["pin", "--json", "--wait", "600"]).args(&paths).command();
+    let pin = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the second batch has begun", || has_open(pin.id(), &paths[BUSY]));
+    kill(Pid::from_raw(pin.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let out = pin.wait_with_output().unwrap();
+    assert_eq!(out.status.signal(), Some(Signal::SIGINT as i32), "{out:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let files = report["files"].as_array().unwrap();
+    for (file, path) in files.iter().zip(&paths).take(BUSY) {
+        assert_eq!((&file["path"], &file["action"]), (&json!(path), &json!("pinned")), "{file}");
+    }
+    assert_eq!(files[BUSY]["error"]["errno"], Errno::EAGAIN as i32, "{report}");
+    let immutable = sh(format!("lsattr '{}' | grep -c '^....i' || :", mounted(&scratch)));
+    assert_eq!(immutable.trim(), BUSY.to_string());
 }
 
 #[test]
