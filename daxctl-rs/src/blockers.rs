@@ -2,23 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::statx::Statx;
 use serde::Serialize;
 
-use crate::error::{Named, Result};
+use crate::error::Result;
 use crate::filesystem::Kind as FilesystemKind;
 use crate::map::{Alignment, Placed, Run, block_end};
-use crate::name::{quote, unescape};
+use crate::name::quote;
 use crate::needs::{Allow, Needs};
 use crate::sharers::Sharer;
 use crate::size;
 use crate::staging::Staging;
 use crate::status::Status;
+use crate::swaps;
 use crate::target::{InodeState, Target};
 
 /// Reasons why a map cannot be pinned.
@@ -288,7 +287,7 @@ impl Scan {
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
-            (Kind::Swapfile, active_swapfile(&inode.statx)?),
+            (Kind::Swapfile, swaps::active(&inode.statx)?),
             (Kind::UnsupportedFilesystem, target.filesystem.refusal().is_some()),
         ];
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
@@ -383,23 +382,6 @@ impl Describe<'_> {
             Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
         }
     }
-}
-
-/// Whether the kernel swaps to this inode. No call tells S_SWAPFILE, but proc_swaps(5) names the files.
-fn active_swapfile(statx: &Statx) -> Result<bool> {
-    let swaps = match std::fs::read("/proc/swaps") {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        read => read.named("read(/proc/swaps)")?,
-    };
-    let is_this = |line: &[u8]| {
-        let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-        let metadata = std::fs::metadata(Path::new(&unescape(name)));
-        let (major, minor) = statx.device;
-        metadata.is_ok_and(|metadata| {
-            metadata.ino() == statx.inode && metadata.dev() == nix::sys::stat::makedev(major.into(), minor.into())
-        })
-    };
-    Ok(swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty()).any(is_this))
 }
 
 #[cfg(test)]

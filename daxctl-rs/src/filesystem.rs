@@ -70,7 +70,6 @@ impl Filesystem {
         const XFS: i64 = 0x5846_5342;
         const EXT: i64 = 0xef53;
         let statfs = fstatfs(&fd).named("fstatfs")?;
-        let statvfs = fstatvfs(&fd).named("fstatvfs")?;
         let magic = statfs.filesystem_type().0 & 0xffff_ffff;
         let kind = match magic {
             XFS => Kind::Xfs,
@@ -85,12 +84,15 @@ impl Filesystem {
             _ => None,
         };
         let block_size = u64::try_from(statfs.block_size()).unwrap_or(0).max(1);
-        let uuid = if_known(fsuuid::get(&fd))?.or(geometry.map(|geometry| geometry.uuid));
+        let uuid = match geometry {
+            Some(geometry) => Some(geometry.uuid),
+            None => if_known(fsuuid::get(&fd))?,
+        };
         Ok(Filesystem {
             kind,
             block_size: geometry.map_or(block_size, |geometry| geometry.block_size.into()),
             uuid: uuid.filter(|uuid| *uuid != [0; 16]),
-            read_only: statvfs.flags().contains(FsFlags::ST_RDONLY),
+            read_only: statfs.flags().contains(FsFlags::ST_RDONLY),
             xfs: geometry,
         })
     }

@@ -34,6 +34,7 @@ pub mod size;
 pub mod staging;
 pub mod status;
 pub mod survey;
+mod swaps;
 pub mod target;
 pub mod verbs;
 mod zeros;

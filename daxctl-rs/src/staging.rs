@@ -7,11 +7,12 @@
 
 use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::fsmap::{FMR_OWN_UNKNOWN, RecordFlags, Records};
+use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Statx;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::target::Target;
+use crate::target::{InodeState, Target};
 
 /// What is known of a file's staging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,14 +33,18 @@ pub enum Staging {
 }
 
 /// Looks for staging; `None` where the filesystem has no such thing. `mapped` is the sum of the map's extents, blocks past
-/// EOF included. The owners of realtime blocks are kept elsewhere, and not looked at.
+/// EOF included, and `before` what the inode told before they were read. The owners of realtime blocks are kept elsewhere, and not looked at.
 ///
 /// # Errors
 /// Those of statx(2), FIEMAP and GETFSMAP.
-pub fn detect(target: &Target, mapped: u64, realtime: bool) -> Result<Option<Staging>> {
+pub fn detect(target: &Target, before: &InodeState, mapped: u64) -> Result<Option<Staging>> {
     let Some(geometry) = target.filesystem.reflinking_xfs() else { return Ok(None) };
+    if overwritten_in_place(&before.statx, geometry.block_size) {
+        return Ok(Some(Staging::None));
+    }
+    // Reading the map wrote back what was dirty.
     let statx = target.statx()?;
-    if statx.allocated <= mapped || overwritten_in_place(&statx, geometry.block_size) {
+    if statx.allocated <= mapped {
         return Ok(Some(Staging::None));
     }
     let mut attributes = 0u64;
@@ -54,6 +59,7 @@ pub fn detect(target: &Target, mapped: u64, realtime: bool) -> Result<Option<Sta
     } else if unexplained == least {
         Staging::None
     } else {
+        let realtime = before.xflags().contains(Xflags::REALTIME);
         let owned = if realtime { None } else { owned(target, statx.device, statx.inode)? };
         match owned {
             Some(owned) if owned == statx.allocated => Staging::None,

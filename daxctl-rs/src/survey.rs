@@ -86,7 +86,7 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     let overview = overview.finish();
     let realtime = inode.xflags().contains(Xflags::REALTIME);
     let beside = Beside {
-        staging: staging::detect(target, overview.mapped, realtime)?,
+        staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;

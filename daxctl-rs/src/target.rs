@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
-use libdaxfile::inode::InodeFlags;
 use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx, Time};
 use libdaxfile::{Errno, fsxattr, inode, statx};
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
@@ -48,19 +47,16 @@ pub struct InodeState {
     pub statx: Statx,
     /// The attributes of `FS_IOC_FSGETXATTR`, where the filesystem has them.
     pub fsxattr: Option<Fsxattr>,
-    /// `FS_IOC_GETFLAGS`, where the filesystem has it.
-    pub flags: Option<InodeFlags>,
 }
 
 impl InodeState {
-    /// The flags of `FS_IOC_FSGETXATTR`; where it is missing, those that `FS_IOC_GETFLAGS` tells as well.
+    /// The flags of `FS_IOC_FSGETXATTR`; where it is missing, or older than a flag, those that statx(2) tells as well.
     #[must_use]
     pub fn xflags(&self) -> Xflags {
-        let flags = self.flags.unwrap_or_default();
         let mut told = Xflags::empty();
-        told.set(Xflags::IMMUTABLE, flags.contains(InodeFlags::IMMUTABLE));
-        told.set(Xflags::APPEND, flags.contains(InodeFlags::APPEND));
-        told.set(Xflags::VERITY, flags.contains(InodeFlags::VERITY));
+        told.set(Xflags::IMMUTABLE, self.statx.attributes.contains(Attributes::IMMUTABLE));
+        told.set(Xflags::APPEND, self.statx.attributes.contains(Attributes::APPEND));
+        told.set(Xflags::VERITY, self.statx.attributes.contains(Attributes::VERITY));
         self.fsxattr.map_or(told, |fsxattr| fsxattr.xflags() | told)
     }
 
@@ -80,7 +76,6 @@ impl InodeState {
     #[must_use]
     pub fn encrypted(&self) -> bool {
         self.statx.attributes.contains(Attributes::ENCRYPTED)
-            || self.flags.is_some_and(|flags| flags.contains(InodeFlags::ENCRYPTED))
     }
 }
 
@@ -165,11 +160,7 @@ impl Target {
     /// # Errors
     /// Those of statx(2), and of the ioctls but for "not known here".
     pub fn inode_state(&self) -> Result<InodeState> {
-        Ok(InodeState {
-            statx: self.statx()?,
-            fsxattr: if_known(fsxattr::get(self))?,
-            flags: if_known(inode::flags(self))?,
-        })
+        Ok(InodeState { statx: self.statx()?, fsxattr: if_known(fsxattr::get(self))? })
     }
 
     /// Makes everything durable: contents, map, attributes and flags.

@@ -16,7 +16,7 @@ use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Reque
 use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
 use libdaxfile::fsuuid::{self, RawExt4Fsuuid, RawFsuuid2};
 use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
-use libdaxfile::inode::{self, InodeFlags};
+use libdaxfile::inode;
 use libdaxfile::lease;
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
@@ -133,7 +133,6 @@ fn ours() -> Abi {
         fsuuid::FS_IOC_GETFSUUID,
         fsxattr::FS_IOC_FSGETXATTR,
         fsxattr::FS_IOC_FSSETXATTR,
-        inode::FS_IOC_GETFLAGS,
         inode::FS_IOC_GETVERSION,
         lease::F_SETSIG,
         statx::STATX_DIOALIGN,
@@ -161,15 +160,6 @@ fn ours() -> Abi {
     abi.flags::<RecordFlags>(|name| format!("FMR_OF_{name}"));
     abi.flags::<Request>(|name| format!("FIEMAP_FLAG_{name}"));
     abi.flags::<Xflags>(|name| format!("FS_XFLAG_{name}"));
-    abi.flags::<InodeFlags>(|name| {
-        let stem = match name {
-            "COMPRESSED" => "COMPR",
-            "ENCRYPTED" => "ENCRYPT",
-            "EXTENTS" => "EXTENT",
-            same => same,
-        };
-        format!("FS_{stem}_FL")
-    });
 
     abi.structure::<RawHeader>(
         "fiemap",
@@ -307,7 +297,6 @@ fn linux_raw_sys() -> Abi {
         ioctl::FS_IOC_FIEMAP,
         ioctl::FS_IOC_FSGETXATTR,
         ioctl::FS_IOC_FSSETXATTR,
-        ioctl::FS_IOC_GETFLAGS,
         ioctl::FS_IOC_GETVERSION,
         general::FALLOC_FL_COLLAPSE_RANGE,
         general::FALLOC_FL_INSERT_RANGE,
@@ -316,15 +305,6 @@ fn linux_raw_sys() -> Abi {
         general::FALLOC_FL_UNSHARE_RANGE,
         general::FALLOC_FL_WRITE_ZEROES,
         general::FALLOC_FL_ZERO_RANGE,
-        general::FS_APPEND_FL,
-        general::FS_COMPR_FL,
-        general::FS_DAX_FL,
-        general::FS_ENCRYPT_FL,
-        general::FS_EXTENT_FL,
-        general::FS_IMMUTABLE_FL,
-        general::FS_INLINE_DATA_FL,
-        general::FS_NOCOW_FL,
-        general::FS_VERITY_FL,
         general::FS_XFLAG_APPEND,
         general::FS_XFLAG_COWEXTSIZE,
         general::FS_XFLAG_DAX,
