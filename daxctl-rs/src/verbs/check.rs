@@ -19,7 +19,7 @@ use crate::target::Target;
 
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::each(paths, progress, sink, |target, report| {
+    super::look_at_each(paths, progress, sink, |target, report| {
         let survey = look(target, *needs, None, report)?;
         judge(target, needs, &survey, report)
     })

@@ -12,7 +12,9 @@ use crate::target::Target;
 
 /// Shows each file, with the runs of its map if `extents`. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::each(paths, progress, sink, |target, report| stat(target, extents, report))
+    let stat = |target: &Target, report: &mut FileReport| stat(target, extents, report);
+    // Whole maps take memory: then one file at a time.
+    if extents { super::each(paths, progress, sink, stat) } else { super::look_at_each(paths, progress, sink, stat) }
 }
 
 fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {

@@ -19,7 +19,7 @@ use crate::target::Target;
 
 /// Compares each file with its own record. With `strict`, blocks shared since count as drift.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::each(paths, progress, sink, |target, report| {
+    super::look_at_each(paths, progress, sink, |target, report| {
         let mut survey = survey::take(target, Needs::default(), None, |_| ())?;
         look_inside(target, &mut survey)?;
         report.describe(target, &survey);
