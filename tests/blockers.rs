@@ -14,6 +14,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 use std::process::Command;
 
+use daxfile_tests::child::finish;
 use daxfile_tests::tools::{Piece, filefrag, flags, inode, on, require, sh, sha256};
 use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, on_each, report, run};
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ fn follow(remedy: &str, new: &Path) {
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());
     let command = remedy.replace("NEW", new.to_str().unwrap());
-    let out = Command::new("bash").args(["-euc", &command]).env("PATH", path).output().expect("bash runs");
+    let out = finish(Command::new("bash").args(["-euc", &command]).env("PATH", path));
     assert!(out.status.success(), "{command}\n{out:?}");
 }
 
@@ -437,7 +438,7 @@ struct Swap<'a>(&'a Path);
 
 impl Drop for Swap<'_> {
     fn drop(&mut self) {
-        if Command::new("swapoff").arg(self.0).output().is_ok_and(|out| out.status.success()) {
+        if finish(Command::new("swapoff").arg(self.0)).status.success() {
             eprintln!("{} was still swapped to", self.0.display());
         }
     }

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::spawn;
 use daxfile_tests::tools::{filefrag, require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
 use nix::sys::signal::{Signal, kill};
@@ -517,7 +518,7 @@ fn a_fifo_keeps_its_writer_and_its_data() {
     let scratch = Scratch::new(Kind::ext4());
     let fifo = scratch.path("fifo");
     sh(format!("mkfifo {}", quoted(&fifo)));
-    let mut writer = Command::new("bash").args(["-c", "echo hello >\"$0\""]).arg(&fifo).spawn().unwrap();
+    let mut writer = spawn(Command::new("bash").args(["-c", "echo hello >\"$0\""]).arg(&fifo));
     let stat = format!("/proc/{}/stat", writer.id());
     wait_until("the writer waits", || fs::read_to_string(&stat).unwrap().contains(" S "));
     for verb in &VERBS {
@@ -947,7 +948,7 @@ fn output_that_goes_nowhere() {
             let ended = |stdout: Stdio| {
                 verb.put_subject(&file);
                 let mut command = verb.call(flags, &[&file]).command();
-                let child = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+                let child = spawn(command.stdout(stdout).stderr(Stdio::piped()));
                 let out = child.wait_with_output().unwrap();
                 (out.status.code(), String::from_utf8(out.stderr).unwrap())
             };
@@ -961,7 +962,7 @@ fn output_that_goes_nowhere() {
         // A status above that of the failed output stays.
         let status = |file: &Path, stdout: Stdio, stderr: Stdio| {
             let mut command = verb.call(&[], &[file]).as_nobody().command();
-            command.stdout(stdout).stderr(stderr).status().unwrap().code()
+            spawn(command.stdout(stdout).stderr(stderr)).wait().unwrap().code()
         };
         let hidden = scratch.path("lost+found/file");
         assert_eq!(status(&hidden, open("/dev/full"), Stdio::null()), Some(4), "{}", verb.name);
@@ -972,7 +973,7 @@ fn output_that_goes_nowhere() {
         for verb in [None, Some("pin")] {
             let ended = |stdout: Stdio| {
                 let mut command = Daxfile::new(verb.into_iter().chain([option])).command();
-                let out = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+                let out = spawn(command.stdout(stdout).stderr(Stdio::piped())).wait_with_output().unwrap();
                 (out.status.code(), String::from_utf8(out.stderr).unwrap())
             };
             assert_eq!(ended(broken_pipe()), (Some(0), String::new()), "{option}");
@@ -1014,8 +1015,7 @@ fn closed_descriptors() {
 /// An exclusive flock(2), held until the value is dropped.
 fn lock(path: &Path) -> Killed {
     require(&["flock"]);
-    let holder = Command::new("flock").arg("--no-fork").arg(path).args(["sleep", "1000"]).spawn().unwrap();
-    let holder = Killed(holder);
+    let holder = Killed(spawn(Command::new("flock").arg("--no-fork").arg(path).args(["sleep", "1000"])));
     wait_until("it is locked", || is_locked(path));
     holder
 }
@@ -1062,7 +1062,7 @@ fn locked_by_somebody() {
 fn waiting_pin(file: &Path) -> (Child, File) {
     let writer = File::options().append(true).open(file).unwrap();
     let pin = Daxfile::new(["pin", "--allow", "hole,unwritten", "--wait", "1000", "--"]).arg(file);
-    let child = pin.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = spawn(pin.command().stdout(Stdio::piped()).stderr(Stdio::piped()));
     wait_until("it has locked the file", || is_locked(file));
     (child, writer)
 }
@@ -1107,7 +1107,7 @@ fn interrupted_while_it_waits() {
     for verb in listing() {
         let args = [verb.name].iter().chain(verb.options).chain(&["--files-from", "-"]).copied().collect::<Vec<_>>();
         let mut command = Daxfile::new(args).command();
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let _list = child.stdin.take();
         interrupt(&child);
         expect_interrupted(child);
@@ -1130,7 +1130,7 @@ fn an_ignored_signal_is_no_interrupt() {
         let writer = File::options().append(true).open(&file).unwrap();
         let ignoring = ["bash", "-c", "trap '' INT HUP; exec \"$@\"", "bash"];
         let mut command = Daxfile::new(["pin", "--wait", "1000", "--"]).arg(&file).wrap(ignoring).command();
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         wait_until("it has locked the file", || is_locked(&file));
         kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
         drop(writer);
@@ -1146,8 +1146,7 @@ fn an_interrupted_alloc_leaves_nothing() {
     let free = free_bytes(&scratch);
     let used = || scratch.image().metadata().unwrap().blocks() * 512;
     let before = used();
-    let command = Daxfile::new(["alloc", "--size", "5G"]).arg(scratch.path("file")).command().spawn();
-    let mut child = command.unwrap();
+    let mut child = spawn(&mut Daxfile::new(["alloc", "--size", "5G"]).arg(scratch.path("file")).command());
     wait_until("some of it is written", || used() > before + (64 << 20));
     assert!(child.try_wait().unwrap().is_none(), "it was done too soon to be interrupted");
     interrupt(&child);

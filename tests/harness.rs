@@ -4,10 +4,12 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::finish;
 use daxfile_tests::tools::{Piece, filefrag, normalise, require, sh, sh_status, sha256, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs};
 
@@ -76,13 +78,9 @@ fn a_killed_process_tears_down() {
     }
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("image");
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_process_tears_down"])
-        .env(CHILD, &report)
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(!status.success());
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "a_killed_process_tears_down"]).env(CHILD, &report);
+    assert!(!finish(&mut again).status.success());
     let image = PathBuf::from(fs::read_to_string(&report).unwrap());
     wait_until("the janitor has done", || !image.parent().unwrap().exists());
     assert_gone(&image);
@@ -335,4 +333,32 @@ fn shell_helpers_fail_loudly() {
     let file = dir.path().join("back\\slash");
     fs::write(&file, "").unwrap();
     assert_eq!(sha256(&file), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+}
+
+/// What other tests start keeps nothing open that a test has closed.
+#[test]
+fn a_closed_file_is_closed_for_the_program_that_follows() {
+    const ROUNDS: usize = 20;
+    // Each is tried between fork and exec, which takes so long that the file is often closed just then.
+    let path = "/none:".repeat(10_000) + "/bin";
+    let scratch = Scratch::new(Kind::ext4());
+    let file = scratch.path("file");
+    let starts = AtomicUsize::new(0);
+    let refused = |_: &usize| {
+        let writer = fs::File::create(&file).unwrap();
+        writer.set_len(4096).unwrap();
+        let before = starts.load(Ordering::Relaxed);
+        wait_until("another child is started", || starts.load(Ordering::Relaxed) > before);
+        drop(writer);
+        Daxfile::new(["prepare"]).arg(&file).run().status == 5
+    };
+    let busy = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| (0..ROUNDS).filter(refused).count());
+        while !busy.is_finished() {
+            starts.fetch_add(1, Ordering::Relaxed);
+            finish(Command::new("true").env("PATH", &path));
+        }
+        busy.join().unwrap()
+    });
+    assert_eq!(busy, 0, "of {ROUNDS} leases were refused");
 }

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::spawn;
 use daxfile_tests::tools::{Piece, filefrag, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
 use nix::libc::{O_APPEND, O_NONBLOCK};
@@ -281,8 +282,6 @@ impl<'a> Bench<'a> {
         sh(format!("if [ -e '{file}' ]; then chattr -i '{file}'; rm '{file}'; fi"));
     }
 
-    /// Makes the file, by another process: a descriptor of ours that is open for writing could be inherited by a child
-    /// of another thread, and make the file busy.
     fn fresh(&self) {
         sh(format!(
             "xfs_io -f -c 'pwrite -S 0x5a 0 {SIZE}' -c fsync '{0}' >/dev/null
@@ -651,7 +650,7 @@ fn leaves_a_writer_alone(kind: Kind) {
 fn leaves_a_mapping_alone(kind: Kind) {
     let bench = Bench::new(&FRESH, kind);
     bench.reset();
-    let mut application = Command::new("xfs_io").arg(&bench.file).stdin(Stdio::piped()).spawn().unwrap();
+    let mut application = spawn(Command::new("xfs_io").arg(&bench.file).stdin(Stdio::piped()));
     let mut commands = application.stdin.take().unwrap();
     commands.write_all(b"mmap -rw 0 64k\nclose\n").unwrap();
     let maps = format!("/proc/{}/maps", application.id());
@@ -675,8 +674,8 @@ fn all_refused(bench: &Bench, attempts: Vec<Run>) {
     attempts.into_iter().for_each(|attempt| drop(attempt.expect(5)));
     let (now, clean) = (bench.looks(), bench.clean.borrow());
     assert_eq!((&now.flags, &now.attributes), (&clean.flags, &clean.attributes));
-    // Nothing else stood against it. A child of another test may still have the application's descriptors.
-    bench.daxfile(&["pin", "--wait", "20"]).expect(0);
+    // Nothing else stood against it.
+    bench.daxfile(&["pin"]).expect(0);
 }
 
 #[test]

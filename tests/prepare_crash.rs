@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use daxfile_tests::child::{finish as run_to_end, spawn};
 use daxfile_tests::tools::{require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Scratch};
 
@@ -42,7 +43,7 @@ fn set_up(scratch: &Scratch, way: Way, name: &str) -> PathBuf {
     }
     let mut xfs_io = Command::new("xfs_io");
     xfs_io.arg("-f").args(work.iter().flat_map(|work| ["-c", work])).arg(&path);
-    assert!(xfs_io.status().unwrap().success(), "{xfs_io:?}");
+    assert!(run_to_end(&mut xfs_io).status.success(), "{xfs_io:?}");
     sh(format!("sync -f '{}'", path.display()));
     path
 }
@@ -141,7 +142,7 @@ fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
                 let (trace, inject) = (format!("trace={call}"), format!("inject={call}:delay_enter=3s:when={number}"));
                 let strace = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
                 let mut command = prepare(&path).wrap(strace).command();
-                let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+                let mut child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
                 // strace writes a call's beginning before it holds it.
                 let opening = format!("{call}(");
                 while fs::read_to_string(&log).map_or(0, |text| text.matches(&opening).count()) < number {

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use daxfile_tests::child::{self, spawn};
 use daxfile_tests::tools::{compile, require, sh};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -259,14 +260,12 @@ struct Attacker<'a> {
 
 impl Attacker<'_> {
     fn start<'a>(subject: &'a Subject, writer: &Writer, random: &mut Random) -> Attacker<'a> {
-        let child = Command::new(attack(writer.program))
+        let mut command = Command::new(attack(writer.program));
+        command
             .args([&subject.path, &subject.log])
             .args([&subject.block.to_string(), writer.mode, writer.opens, &random.below(u64::MAX).to_string()])
-            .args(writer.truncates.then_some("truncate"))
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(writer.truncates.then_some("truncate"));
+        let child = spawn(command.stdin(Stdio::piped()).stderr(Stdio::piped()));
         let mut attacker = Attacker { subject, child };
         attacker.goes_on();
         attacker
@@ -588,7 +587,7 @@ fn control(writer: Writer, kind: Kind, way: &str) {
         let subject = Subject::new(&scratch, &writer, &mut random);
         let outcome = race(&writer, &subject, &mut random, |attacker| {
             for _ in 0..ROUNDS {
-                let status = Command::new(attack("naive")).arg(&subject.path).arg(way).status().unwrap();
+                let status = child::finish(Command::new(attack("naive")).arg(&subject.path).arg(way)).status;
                 assert!(status.success(), "{status}");
                 attacker.goes_on();
             }

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{filefrag, require, sh, sh_status};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use serde_json::Value;
@@ -43,7 +44,7 @@ fn nobody(script: &str, argument: &Path) -> Output {
     let mut setpriv = Command::new("setpriv");
     setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     setpriv.args(["--", "bash", "-euc", script, "bash"]).arg(argument).env("LC_ALL", "C.UTF-8");
-    setpriv.current_dir("/").output().unwrap()
+    finish(setpriv.current_dir("/"))
 }
 
 #[track_caller]
@@ -627,7 +628,7 @@ fn a_link_put_in_a_files_place_leads_nowhere() {
     let mut perl = Command::new("setpriv");
     perl.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     perl.args(["--", "perl", "-e", SWAP]).args([&own, &victim]);
-    let mut attacker = Attacker(perl.stdout(Stdio::piped()).spawn().unwrap());
+    let mut attacker = Attacker(spawn(perl.stdout(Stdio::piped())));
     io::Read::read_exact(attacker.0.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
 
     let (mut pinned, mut refused) = (0, 0);

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{Piece, filefrag, require, sh, sh_status};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
 use serde_json::Value;
@@ -58,7 +59,7 @@ fn notes(report: &Value) -> String {
 fn attribute(file: &Path, name: &str) -> Option<Vec<u8>> {
     require(&["getfattr"]);
     let mut getfattr = Command::new("getfattr");
-    let out = getfattr.args(["--absolute-names", "--only-values", "-n", name]).arg(file).output().unwrap();
+    let out = finish(getfattr.args(["--absolute-names", "--only-values", "-n", name]).arg(file));
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() || stderr.contains("No such attribute"), "{stderr}");
     out.status.success().then_some(out.stdout)
@@ -705,7 +706,7 @@ fn a_file_that_grows_while_its_record_shrinks_has_a_record_of_one_size() {
     // Open for writing, so that no lease keeps anybody off.
     let writer = fs::OpenOptions::new().write(true).open(&file).unwrap();
     let mut pin = Daxfile::new(["pin", "--hold", "none", "--allow", "hole"]).arg(&file).wrap(strace).command();
-    let mut child = pin.stdout(Stdio::null()).spawn().unwrap();
+    let mut child = spawn(pin.stdout(Stdio::null()));
     std::thread::sleep(std::time::Duration::from_millis(700));
     writer.set_len(8 << 20).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

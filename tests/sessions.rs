@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use daxfile_tests::child::finish;
 use daxfile_tests::tools::require;
 use daxfile_tests::{Daxfile, Kind, Scratch};
 
@@ -120,7 +121,7 @@ fn session(name: &str) {
         let dir = tempfile::tempdir().unwrap();
         let actual = dir.path().join("now");
         fs::write(&actual, now).unwrap();
-        let diff = Command::new("diff").arg("-u").arg(&expected).arg(&actual).output().unwrap();
+        let diff = finish(Command::new("diff").arg("-u").arg(&expected).arg(&actual));
         let diff = String::from_utf8_lossy(&diff.stdout);
         panic!("{name} went another way; UPDATE_SESSIONS=1 rewrites the transcript\n{diff}");
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::generate::{Generated, Random};
 use daxfile_tests::tools::{Piece, compile, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Kind, Scratch, Xfs};
@@ -35,7 +36,7 @@ fn stage() -> Command {
 
 #[track_caller]
 fn must(command: &mut Command) {
-    let out = command.output().unwrap();
+    let out = finish(command);
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
@@ -304,8 +305,7 @@ impl Drop for Keeper {
 }
 
 fn keep_mapped(path: &Path) -> Keeper {
-    let mut child =
-        stage().arg("keep").arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it was compiled");
+    let mut child = spawn(stage().arg("keep").arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()));
     let stdout = child.stdout.take().unwrap();
     let keeper = Keeper(child);
     let mut line = String::new();

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
-use crate::tools::{output, require};
+use crate::child::spawn;
+use crate::tools::require;
 use crate::workdir::new_dir;
 
 /// One call of `daxfile`, to be run.
@@ -88,7 +89,7 @@ impl Daxfile {
         self
     }
 
-    /// The command itself, for tests that spawn it or redirect it; what [`Daxfile::stdin`] gave is not in it.
+    /// The command itself, for tests that [`spawn`] it or redirect it; what [`Daxfile::stdin`] gave is not in it.
     pub fn command(&self) -> Command {
         let mut line: Vec<OsString> = Vec::new();
         if let Some(capabilities) = &self.nobody {
@@ -122,7 +123,7 @@ impl Daxfile {
         if self.stdin.is_some() {
             command.stdin(Stdio::piped());
         }
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut child = spawn(&mut command);
         let stdin = child.stdin.take();
         let out = std::thread::scope(|scope| {
             if let (Some(mut pipe), Some(bytes)) = (stdin, self.stdin.as_ref()) {
@@ -223,9 +224,7 @@ fn binary() -> &'static Path {
         let built = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps").join("daxfile");
         assert!(built.is_file(), "{} is missing: run `cargo build` first, or tests/run.sh", built.display());
         let copy = new_dir("bin.").keep().join("daxfile");
-        // Not fs::copy: a child that another thread forks meanwhile would hold our descriptor open for writing, and
-        // execve(2) of the copy would fail with ETXTBSY.
-        output(Command::new("install").args(["-m", "0755", "--"]).arg(&built).arg(&copy));
+        std::fs::copy(&built, &copy).expect("a copy of the binary");
         copy
     })
 }

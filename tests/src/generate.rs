@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::child::finish;
 use crate::scratch::{Kind, Scratch, Xfs};
 use crate::tools::require;
 
@@ -164,7 +165,7 @@ impl Generated {
         let mut xfs_io = Command::new("xfs_io");
         xfs_io.arg("-f").args(commands.iter().flat_map(|command| ["-c", command])).arg(&self.path);
         self.done.extend(commands);
-        let out = xfs_io.output().expect("xfs_io runs");
+        let out = finish(&mut xfs_io);
         let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success() && said.is_empty(), "{said}\n{}", self.history());
         let size = std::fs::metadata(&self.path).expect("xfs_io made it").len();

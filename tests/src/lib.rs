@@ -4,6 +4,7 @@
 //! that is known when their environment is not as they need it: no test is skipped in silence.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod child;
 mod command;
 pub mod generate;
 mod scratch;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::child::finish;
 use crate::command::status_of;
 use crate::workdir::new_dir;
 
@@ -157,7 +158,7 @@ pub fn sh_status(script: impl AsRef<str>) -> i32 {
 }
 
 fn bash(script: &str) -> (i32, Output) {
-    let out = Command::new("bash").args(["-euc", script]).env("LC_ALL", "C.UTF-8").output().expect("bash runs");
+    let out = finish(Command::new("bash").args(["-euc", script]).env("LC_ALL", "C.UTF-8"));
     (status_of(out.status), out)
 }
 
@@ -187,9 +188,8 @@ pub fn inode(file: impl AsRef<Path>) -> String {
 /// The digest that sha256sum(1) gives of a file.
 #[track_caller]
 pub fn sha256(path: impl AsRef<Path>) -> String {
-    // By redirection, for sha256sum escapes names; opened by the child, for a descriptor of ours, inherited by what another
-    // thread starts just then, would keep an exclusive lease from being granted.
-    let text = output(Command::new("sh").args(["-c", r#"exec sha256sum <"$1""#, "sh"]).arg(path.as_ref()));
+    // Without --zero it would escape names.
+    let text = output(Command::new("sha256sum").args(["--zero", "--"]).arg(path.as_ref()));
     text.split_whitespace().next().expect("a digest").to_owned()
 }
 
@@ -236,7 +236,7 @@ fn package_of(program: &str) -> &str {
 /// Runs a program that must succeed, and gives what it printed.
 #[track_caller]
 pub(crate) fn output(command: &mut Command) -> String {
-    let out = command.env("LC_ALL", "C").output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let out = finish(command.env("LC_ALL", "C"));
     assert!(out.status.success(), "{command:?}\n{}", describe(status_of(out.status), &out));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::child::spawn;
+
 /// Statics are never dropped and a killed process drops nothing, so a shell waits for the end of our pipe and then
 /// removes what is left.
 const JANITOR: &str = r#"
@@ -30,17 +32,11 @@ pub(crate) fn new_dir(prefix: &str) -> tempfile::TempDir {
         // Mount points are compared with /proc/self/mountinfo, which shows no symbolic links.
         let parent = std::env::temp_dir().canonicalize().expect("TMPDIR exists");
         let path = public(&parent, "daxfile-tests.").keep();
-        let janitor = Command::new("bash")
-            .args(["-c", JANITOR, "janitor"])
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            // Its own process group: an interrupt from the terminal must not reach it.
-            .process_group(0)
-            .spawn()
-            .expect("bash runs");
+        let mut janitor = Command::new("bash");
+        janitor.args(["-c", JANITOR, "janitor"]).arg(&path).current_dir("/");
+        janitor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Its own process group: an interrupt from the terminal must not reach it.
+        let janitor = spawn(janitor.process_group(0));
         WorkDir { path, _janitor: janitor }
     });
     public(&work.path, prefix)
