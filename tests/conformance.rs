@@ -11,12 +11,10 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use daxfile_tests::child::spawn;
+use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::tools::{filefrag, require, sh, sha256};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -367,15 +365,6 @@ fn usage(call: &Daxfile, text: &str) {
     let run = run(call);
     assert_eq!(run.status, 2, "{run}");
     assert!(run.stdout.is_empty() && run.stderr.contains(text), "expected {text}: {run}");
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -1027,16 +1016,6 @@ fn is_locked(path: &Path) -> bool {
     let inode = format!(" {major:02x}:{minor:02x}:{} ", metadata.ino());
     let locks = fs::read_to_string("/proc/locks").unwrap();
     locks.lines().any(|line| line.contains("FLOCK") && line.contains(&inode) && !line.contains("->"))
-}
-
-/// A child that is killed when its value is dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

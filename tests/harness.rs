@@ -6,21 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{Piece, filefrag, normalise, require, sh, sh_status, sha256, xfs_bmap, xfs_io_fiemap};
-use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs};
-
-#[track_caller]
-fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        sleep(Duration::from_millis(10));
-    }
-}
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, wait_until};
 
 #[track_caller]
 fn assert_gone(image: &Path) {

@@ -6,13 +6,13 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use daxfile_tests::child::{finish, spawn};
+use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::tools::{Piece, filefrag, flags, inode, on, require, sh, xfs_bmap, xfs_io_fiemap};
-use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, on_each, report, run};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, on_each, report, run, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,15 +25,6 @@ const G: u64 = 1 << 30;
 #[track_caller]
 fn state(file: &Path) -> String {
     report(&["stat"], file, 0)["pin"]["state"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        sleep(Duration::from_millis(10));
-    }
 }
 
 fn xfs_and_ext4() -> Vec<Kind> {
@@ -549,16 +540,6 @@ fn a_writer_inside_is_seen() {
         }
         run(&["unpin"], &file).expect(0);
     });
-}
-
-/// A child that is killed when dropped.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Maps the file for writing, shared, and closes it: only the mapping is left.

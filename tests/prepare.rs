@@ -6,14 +6,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use daxfile_tests::child::spawn;
+use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, filefrag, normalise, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
-use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -639,7 +639,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
         let program = scratch.path("sleep");
         sh(format!("install /bin/sleep '{0}'; fallocate -n -o 8M -l 64K '{0}'", program.display()));
         let before = look(&program);
-        let mut child = Running(spawn(Command::new(&program).arg("60")));
+        let mut child = Killed(spawn(Command::new(&program).arg("60")));
         let run = prepare(&program, &[]).expect(5);
         assert_eq!(file(&run)["error"]["errno"], Errno::ETXTBSY as i32, "{run}");
         assert_eq!(look(&program), before);
@@ -652,23 +652,13 @@ fn leaves_files_alone_that_cannot_be_pinned() {
 
 /// Another program that has the file open until it is dropped.
 #[track_caller]
-fn held_open(path: &Path, write: bool) -> Running {
+fn held_open(path: &Path, write: bool) -> Killed {
     let script = if write { "exec <>\"$0\"; echo; exec sleep 600" } else { "exec <\"$0\"; echo; exec sleep 600" };
     let mut command = Command::new("bash");
     command.args(["-c", script]).arg(path).stdout(Stdio::piped());
-    let mut child = Running(spawn(&mut command));
+    let mut child = Killed(spawn(&mut command));
     child.0.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     child
-}
-
-/// A child that does not outlive the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -784,15 +774,6 @@ fn a_file_larger_than_its_filesystem_is_refused_at_once() {
     }
 }
 
-#[track_caller]
-fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
-
 /// Prepares a file, and takes all space but `left` once the trace shows `sign` and while the next `call` waits. Gives the
 /// report of a failure, with the space given back.
 #[track_caller]
@@ -803,7 +784,7 @@ fn fill_meanwhile(scratch: &Scratch, path: &Path, call: &str, sign: &str, left: 
     let inject = format!("inject={call}:delay_enter=2s:when=1");
     let wrapper = ["strace", "-e", "trace=openat,ioctl,flock,fallocate", "-e", &inject, "-o", trace.to_str().unwrap()];
     let mut command = Daxfile::new(["prepare", "--json"]).arg(path).wrap(wrapper).command();
-    let mut child = Running(spawn(command.stdout(Stdio::piped()).stderr(Stdio::null())));
+    let mut child = Killed(spawn(command.stdout(Stdio::piped()).stderr(Stdio::null())));
     wait_until("it is so far", || fs::read_to_string(&trace).is_ok_and(|text| text.contains(sign)));
     let filler = scratch.path("filler");
     sh(format!("fallocate -l {} '{}'", available(scratch) - left, filler.display()));
@@ -948,7 +929,7 @@ fn an_interrupted_run_leaves_the_contents_and_can_be_repeated() {
         let made = Plan::of(&stretches, 1).make(&scratch, "file");
         let before = look(&made.path);
         let other = beside.then(|| held_open(&made.path, false));
-        let mut child = Running(spawn(&mut Daxfile::new(["prepare"]).arg(&made.path).command()));
+        let mut child = Killed(spawn(&mut Daxfile::new(["prepare"]).arg(&made.path).command()));
         // Leased it writes all zeros; beside others a donor of them, and then copies of it.
         let middle = if beside { 32 * MIB } else { size / 4 };
         wait_until("it is in the middle", || sent(child.0.id()) > middle || child.0.try_wait().unwrap().is_some());
@@ -1007,7 +988,7 @@ fn a_lease_that_was_broken_by_force_protects_nothing() {
         let inject = format!("inject={call}:delay_exit={}s:when={}", patience + 5, if past_eof { "1+" } else { "1" });
         let wrapper = ["strace", "-e", "trace=fallocate,fcntl", "-e", &inject, "-o", trace.to_str().unwrap()];
         let mut command = Daxfile::new(["prepare", "--json"]).arg(&made.path).wrap(wrapper).command();
-        let mut child = Running(spawn(command.stdout(Stdio::piped())));
+        let mut child = Killed(spawn(command.stdout(Stdio::piped())));
         wait_until("it has the lease", || {
             fs::read_to_string(&trace).is_ok_and(|text| text.contains("F_SETLEASE, F_WRLCK"))
         });

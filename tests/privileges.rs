@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use daxfile_tests::child::{finish, spawn};
+use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::tools::{filefrag, require, sh, sh_status};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use serde_json::Value;
@@ -592,16 +592,6 @@ fn all_names_of_a_file_are_pinned() {
     }
 }
 
-/// Ends it however the test ends.
-struct Attacker(Child);
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A name that is now a file of nobody's and now a symbolic link to one of root's, as fast as can be.
 #[test]
 fn a_link_put_in_a_files_place_leads_nowhere() {
@@ -628,7 +618,7 @@ fn a_link_put_in_a_files_place_leads_nowhere() {
     let mut perl = Command::new("setpriv");
     perl.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     perl.args(["--", "perl", "-e", SWAP]).args([&own, &victim]);
-    let mut attacker = Attacker(spawn(perl.stdout(Stdio::piped())));
+    let mut attacker = Killed(spawn(perl.stdout(Stdio::piped())));
     io::Read::read_exact(attacker.0.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
 
     let (mut pinned, mut refused) = (0, 0);

@@ -9,7 +9,9 @@ mod command;
 pub mod generate;
 mod scratch;
 pub mod tools;
+mod wait;
 mod workdir;
 
 pub use command::{Daxfile, Run, report, run};
 pub use scratch::{Elsewhere, Ext4, Kind, Scratch, Xfs, on_each};
+pub use wait::wait_until;
