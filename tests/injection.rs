@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::spawn;
 use daxfile_tests::tools::{Piece, filefrag, require, sh};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
 use nix::libc::{O_APPEND, O_NONBLOCK};
 
 const SIZE: &str = "65536";
@@ -669,6 +669,16 @@ fn leaves_a_mapping_alone(kind: Kind) {
     all_refused(&bench, attempts);
 }
 
+#[test]
+fn a_refused_pin_leaves_a_writer_alone() {
+    on_each(Kind::xfs_and_ext4(), leaves_a_writer_alone);
+}
+
+#[test]
+fn a_refused_pin_leaves_a_mapping_alone() {
+    on_each(Kind::xfs_and_ext4(), leaves_a_mapping_alone);
+}
+
 fn all_refused(bench: &Bench, attempts: Vec<Run>) {
     assert_eq!(attempts.len(), ATTEMPTS);
     attempts.into_iter().for_each(|attempt| drop(attempt.expect(5)));
@@ -678,26 +688,6 @@ fn all_refused(bench: &Bench, attempts: Vec<Run>) {
     bench.daxfile(&["pin"]).expect(0);
 }
 
-#[test]
-fn a_refused_pin_leaves_a_writer_alone_on_xfs() {
-    leaves_a_writer_alone(Kind::xfs());
-}
-
-#[test]
-fn a_refused_pin_leaves_a_writer_alone_on_ext4() {
-    leaves_a_writer_alone(Kind::ext4());
-}
-
-#[test]
-fn a_refused_pin_leaves_a_mapping_alone_on_xfs() {
-    leaves_a_mapping_alone(Kind::xfs());
-}
-
-#[test]
-fn a_refused_pin_leaves_a_mapping_alone_on_ext4() {
-    leaves_a_mapping_alone(Kind::ext4());
-}
-
 /// The filesystem stops at once, and what was not made durable is lost.
 fn crash(bench: &mut Bench) {
     sh(format!("xfs_io -r -x -c shutdown '{}'", bench.scratch.mount_point().display()));
@@ -705,44 +695,30 @@ fn crash(bench: &mut Bench) {
 }
 
 /// A pin that was killed before its last fsync, and then finished, outlives a crash.
-fn a_finished_pin_is_durable(kind: Kind) {
-    let row = ROWS.iter().find(|row| row.name == "pin").unwrap();
-    let mut bench = Bench::new(row, kind);
-    bench.reset();
-    bench.strace(&["pin"], &["-e", "trace=fsync", "-e", "inject=fsync:signal=KILL:when=2"]).expect(137);
-    assert_eq!(bench.state(), "pinned");
-    bench.daxfile(&["pin"]).expect(0);
-    crash(&mut bench);
-    verified(&bench);
+#[test]
+fn a_finished_pin_is_durable() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let row = ROWS.iter().find(|row| row.name == "pin").unwrap();
+        let mut bench = Bench::new(row, kind);
+        bench.reset();
+        bench.strace(&["pin"], &["-e", "trace=fsync", "-e", "inject=fsync:signal=KILL:when=2"]).expect(137);
+        assert_eq!(bench.state(), "pinned");
+        bench.daxfile(&["pin"]).expect(0);
+        crash(&mut bench);
+        verified(&bench);
+    });
 }
 
 /// An unpin whose fsync failed, and that was then finished, outlives a crash.
-fn a_finished_unpin_is_durable(kind: Kind) {
-    let row = ROWS.iter().find(|row| row.name == "unpin").unwrap();
-    let mut bench = Bench::new(row, kind);
-    bench.reset();
-    bench.strace(&["unpin"], &["-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1"]).expect(2);
-    bench.daxfile(&["unpin"]).expect(0);
-    crash(&mut bench);
-    bench.expect_clean();
-}
-
 #[test]
-fn a_finished_pin_is_durable_on_xfs() {
-    a_finished_pin_is_durable(Kind::xfs());
-}
-
-#[test]
-fn a_finished_pin_is_durable_on_ext4() {
-    a_finished_pin_is_durable(Kind::ext4());
-}
-
-#[test]
-fn a_finished_unpin_is_durable_on_xfs() {
-    a_finished_unpin_is_durable(Kind::xfs());
-}
-
-#[test]
-fn a_finished_unpin_is_durable_on_ext4() {
-    a_finished_unpin_is_durable(Kind::ext4());
+fn a_finished_unpin_is_durable() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let row = ROWS.iter().find(|row| row.name == "unpin").unwrap();
+        let mut bench = Bench::new(row, kind);
+        bench.reset();
+        bench.strace(&["unpin"], &["-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1"]).expect(2);
+        bench.daxfile(&["unpin"]).expect(0);
+        crash(&mut bench);
+        bench.expect_clean();
+    });
 }

@@ -27,10 +27,6 @@ fn state(file: &Path) -> String {
     report(&["stat"], file, 0)["pin"]["state"].as_str().unwrap().to_owned()
 }
 
-fn xfs_and_ext4() -> Vec<Kind> {
-    vec![Kind::xfs(), Kind::ext4()]
-}
-
 fn record(file: &Path) -> String {
     sh(format!("getfattr -d -m 'daxfile' -e hex --absolute-names '{}'", file.display()))
 }
@@ -231,7 +227,7 @@ fn assert_zeros(file: &Path, size: u64) {
 /// Above 4 GiB, where sizes no longer fit in 32 bits.
 #[test]
 fn five_gibibytes() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::with_size(kind, 6 * G);
         let file = scratch.path("file");
         run(&["alloc", "-s", "5G"], &file).expect(0);
@@ -255,7 +251,7 @@ fn five_gibibytes() {
 
 #[test]
 fn owner_and_mode_are_the_callers() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         sh(format!("mkdir -m 777 '{}'", scratch.path("dir").display()));
         for (umask, mode) in [("022", 0o644), ("077", 0o600), ("000", 0o666)] {
@@ -324,7 +320,7 @@ fn free_blocks(scratch: &Scratch) -> u64 {
 /// Where no free piece is larger than about 1 MiB, but for the 32 MiB that XFS keeps back from all users.
 #[test]
 fn alloc_that_cannot_leaves_nothing() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         sh(format!(
             "cd '{}'; mkdir fill; i=0; while fallocate -l 1M fill/$i 2>/dev/null; do i=$((i + 1)); done
@@ -360,7 +356,7 @@ fn alloc_that_cannot_leaves_nothing() {
 
 #[test]
 fn doing_it_twice_changes_nothing() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         run(&["alloc", "-s", "1M"], &file).expect(0);
@@ -398,7 +394,7 @@ fn doing_it_twice_changes_nothing() {
 
 #[test]
 fn a_pin_that_is_not_held_is_held_again() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         run(&["alloc", "-s", "1M"], &file).expect(0);
@@ -510,7 +506,7 @@ fn pins_survive_a_remount() {
 /// The flag was set while somebody had the file open for writing, which `pin` itself never does.
 #[test]
 fn a_writer_inside_is_seen() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         run(&["alloc", "-s", "1M"], &file).expect(0);
@@ -578,7 +574,7 @@ impl Drop for Loop {
 
 #[test]
 fn a_file_in_use_is_busy_and_untouched() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         run(&["alloc", "-s", "1M"], &file).expect(0);
@@ -617,7 +613,7 @@ fn a_file_in_use_is_busy_and_untouched() {
 
 #[test]
 fn pin_waits_for_writers() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         run(&["alloc", "-s", "1M"], &file).expect(0);
@@ -644,7 +640,7 @@ fn pin_waits_for_writers() {
 fn three_hundred_files_at_once() {
     const FILES: usize = 300;
     const BUSY: [usize; 6] = [0, 5, 127, 128, 200, 299];
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         sh(format!(
             "cd '{}'; for ((i = 0; i < {FILES}; i++)); do head -c 65536 /dev/zero >$i; done; sync -f .",

@@ -96,6 +96,11 @@ impl Kind {
         Ext4 { features: features.iter().map(ToString::to_string).collect(), ..Ext4::default() }.into()
     }
 
+    /// XFS and ext4 as mkfs makes them.
+    pub fn xfs_and_ext4() -> Vec<Kind> {
+        vec![Kind::xfs(), Kind::ext4()]
+    }
+
     /// Each form of XFS and ext4 in which files can be pinned: reflink, rmapbt, and both block sizes.
     pub fn pinnable() -> Vec<Kind> {
         let xfs = |reflink, rmapbt, block_size| Xfs { reflink, rmapbt, block_size, mkfs_args: Vec::new() }.into();
