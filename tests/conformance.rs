@@ -65,14 +65,16 @@ enum Answer {
 const NO_EXTENTS: Answer = Error(3, "ioctl(FS_IOC_FIEMAP): Operation not supported: tmpfs");
 const NO_HOLD: Answer = No(3, "unsupported_filesystem: btrfs");
 
+/// What a verb is unless its row says otherwise: it takes files, and only looks at them.
+const ANY: Verb =
+    Verb { name: "", options: &[], subject: Some(write), pinned: false, changes: false, locks: false, answers: &[] };
+
 const VERBS: [Verb; 7] = [
     Verb {
         name: "alloc",
         options: &["--size", "256K"],
         subject: None,
-        pinned: false,
         changes: true,
-        locks: false,
         answers: &[
             (Tmpfs, Error(3, "no map can be held on tmpfs")),
             (Btrfs, Error(3, "no map can be held on btrfs")),
@@ -80,21 +82,12 @@ const VERBS: [Verb; 7] = [
             (FullDisk, Error(2, "fallocate: No space left on device")),
             (Others, Error(4, "Permission denied")),
         ],
+        ..ANY
     },
-    Verb {
-        name: "check",
-        options: &[],
-        subject: Some(write),
-        pinned: false,
-        changes: false,
-        locks: false,
-        answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, NO_HOLD)],
-    },
+    Verb { name: "check", answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, NO_HOLD)], ..ANY },
     Verb {
         name: "prepare",
-        options: &[],
         subject: Some(write_sparse),
-        pinned: false,
         changes: true,
         locks: true,
         answers: &[
@@ -104,12 +97,10 @@ const VERBS: [Verb; 7] = [
             (FullDisk, Error(2, "No space left on device")),
             (Others, Error(4, "Permission denied")),
         ],
+        ..ANY
     },
     Verb {
         name: "pin",
-        options: &[],
-        subject: Some(write),
-        pinned: false,
         changes: true,
         locks: true,
         answers: &[
@@ -120,11 +111,10 @@ const VERBS: [Verb; 7] = [
             (Others, Error(4, "CAP_LINUX_IMMUTABLE")),
             (Own, Error(4, "CAP_LINUX_IMMUTABLE")),
         ],
+        ..ANY
     },
     Verb {
         name: "unpin",
-        options: &[],
-        subject: Some(write),
         pinned: true,
         changes: true,
         locks: true,
@@ -133,25 +123,10 @@ const VERBS: [Verb; 7] = [
             (Others, Error(4, "CAP_LINUX_IMMUTABLE")),
             (Own, Error(4, "CAP_LINUX_IMMUTABLE")),
         ],
+        ..ANY
     },
-    Verb {
-        name: "stat",
-        options: &[],
-        subject: Some(write),
-        pinned: false,
-        changes: false,
-        locks: false,
-        answers: &[(Tmpfs, NO_EXTENTS)],
-    },
-    Verb {
-        name: "verify",
-        options: &[],
-        subject: Some(write),
-        pinned: true,
-        changes: false,
-        locks: false,
-        answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, No(1, "not pinned"))],
-    },
+    Verb { name: "stat", answers: &[(Tmpfs, NO_EXTENTS)], ..ANY },
+    Verb { name: "verify", pinned: true, answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, No(1, "not pinned"))], ..ANY },
 ];
 
 impl Verb {
