@@ -299,8 +299,14 @@ fn assert_mends(scratch: &Scratch, made: &Made) {
 }
 
 /// Every mendable blocker alone, then mixtures of them.
-fn mends_everything(test: &str, kind: &Kind) {
+fn mends_everything(test: &str, kinds: &[Kind]) {
     let mut random = Random::new(test);
+    for kind in kinds {
+        mends_everything_on(kind, &mut random);
+    }
+}
+
+fn mends_everything_on(kind: &Kind, random: &mut Random) {
     let scratch = Scratch::new(kind.clone());
     let block = kind.block_size();
     for cut in [0, 1, block / 2 + 3, block - 1] {
@@ -326,7 +332,7 @@ fn mends_everything(test: &str, kind: &Kind) {
         }
     }
     for (number, stretches) in [2, 3, 7, 12, 20, 40, 400].into_iter().enumerate() {
-        let made = Plan::random(&mut random, kind, stretches, 40).make(&scratch, &format!("mixed.{number}"));
+        let made = Plan::random(random, kind, stretches, 40).make(&scratch, &format!("mixed.{number}"));
         if check(&made.path, &[]).status == 1 {
             assert_mends(&scratch, &made);
         }
@@ -335,57 +341,54 @@ fn mends_everything(test: &str, kind: &Kind) {
 
 #[test]
 fn mends_on_xfs_with_reflink() {
-    mends_everything("mends_on_xfs_with_reflink", &xfs(true, false, 4096));
+    mends_everything("mends_on_xfs_with_reflink", &[xfs(true, false, 4096)]);
 }
 
 #[test]
 fn mends_on_xfs_with_reflink_and_rmapbt() {
-    mends_everything("mends_on_xfs_with_reflink_and_rmapbt", &xfs(true, true, 4096));
+    mends_everything("mends_on_xfs_with_reflink_and_rmapbt", &[xfs(true, true, 4096)]);
 }
 
 #[test]
 fn mends_on_xfs_with_small_blocks() {
-    for rmapbt in [false, true] {
-        mends_everything("mends_on_xfs_with_small_blocks", &xfs(true, rmapbt, 1024));
-    }
+    let kinds = [false, true].map(|rmapbt| xfs(true, rmapbt, 1024));
+    mends_everything("mends_on_xfs_with_small_blocks", &kinds);
 }
 
 #[test]
 fn mends_on_xfs_without_reflink() {
-    for (rmapbt, block_size) in [(false, 4096), (true, 4096), (false, 1024), (true, 1024)] {
-        mends_everything("mends_on_xfs_without_reflink", &xfs(false, rmapbt, block_size));
-    }
+    let kinds = [xfs(false, false, 4096), xfs(false, true, 4096), xfs(false, false, 1024), xfs(false, true, 1024)];
+    mends_everything("mends_on_xfs_without_reflink", &kinds);
 }
 
 #[test]
 fn mends_on_ext4() {
-    for block_size in [4096, 1024] {
-        mends_everything("mends_on_ext4", &ext4(block_size));
-    }
+    mends_everything("mends_on_ext4", &[ext4(4096), ext4(1024)]);
 }
 
-fn mends_many_extents(test: &str, kind: &Kind) {
-    let scratch = Scratch::new(kind.clone());
-    let made = Plan::random(&mut Random::new(test), kind, 10_000, 3).make(&scratch, "file");
-    assert_mends(&scratch, &made);
+fn mends_many_extents(test: &str, kinds: &[Kind]) {
+    for kind in kinds {
+        let scratch = Scratch::new(kind.clone());
+        let made = Plan::random(&mut Random::new(test), kind, 10_000, 3).make(&scratch, "file");
+        assert_mends(&scratch, &made);
+    }
 }
 
 #[test]
 fn mends_ten_thousand_extents_on_xfs() {
-    mends_many_extents("mends_ten_thousand_extents_on_xfs", &xfs(true, true, 4096));
+    mends_many_extents("mends_ten_thousand_extents_on_xfs", &[xfs(true, true, 4096)]);
 }
 
 #[test]
 fn mends_ten_thousand_extents_on_ext4() {
-    mends_many_extents("mends_ten_thousand_extents_on_ext4", &ext4(1024));
+    mends_many_extents("mends_ten_thousand_extents_on_ext4", &[ext4(1024)]);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
 fn mends_ten_thousand_extents_everywhere() {
-    for kind in Kind::pinnable().into_iter().chain([xfs(true, true, 1024), xfs(false, true, 1024)]) {
-        mends_many_extents("mends_ten_thousand_extents_everywhere", &kind);
-    }
+    let kinds = [Kind::pinnable(), vec![xfs(true, true, 1024), xfs(false, true, 1024)]].concat();
+    mends_many_extents("mends_ten_thousand_extents_everywhere", &kinds);
 }
 
 /// Each subset of kinds is left alone exactly, whoever else has the file open.
