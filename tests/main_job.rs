@@ -690,7 +690,7 @@ fn what_was_pinned_before_an_interrupt_is_reported() {
     let paths: Vec<_> = (0..FILES).map(|n| scratch.path(n.to_string())).collect();
     let _writer = OpenOptions::new().write(true).open(&paths[BUSY]).unwrap();
     let mut command = Daxfile::new(["pin", "--json", "--wait", "600"]).args(&paths).command();
-    let pin = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pin = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     wait_until("the second batch has begun", || has_open(pin.id(), &paths[BUSY]));
     kill(Pid::from_raw(pin.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     let out = pin.wait_with_output().unwrap();
