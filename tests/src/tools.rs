@@ -1,7 +1,9 @@
 //! Other people's programs: readers of extent maps to compare with, and a shell.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use crate::child::finish;
 use crate::command::status_of;
@@ -200,6 +202,16 @@ pub fn compile(source: impl AsRef<Path>) -> PathBuf {
     let program = new_dir("c.").keep().join("program");
     output(Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(&program).arg(source.as_ref()));
     program
+}
+
+/// A program of attacks/, compiled once.
+#[track_caller]
+pub fn attack(name: &str) -> PathBuf {
+    static COMPILED: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("attacks/{name}.c"));
+    // One that failed to compile leaves the map as it was.
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    compiled.entry(name.to_owned()).or_insert_with(|| compile(source)).clone()
 }
 
 /// Fails, naming the Debian package, unless all these programs are on the path.

@@ -83,7 +83,9 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         return Ok(());
     }
     link(&target, &directory, name)?;
-    fsync(&directory).map_err(|errno| unlink(&target, &directory, name, errno))?;
+    // On XFS a directory's fsync succeeds after a shutdown as well; the file's tells, and has the log with the name in it
+    // written (xfs_dir_fsync(), xfs_file_fsync()).
+    fsync(&target).and_then(|()| fsync(&directory)).map_err(|errno| unlink(&target, &directory, name, errno))?;
     report.action = Some(Action::Created);
     Ok(())
 }
@@ -173,16 +175,16 @@ fn unlink(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr, errno: 
         fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == target.identity.inode);
     // The name may have become another file's.
     if !ours {
-        return error.because("of the directory; the name is not this file's any more");
+        return error.because("of the new name, which is not this file's any more");
     }
     match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => {
             // Should this one fail as well, nothing more can be done.
             let _ = fsync(&directory);
-            error.because("of the directory; no file was made")
+            error.because("of the new name; no file was made")
         }
         Err(undo) => {
-            error.because(format!("of the directory; and removing the file failed ({})", libdaxfile::meaning(undo)))
+            error.because(format!("of the new name; and removing the file failed ({})", libdaxfile::meaning(undo)))
         }
     }
 }
