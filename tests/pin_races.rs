@@ -1,0 +1,353 @@
+//! `pin` and `unpin` while four hostile threads open, truncate, write, extend, map and clone: no pin that reports success
+//! may have let a writer in unseen.
+//!
+//! attacks/hostile.c goes on after the pin's success, with whatever it then still has open. Everything that other people's
+//! programs see change from then on, and everybody who is still inside, `verify` must report. The same harness sees what
+//! an obvious way of pinning lets through.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use daxfile_tests::generate::Random;
+use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch};
+
+/// Words of the log, as attacks/hostile.c has them.
+const NUMBER: u64 = 8;
+const ORDER: u64 = 9;
+const TEMPER: u64 = 10;
+const PAUSE: u64 = 11;
+const POUNCERS: u64 = 12;
+const INSIDE: u64 = 13;
+const LATE: u64 = 14;
+const THROUGH: u64 = 15;
+const OPENED: u64 = 16;
+const SEEN: u64 = 17;
+const THREADS: u64 = 4;
+
+/// Pins of each run.
+const FEW: u64 = 100;
+const MANY: u64 = 5000;
+/// Pins on one file before it is given up as busy.
+const TRIES: u64 = 5;
+/// Files made at once.
+const BATCH: u64 = 100;
+
+const HANGS: Duration = Duration::from_secs(60);
+
+/// What the hostile threads are to do.
+#[derive(Clone, Copy)]
+enum Order {
+    Rest,
+    Attack,
+    Persist,
+    Freeze,
+}
+
+/// How files are pinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Daxfile,
+    /// attacks/lease_first.c; what vouches for the pin is the flag.
+    LeaseFirst,
+}
+
+impl Way {
+    fn pin(self, file: &Path) -> Run {
+        match self {
+            Way::Daxfile => Daxfile::new(["pin", "--json"]).arg(file).run(),
+            Way::LeaseFirst => run_program(Command::new(attack("lease_first")).arg(file)),
+        }
+    }
+
+    fn verify(self, file: &Path) -> Run {
+        match self {
+            Way::Daxfile => Daxfile::new(["verify", "--json"]).arg(file).run(),
+            Way::LeaseFirst => {
+                run_program(Command::new("bash").args(["-c", &on(file, "[[ $(lsattr $F) == *i*' '* ]]")]))
+            }
+        }
+    }
+
+    fn unpin(self, file: &Path) -> Run {
+        match self {
+            Way::Daxfile => Daxfile::new(["unpin", "--json"]).arg(file).run(),
+            Way::LeaseFirst => run_program(
+                Command::new("bash").args(["-c", &on(file, "chattr -i $F && setfattr -x security.daxfile.pin $F")]),
+            ),
+        }
+    }
+}
+
+/// Four hostile threads, and the files of a filesystem that they are sent against.
+struct Siege {
+    scratch: Scratch,
+    log: File,
+    hostile: Child,
+    orders: u64,
+    number: u64,
+}
+
+impl Siege {
+    fn new(kind: Kind, random: &mut Random) -> Siege {
+        require(&["filefrag", "lsattr", "getfattr", "setfattr", "chattr", "split"]);
+        let scratch = Scratch::new(kind);
+        let log = scratch.image().with_file_name("log");
+        fs::write(&log, [0; 8 * 32]).unwrap();
+        sh(on(scratch.path("donor"), "head -c 65536 /dev/urandom > $F; sync -f $F"));
+        let hostile = Command::new(attack("hostile"))
+            .args([scratch.mount_point(), &log])
+            .arg(random.below(u64::MAX).to_string())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = File::options().read(true).write(true).open(log).unwrap();
+        Siege { scratch, log, hostile, orders: 0, number: 0 }
+    }
+
+    fn word(&self, index: u64) -> u64 {
+        let mut word = [0; 8];
+        self.log.read_exact_at(&mut word, index * 8).unwrap();
+        u64::from_ne_bytes(word)
+    }
+
+    fn set(&self, index: u64, word: u64) {
+        self.log.write_all_at(&word.to_ne_bytes(), index * 8).unwrap();
+    }
+
+    fn order(&mut self, order: Order) {
+        self.orders += 1;
+        self.set(ORDER, self.orders << 8 | order as u64);
+    }
+
+    /// Waits until each thread has taken up the last order.
+    fn obeyed(&mut self) {
+        let (start, order) = (Instant::now(), self.word(ORDER));
+        while (0..THREADS).any(|thread| self.word(SEEN + thread) != order) {
+            let ended = self.hostile.try_wait().unwrap();
+            assert!(ended.is_none(), "the hostile threads ended: {ended:?}");
+            assert!(start.elapsed() < HANGS, "a hostile thread hangs");
+            sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// The next fresh file: 64 KiB, written back.
+    fn next_file(&mut self) -> PathBuf {
+        if self.number.is_multiple_of(BATCH) {
+            let script = format!(
+                "cd $F; head -c {} /dev/urandom | split -b 64K -a 6 --numeric-suffixes={} - f; sync -f .",
+                BATCH * 65536,
+                self.number
+            );
+            sh(on(self.scratch.mount_point(), &script));
+        }
+        let file = self.scratch.path(format!("f{:06}", self.number));
+        self.set(NUMBER, self.number);
+        self.number += 1;
+        file
+    }
+}
+
+impl Drop for Siege {
+    fn drop(&mut self) {
+        drop(self.hostile.stdin.take());
+        let _ = self.hostile.kill();
+        let _ = self.hostile.wait();
+    }
+}
+
+fn run_program(command: &mut Command) -> Run {
+    let out = command.output().unwrap();
+    Run {
+        command: format!("{command:?}"),
+        status: out.status.code().expect("not killed"),
+        stdout: out.stdout,
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+/// Contents, size, mtime, map, as other people's programs tell them.
+fn looks(file: &Path) -> (String, Vec<Piece>) {
+    (sh(on(file, "stat --format '%s %y' $F; sha256sum <$F")), filefrag(file))
+}
+
+/// Neither flag nor record may be left.
+#[track_caller]
+fn expect_free(file: &Path) {
+    let left = sh(on(file, "lsattr $F | cut -d' ' -f1 | tr -d e-; getfattr -d -m pin --absolute-names $F"));
+    assert!(left.trim().is_empty(), "{}: left behind: {left}", file.display());
+}
+
+#[derive(Default, Debug)]
+struct Tally {
+    pins: u64,
+    succeeded: u64,
+    busy: u64,
+    /// Changed beyond what can be pinned, before the pin
+    unfit: u64,
+    opened_for_writing: u64,
+    /// Pins that succeeded with a writer inside, or changed afterwards
+    let_in: u64,
+    /// Of these, seen by verify
+    seen: u64,
+    /// Of these, not seen
+    unseen: u64,
+    /// Seen by verify alone
+    seen_alone: u64,
+    why_busy: BTreeMap<String, u64>,
+    unseen_ones: Vec<String>,
+}
+
+impl Tally {
+    /// After a pin's success: what has changed, or can, and is it reported?
+    fn judge(&mut self, way: Way, siege: &mut Siege, file: &Path, random: &mut Random) {
+        siege.order(Order::Persist);
+        let before = looks(file);
+        siege.obeyed();
+        sleep(Duration::from_micros(random.below(8000)));
+        siege.set(INSIDE, 0);
+        siege.order(Order::Freeze);
+        siege.obeyed();
+        let (inside, late, through) = (siege.word(INSIDE), siege.word(LATE), siege.word(THROUGH));
+        assert_eq!(through, 0, "opened or cut by path after it was pinned: {}", file.display());
+        let verify = way.verify(file);
+        let after = looks(file);
+        let changed = before != after || late > 0;
+        let said = format!("{inside} inside, {late} late changes, {before:?} -> {after:?}: {verify}");
+        assert!(verify.status <= 1, "{said}");
+        if changed || inside > 0 {
+            self.let_in += 1;
+            if verify.status == 1 {
+                self.seen += 1;
+            } else {
+                self.unseen += 1;
+                self.unseen_ones.push(said.clone());
+            }
+            eprintln!("{}: let in: {said}", siege.scratch.kind().name());
+        } else if verify.status == 1 {
+            self.seen_alone += 1;
+        }
+        if changed && way == Way::Daxfile {
+            // When nobody is inside any more, it shows all the same.
+            siege.order(Order::Rest);
+            siege.obeyed();
+            let verify = way.verify(file);
+            assert!(verify.status == 1 && verify.file()["pin"]["state"] == "drifted", "{said}, then {verify}");
+        }
+    }
+
+    fn round(&mut self, way: Way, siege: &mut Siege, random: &mut Random) {
+        let file = siege.next_file();
+        siege.set(LATE, 0);
+        siege.set(THROUGH, 0);
+        let pick = |random: &mut Random, of: &[u64]| of[usize::try_from(random.below(of.len() as u64)).unwrap()];
+        siege.set(TEMPER, pick(random, &[0, 0, 0, 5, 30, 300]));
+        siege.set(PAUSE, pick(random, &[500, 3000, 10_000, 30_000]));
+        siege.set(POUNCERS, pick(random, &[0, 2, 4, 4]));
+        siege.order(Order::Attack);
+        siege.obeyed();
+        for _ in 0..TRIES {
+            sleep(Duration::from_micros(random.below(2000)));
+            let pin = way.pin(&file);
+            match pin.status {
+                0 => {
+                    self.pins += 1;
+                    self.succeeded += 1;
+                    self.judge(way, siege, &file, random);
+                    // They attack while it is unpinned, too, or every other time have gone away.
+                    siege.order(if random.percent(50) { Order::Attack } else { Order::Rest });
+                    siege.obeyed();
+                    way.unpin(&file).expect(0);
+                    break;
+                }
+                5 => {
+                    self.pins += 1;
+                    self.busy += 1;
+                    if way == Way::Daxfile {
+                        let message = pin.file()["error"]["message"].as_str().unwrap().to_owned();
+                        *self.why_busy.entry(message).or_default() += 1;
+                    }
+                }
+                1 => {
+                    self.unfit += 1;
+                    break;
+                }
+                _ => panic!("{pin}"),
+            }
+        }
+        siege.order(Order::Rest);
+        siege.obeyed();
+        expect_free(&file);
+        self.opened_for_writing = siege.word(OPENED);
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+fn besiege(way: Way, kind: Kind, until: impl Fn(&Tally) -> bool) -> Tally {
+    let mut random = Random::new("pin_races");
+    let (mut siege, mut tally, start) = (Siege::new(kind, &mut random), Tally::default(), Instant::now());
+    while !until(&tally) {
+        tally.round(way, &mut siege, &mut random);
+    }
+    eprintln!("{}: {tally:#?} in {} s", siege.scratch.kind().name(), start.elapsed().as_secs());
+    tally
+}
+
+fn pins(kind: Kind, pins: u64) -> Tally {
+    let tally = besiege(Way::Daxfile, kind, |tally| tally.pins >= pins || tally.unseen > 0);
+    assert_eq!(tally.unseen, 0, "let in unseen: {:#?}", tally.unseen_ones);
+    assert!(tally.succeeded >= pins / 5, "too few succeeded for this to say much");
+    assert!(tally.busy >= pins / 10, "too few were disturbed for this to say much");
+    tally
+}
+
+fn thousands(kind: Kind) {
+    let tally = pins(kind, MANY);
+    assert!(tally.busy >= 500, "too few were busy");
+    // Before the flag was set, and after it.
+    assert!(tally.why_busy.len() > 1, "all were busy for one reason");
+}
+
+#[test]
+fn pins_under_attack_on_xfs() {
+    pins(Kind::xfs(), FEW);
+}
+
+#[test]
+fn pins_under_attack_on_ext4() {
+    pins(Kind::ext4(), FEW);
+}
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
+fn thousands_of_pins_under_attack_on_xfs() {
+    thousands(Kind::xfs());
+}
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
+fn thousands_of_pins_under_attack_on_ext4() {
+    thousands(Kind::ext4());
+}
+
+/// The same harness must see what the obvious way lets in.
+fn control(kind: Kind) {
+    let tally = besiege(Way::LeaseFirst, kind, |tally| tally.pins >= FEW || tally.unseen > 5);
+    assert!(tally.unseen > 0, "lease first: nobody got in: the harness would not see it");
+}
+
+#[test]
+fn control_lease_first_lets_writers_in_on_xfs() {
+    control(Kind::xfs());
+}
+
+#[test]
+fn control_lease_first_lets_writers_in_on_ext4() {
+    control(Kind::ext4());
+}
