@@ -27,7 +27,7 @@ const ALLOCATED: &str = "4M";
 const CHECKED: usize = 12;
 
 /// Crashes of each row that are tried by default.
-const FEW: usize = 10;
+const FEW: usize = 8;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

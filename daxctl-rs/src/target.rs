@@ -130,11 +130,20 @@ impl Target {
     /// Opens the same file for writing, as its only descriptor: the one for reading is closed.
     ///
     /// # Errors
-    /// Those of open(2); busy where somebody executes it, or holds a lease on it.
+    /// Those of open(2); busy where somebody executes it, holds a lease on it, or has made it immutable.
     pub fn into_writable(self) -> Result<Self> {
         let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let fd = open(same.as_str(), flags, Mode::empty()).named("open(O_RDWR)")?;
+        let fd = open(same.as_str(), flags, Mode::empty()).map_err(|errno| {
+            let error = Error::call("open(O_RDWR)", errno);
+            match errno {
+                // It was not immutable when it was looked at.
+                Errno::EPERM => {
+                    Error { status: Status::Busy, ..error }.because("another daxfile has pinned it meanwhile")
+                }
+                _ => error,
+            }
+        })?;
         Ok(Target { file: File::from(fd), ..self })
     }
 
