@@ -235,7 +235,7 @@ fn package_of(program: &str) -> &str {
         "getfattr" | "setfattr" => "attr",
         "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
-        "sha256sum" | "install" | "timeout" => "coreutils",
+        "sha256sum" | "install" | "timeout" | "split" | "stat" => "coreutils",
         "cmp" => "diffutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
         "cc" => "gcc",
