@@ -13,8 +13,9 @@
 enum { THREADS = 4, LENGTH = 65536 };
 
 // Which file; what to do, with a number that tells each order from the one before; modifications in a thousand chances;
-// the longest pause between openings, in us; how many of the threads lie in wait for the pin. Then the answers: who is still inside, modifications made and openings for
-// writing that succeeded after the pin had; openings for writing before; the last order that each thread has seen.
+// the longest pause between openings, in us; how many of the threads lie in wait for the pin. Then the answers: who is
+// still inside, modifications made and openings for writing that succeeded after the pin had; openings for writing
+// before; the last order that each thread has seen.
 enum { NUMBER = HEAD, ORDER, TEMPER, PAUSE, POUNCERS, INSIDE, LATE, THROUGH, OPENED, SEEN };
 
 // Let go of the file and rest; attack; attack a file that is pinned, and stay inside where one got in; keep still.
