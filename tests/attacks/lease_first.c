@@ -1,7 +1,8 @@
-// lease_first FILE
+// lease_first FILE record|recorded
 //
 // An obvious way to freeze a file: a lease, and under it a record and the immutable flag. Whoever is past the permission
-// check and waits for the lease has the file open for writing afterwards.
+// check and waits for the lease has the file open for writing afterwards. With `recorded`, the file has a record already,
+// the lease is asked for again and again, and somebody is given the time to come.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -25,13 +26,17 @@ static int failed(const char *call)
 int main(int argc, char **argv)
 {
 	struct fsxattr attributes;
-	int fd = argc == 2 ? open(argv[1], O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+	int fd = argc == 3 ? open(argv[1], O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
 	signal(SIGIO, SIG_IGN);
 	if (fd < 0)
 		return failed("open");
-	if (fcntl(fd, F_SETLEASE, F_RDLCK))
-		return failed("F_SETLEASE");
-	if (fsetxattr(fd, "security.daxfile.pin", "control", 7, 0) || fsync(fd))
+	int recorded = !strcmp(argv[2], "recorded"), tries = recorded ? 100000 : 1;
+	while (fcntl(fd, F_SETLEASE, F_RDLCK))
+		if (errno != EAGAIN || !--tries)
+			return failed("F_SETLEASE");
+	for (int i = 0; recorded && i < 1000 && fcntl(fd, F_GETLEASE) == F_RDLCK; i++)
+		usleep(100);
+	if (!recorded && (fsetxattr(fd, "security.daxfile.pin", "control", 7, 0) || fsync(fd)))
 		return failed("fsetxattr");
 	if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes))
 		return failed("FS_IOC_FSGETXATTR");
