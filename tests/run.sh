@@ -57,6 +57,15 @@ step cargo test --workspace --no-fail-fast --all-targets --config "target.'cfg(u
     -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
 step cargo test --workspace --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 
+fuzzed=0
+if ((${#names[@]} == 0)); then
+    if ((${#full[@]} > 0)); then
+        step tests/fuzz.sh || fuzzed=1
+    else
+        skipped+=("fuzz.sh: long: tests/run.sh --full")
+    fi
+fi
+
 mapfile -t ignored < <(sed -nE 's/^test (.*) \.\.\. ignored,? ?(.*)/\1: \2/p' "$log")
 skipped+=("${ignored[@]}")
 # A program that ends without its line of results has failed, too.
@@ -66,6 +75,9 @@ read -r passed failed < <(awk '
     END { print passed + 0, failed + open }' "$log")
 if ((status != 0 && failed == 0)); then
     failed=1
+fi
+if ((fuzzed != 0)); then
+    failed=$((failed + 1)) status=1
 fi
 
 echo
