@@ -1,0 +1,598 @@
+//! Files that somebody made to do harm, or swaps while daxfile looks.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use daxfile_tests::tools::{flags, inode, on, require, sh, sh_status, sha256};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const MIB: u64 = 1 << 20;
+const ENFORCED: &str = "security.daxfile.pin";
+const UNENFORCED: &str = "user.daxfile.pin";
+
+fn xfs_and_ext4() -> Vec<Kind> {
+    vec![Kind::xfs(), Kind::ext4()]
+}
+
+/// Ended and waited for, however the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn immutable(file: &Path) -> bool {
+    flags(file).lines().any(|line| line.contains('i'))
+}
+
+fn has_record(file: &Path) -> bool {
+    sh_status(on(file, &format!("getfattr -n {ENFORCED} $F || getfattr -n {UNENFORCED} $F"))) == 0
+}
+
+/// All that daxfile could change of a file but its names and the time of the last change of its inode.
+fn marks(file: &Path) -> (String, String, String) {
+    let script = "stat -c '%i %s %b %a %u:%g %y' $F; getfattr -d -m - -e hex --absolute-names $F";
+    (sh(on(file, script)), flags(file), sha256(file))
+}
+
+/// A name that is, in turn, a file's, another file's, and a symbolic link's to a third; and, if so asked, nobody's.
+struct Swapped {
+    path: PathBuf,
+    files: [PathBuf; 2],
+    victim: PathBuf,
+    _swapper: Running,
+}
+
+impl Swapped {
+    fn start(scratch: &Scratch, and_gone: bool) -> Swapped {
+        const SWAP: &str = r#"
+            chdir shift; my ($victim, $gone) = @ARGV; $| = 1;
+            my @ways = (sub { link "a", "n" }, sub { symlink $victim, "n" }, sub { link "b", "n" });
+            for (my $i = 0; ; $i++) {
+                $ways[$i % 3]->();
+                rename "n", "path";
+                unlink "n";
+                unlink "path" if $gone and $i % 2;
+                print "ready\n" if $i == 10;
+            }"#;
+        require(&["perl", "xfs_io"]);
+        let dir = scratch.path("dir");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        let files = [dir.join("a"), dir.join("b")];
+        let victim = scratch.path("victim");
+        for (file, size) in [(&files[0], 300), (&files[1], 500), (&victim, 700)] {
+            sh(on(file, &format!("xfs_io -f -c 'pwrite -q 0 64k' -c 'truncate {size}k' -c fsync $F")));
+        }
+        let mut perl = Command::new("perl");
+        perl.args(["-e", SWAP]).args([&dir, &victim]).arg(if and_gone { "1" } else { "0" });
+        let mut swapper = Running(perl.stdout(Stdio::piped()).spawn().unwrap());
+        swapper.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        Swapped { path: dir.join("path"), files, victim, _swapper: swapper }
+    }
+
+    fn run(&self, verb: &[&str]) -> Run {
+        Daxfile::new(verb).arg("--json").arg(&self.path).run()
+    }
+
+    /// Which of the two files the report speaks of; by all it says it must be the same.
+    fn meant(&self, run: &Run) -> (&Path, &Path) {
+        let about = &run.file()["file"];
+        let [a, b] = [0, 1].map(|at| self.files[at].as_path());
+        let is = |file: &Path| {
+            let metadata = fs::metadata(file).unwrap();
+            about["inode"] == metadata.ino() && about["size"] == metadata.len()
+        };
+        match (is(a), is(b)) {
+            (true, false) => (a, b),
+            (false, true) => (b, a),
+            _ => panic!("neither file, or both: {run}"),
+        }
+    }
+}
+
+fn was_a_link(run: &Run) -> bool {
+    run.status == 2 && run.stderr.contains("symbolic link")
+}
+
+/// What a verb opened it acts on, and on nothing else.
+#[test]
+fn a_name_that_changes_hands() {
+    const ROUNDS: usize = 15;
+    on_each(xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let swapped = Swapped::start(&scratch, false);
+        let before = inode(&swapped.victim);
+        let clean = swapped.files.each_ref().map(|file| marks(file));
+        let (mut acted, mut links) = ([0; 2], 0);
+        let mut count = |run: &Run| {
+            if was_a_link(run) {
+                links += 1;
+            } else {
+                acted[usize::from(swapped.meant(run).0 == swapped.files[1])] += 1;
+            }
+        };
+        let unpin = |file: &Path| run(&["unpin"], file).expect(0);
+        for round in 0..ROUNDS {
+            for (verb, status) in [("stat", 0), ("check", 1), ("verify", 1)] {
+                let run = swapped.run(&[verb]);
+                assert!(run.status == status || was_a_link(&run), "{run}");
+                count(&run);
+            }
+
+            let hold = if round % 2 == 0 { "frozen" } else { "none" };
+            let run = swapped.run(&["pin", "--allow", "hole", "--hold", hold]);
+            if run.status == 0 {
+                let (meant, other) = swapped.meant(&run);
+                assert_eq!((immutable(meant), has_record(meant)), (hold == "frozen", true), "{run}");
+                assert_eq!((immutable(other), has_record(other)), (false, false), "{run}");
+                unpin(meant);
+            } else {
+                assert!(was_a_link(&run), "{run}");
+            }
+            count(&run);
+
+            // The one is pinned by its own name; only a run that opened it may end that.
+            let [a, b] = &swapped.files;
+            Daxfile::new(["pin", "--allow", "hole"]).arg(a).run().expect(0);
+            let run = swapped.run(&["unpin"]);
+            let action = if was_a_link(&run) { Value::Null } else { run.clone().expect(0).file()["action"].clone() };
+            assert_eq!(immutable(a), action != "unpinned", "{run}");
+            assert_eq!(has_record(a), action != "unpinned", "{run}");
+            assert!(!immutable(b) && !has_record(b), "{run}");
+            unpin(a);
+        }
+        assert_eq!(swapped.files.each_ref().map(|file| marks(file)), clean);
+
+        for _ in 0..ROUNDS {
+            let run = swapped.run(&["prepare"]);
+            let whole = swapped.files.each_ref().map(|file| {
+                let metadata = fs::metadata(file).unwrap();
+                metadata.blocks() * 512 >= metadata.len()
+            });
+            if run.status == 0 {
+                let (meant, _) = swapped.meant(&run);
+                assert_eq!(whole, [0, 1].map(|at| meant == swapped.files[at]), "{run}");
+            } else {
+                assert!(was_a_link(&run) || run.status == 5, "{run}");
+                assert_ne!(whole, [true; 2], "{run}");
+            }
+            for (file, clean) in swapped.files.iter().zip(&clean) {
+                assert_eq!(marks(file).2, clean.2, "{run}");
+                sh(on(file, "xfs_io -c 'fpunch 64k 1m' -c fsync $F"));
+            }
+        }
+        assert_eq!(inode(&swapped.victim), before);
+        assert!(acted[0] >= 5 && acted[1] >= 5 && links >= 5, "{acted:?}, {links} links: no race was run");
+    });
+}
+
+/// A name that comes and goes: alloc takes it while it is free, or leaves alone what has it.
+#[test]
+fn a_name_that_is_taken_meanwhile() {
+    on_each(xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let swapped = Swapped::start(&scratch, true);
+        let files = [&swapped.files[0], &swapped.files[1], &swapped.victim];
+        let before = files.map(|file| marks(file));
+        let (mut made, mut taken) = (0, 0);
+        for _ in 0..100 {
+            let run = swapped.run(&["alloc", "-s", "64K"]);
+            match run.status {
+                0 => made += 1,
+                2 if run.stderr.contains("File exists") => taken += 1,
+                _ => panic!("{run}"),
+            }
+        }
+        assert_eq!(files.map(|file| marks(file)), before);
+        assert!(made >= 5 && taken >= 5, "{made} made, {taken} taken: no race was run");
+    });
+}
+
+/// Free blocks, once nothing waits to be given back.
+fn free_blocks(scratch: &Scratch) -> String {
+    sh(format!("sync -f '{0}'; stat -f -c %f '{0}'", scratch.mount_point().display()))
+}
+
+/// Asserts that the filesystem's own checker finds nothing; it stays unmounted.
+#[track_caller]
+fn assert_sound(scratch: &mut Scratch) {
+    require(&["xfs_repair", "e2fsck"]);
+    scratch.unmount();
+    sh(on(scratch.image(), if scratch.kind().name() == "xfs" { "xfs_repair -n $F" } else { "e2fsck -fn $F" }));
+    scratch.mount();
+}
+
+/// A file that loses its last name while a verb is at work goes away with all it has, whatever the verb did to it.
+#[test]
+fn a_file_that_is_unlinked_meanwhile() {
+    require(&["strace"]);
+    on_each(xfs_and_ext4(), |kind| {
+        let mut scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        let trace = scratch.image().with_file_name("trace");
+        fs::create_dir(scratch.path("dir")).unwrap();
+        let free = free_blocks(&scratch);
+        // The call in which it waits while the name goes, and what has happened by then.
+        for (verb, call, sign, done) in [
+            (&["stat"][..], "fgetxattr:delay_enter=700000:when=1", "FSGETXATTR", "described"),
+            (&["check"], "fgetxattr:delay_enter=700000:when=1", "FSGETXATTR", "described"),
+            (&["verify"], "fgetxattr:delay_enter=700000:when=1", "FSGETXATTR", "described"),
+            (&["prepare"], "flock:delay_enter=700000:when=1", "O_RDWR", "prepared"),
+            (&["pin"], "flock:delay_enter=700000:when=1", "FSGETXATTR", "pinned"),
+            (&["pin"], "fsetxattr:delay_enter=700000:when=1", "FS_IOC_FIEMAP", "pinned"),
+            (&["pin", "--hold", "none"], "fsetxattr:delay_enter=700000:when=1", "FS_IOC_FIEMAP", "pinned"),
+            (&["unpin"], "fremovexattr:delay_enter=700000:when=1", "FSSETXATTR", "unpinned"),
+        ] {
+            sh(on(&file, "xfs_io -f -c 'pwrite -q 0 1m' -c fsync $F"));
+            if verb[0] == "prepare" {
+                sh(on(&file, "xfs_io -c 'fpunch 64k 64k' -c fsync $F"));
+            }
+            if verb[0] == "unpin" {
+                run(&["pin"], &file).expect(0);
+            }
+            let _ = fs::remove_file(&trace);
+            let strace = ["strace", "-o", trace.to_str().unwrap(), "-e", "trace=openat,ioctl,flock,fcntl", "-e"];
+            let inject = format!("inject={call}");
+            let waiting = Daxfile::new(verb).arg("--json").arg(&file).wrap(strace.into_iter().chain([&*inject]));
+            let mut command = waiting.command();
+            let mut child = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+            wait_until("it is so far", || fs::read_to_string(&trace).is_ok_and(|text| text.contains(sign)));
+            fs::remove_file(&file).unwrap();
+            let status = child.0.wait().unwrap();
+            let (mut stdout, mut stderr) = (String::new(), String::new());
+            child.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+            child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+            let what = format!("{verb:?} at {call}: {status}\n{stdout}{stderr}");
+            let answer: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {what}"));
+            let answer = &answer["files"][0];
+            match done {
+                "described" => assert_eq!(answer["file"]["size"], MIB, "{what}"),
+                done => assert_eq!((status.code(), &answer["action"]), (Some(0), &done.into()), "{what}"),
+            }
+            wait_until("its blocks are free", || free_blocks(&scratch) == free);
+        }
+
+        let dir = scratch.path("dir");
+        let strace = ["strace", "-o", trace.to_str().unwrap(), "-e", "inject=linkat:delay_enter=700000:when=1"];
+        let _ = fs::remove_file(&trace);
+        let mut command = Daxfile::new(["alloc", "-s", "1M"]).arg(dir.join("file")).wrap(strace).command();
+        let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+        wait_until("it is so far", || fs::read_to_string(&trace).is_ok_and(|text| text.contains("FS_IOC_FIEMAP")));
+        fs::remove_dir(&dir).unwrap();
+        assert_eq!(child.0.wait().unwrap().code(), Some(2));
+        let mut stderr = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        assert!(stderr.contains("linkat: No such file or directory"), "{stderr}");
+        assert_sound(&mut scratch);
+    });
+}
+
+/// A record of the file's own, altered, with its checksum made right.
+fn altered(own: &[u8], changes: &[(usize, &[u8])], map: Option<&[u8]>) -> Vec<u8> {
+    const HEAD: usize = 100;
+    let mut record = own[..own.len() - 8].to_vec();
+    if let Some(map) = map {
+        record.truncate(HEAD);
+        record.extend(map);
+    }
+    for (offset, bytes) in changes {
+        record[*offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+    let sum = Sha256::digest(&record);
+    record.extend(&sum[..8]);
+    record
+}
+
+fn runs(runs: &[(u64, u64, u64)]) -> Vec<u8> {
+    let run = |&(logical, physical, length): &(u64, u64, u64)| {
+        [&logical.to_le_bytes()[..], &physical.to_le_bytes(), &length.to_le_bytes(), &[0]].concat()
+    };
+    runs.iter().flat_map(run).collect()
+}
+
+fn digests(span: u64, count: usize) -> Vec<u8> {
+    [&span.to_le_bytes()[..], &vec![7; 16 * count]].concat()
+}
+
+/// Records that say they are this file's, and are whole by their checksum. Whether they can be decoded.
+fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
+    // Where these stand in a record.
+    let [hold, form, added, size, mtime, time, align, count] = [8, 10, 12, 44, 52, 64, 76, 92];
+    let number = |number: u64| number.to_le_bytes();
+    let with = |changes: &[(usize, &[u8])], map: Option<&[u8]>| altered(own, changes, map);
+    let stepped: Vec<_> = (0..118).map(|n| (n * 8192, n * 65536, 4096)).collect();
+    let (full, one) = (runs(&stepped), number(1));
+    let two = number(2);
+    let billion = number(1_000_000_000);
+    vec![
+        ("a billion runs, one there", with(&[(count, &billion)], None), false),
+        ("a billion runs, digests of them", with(&[(form, &[1]), (count, &billion)], Some(&digests(MIB, 1))), true),
+        ("as many runs as it can have", with(&[(count, &number(118))], Some(&full)), true),
+        (
+            "as many digests as it can have",
+            with(&[(form, &[1]), (size, &number(184 * MIB))], Some(&digests(MIB, 184))),
+            true,
+        ),
+        ("too few digests", with(&[(form, &[1]), (size, &number(184 * MIB))], Some(&digests(MIB, 183))), false),
+        ("the largest size", with(&[(form, &[1]), (size, &number(u64::MAX))], Some(&digests(1 << 63, 2))), true),
+        ("spans that are no power of two", with(&[(form, &[1])], Some(&digests(MIB + 1, 1))), false),
+        ("runs to the end of all numbers", with(&[(count, &one)], Some(&runs(&[(0, 0, u64::MAX)]))), true),
+        ("runs beyond all numbers", with(&[(count, &one)], Some(&runs(&[(1, 0, u64::MAX)]))), false),
+        ("places beyond all numbers", with(&[(count, &one)], Some(&runs(&[(0, 1, u64::MAX)]))), false),
+        ("runs one over another", with(&[(count, &two)], Some(&runs(&[(0, 0, 8192), (4096, 65536, 8192)]))), false),
+        ("runs out of order", with(&[(count, &two)], Some(&runs(&[(8192, 0, 4096), (0, 65536, 4096)]))), false),
+        ("runs of nothing", with(&[(count, &one)], Some(&runs(&[(0, 0, 0)]))), false),
+        ("no runs", with(&[(count, &number(0))], Some(&[])), true),
+        ("the first moment", with(&[(mtime, &number(1 << 63)), (time, &number(1 << 63))], None), true),
+        ("the last moment", with(&[(mtime, &number(i64::MAX as u64)), (time, &number(i64::MAX as u64))], None), true),
+        ("flags that no pin adds", with(&[(added, &[0xff])], None), false),
+        ("a hold that is none", with(&[(hold, &[2])], None), false),
+        (
+            "the largest needs",
+            with(&[(size, &two), (align, &number(u64::MAX)), (align + 8, &number(u64::MAX))], None),
+            true,
+        ),
+    ]
+}
+
+/// Only the administrator can put such records where enforced holds are kept; nothing is believed of them all the same.
+#[test]
+fn a_forged_record_with_a_right_checksum() {
+    require(&["getfattr", "setfattr", "chattr"]);
+    on_each(xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        sh(on(&file, "xfs_io -f -c 'pwrite -q 0 100k' -c fsync $F"));
+        run(&["pin"], &file).expect(0);
+        let own = fs::read({
+            let copy = scratch.path("record");
+            sh(on(&file, &format!("getfattr --only-values -n {ENFORCED} $F >'{}'", copy.display())));
+            copy
+        })
+        .unwrap();
+        run(&["unpin"], &file).expect(0);
+        let clean = flags(&file);
+        let verbs = ["stat", "check", "verify", "pin", "unpin"];
+        let put = |attribute: &str, value: &[u8]| {
+            let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+            sh(on(&file, &format!("setfattr -n {attribute} -v 0x{hex} $F")));
+        };
+        for (name, record, decodes) in forgeries(&own) {
+            assert!(record.len() <= 3072);
+            for held in [false, true] {
+                // What differs from its own record is never pinned, checked or overwritten, and unpin ends it.
+                let expected = match (decodes, held) {
+                    (true, false) => ("not_held", [0, 1, 1, 1, 0]),
+                    (true, true) => ("drifted", [0, 1, 1, 1, 0]),
+                    (false, false) => ("bad_record", [0, 0, 2, 0, 0]),
+                    (false, true) => ("bad_record", [0, 1, 2, 1, 1]),
+                };
+                put(ENFORCED, &record);
+                if held {
+                    sh(on(&file, "chattr +i $F"));
+                }
+                let state = report(&["stat"], &file, 0)["pin"]["state"].clone();
+                assert_eq!(state, expected.0, "{name}");
+                for (verb, status) in verbs.into_iter().zip(expected.1) {
+                    if ["stat", "verify"].contains(&verb) {
+                        run(&[verb, "-v"], &file).expect(status);
+                    }
+                    report(&[verb], &file, status);
+                }
+                if !decodes && held {
+                    sh(on(&file, &format!("chattr -i $F; setfattr -x {ENFORCED} $F")));
+                }
+                assert_eq!((flags(&file), has_record(&file)), (clean.clone(), false), "{name}, held {held}");
+            }
+            // Where the file's owner may write, it can speak of no flag.
+            let mine = altered(&record, &[(8, &[1]), (12, &[0; 4])], None);
+            put(UNENFORCED, &mine);
+            sh(on(&file, "chattr +i $F"));
+            let before = inode(&file);
+            for verb in verbs {
+                let run = run(&[verb], &file);
+                assert!(verb != "unpin" || run.status != 0, "{name}: {run}");
+            }
+            assert_eq!(inode(&file), before, "{name}");
+            sh(on(&file, "chattr -i $F"));
+            run(&["unpin"], &file).expect(0);
+            assert_eq!((flags(&file), has_record(&file)), (clean.clone(), false), "{name}");
+        }
+    });
+}
+
+/// Runs a verb, and gives the KiB of memory that it had at most.
+fn measured(scratch: &Scratch, verb: &[&str], file: &Path) -> (Run, u64) {
+    let peak = scratch.image().with_file_name("peak");
+    let time = ["/usr/bin/time", "-o", peak.to_str().unwrap(), "-f", "%M"];
+    assert!(Path::new(time[0]).exists(), "apt-get install time");
+    let run = Daxfile::new(verb).arg(file).wrap(time).run();
+    let said = fs::read_to_string(&peak).unwrap();
+    (run, said.lines().last().unwrap().parse().unwrap())
+}
+
+/// A file of so many extents, each of a block between holes: every verb is equal to it, in so many KiB of memory.
+fn many_extents(kind: Kind, extents: u64, most: u64) {
+    require(&["perl"]);
+    let block = kind.block_size();
+    let name = kind.name();
+    let scratch = Scratch::with_size(kind, (600 * MIB).max(3 * extents * block));
+    let file = scratch.path("file");
+    const FILL: &str = r#"
+        my ($name, $count, $block) = @ARGV; open my $file, ">", $name or die $!; my $data = "d" x $block;
+        # What makes a file longer gets blocks in advance.
+        truncate $file, 2 * $count * $block;
+        for (0 .. $count - 1) { sysseek $file, 2 * $_ * $block, 0; syswrite($file, $data) == $block or die $! }"#;
+    let made =
+        Command::new("perl").args(["-e", FILL]).arg(&file).args([extents.to_string(), block.to_string()]).status();
+    assert!(made.unwrap().success());
+    sh(on(&file, "sync $F"));
+    // Its own count is of pieces on the device.
+    let found = sh(on(&file, "filefrag -v $F | grep -cE '^ *[0-9]+: '"));
+    assert_eq!(found.trim(), extents.to_string());
+    let before = sha256(&file);
+    let mut peaks = String::new();
+    for (verb, status) in [
+        (&["stat"][..], 0),
+        (&["stat", "--extents"], 0),
+        (&["stat", "--extents", "--json"], 0),
+        (&["check"], 1),
+        (&["check", "--allow", "hole"], 0),
+        (&["prepare", "--dry-run"], 0),
+        (&["pin", "--allow", "hole"], 0),
+        (&["verify"], 0),
+        (&["pin", "--allow", "hole"], 0),
+        (&["unpin"], 0),
+        (&["pin", "--allow", "hole", "--hold", "none"], 0),
+        (&["verify"], 0),
+    ] {
+        let (run, peak) = measured(&scratch, verb, &file);
+        assert_eq!(run.status, status, "{verb:?}: {}", run.stderr);
+        assert!(peak <= most, "{verb:?}: {peak} KiB");
+        peaks += &format!("\n  {}: {} MiB", verb.join(" "), peak.div_ceil(1024));
+        if verb[0] == "pin" {
+            assert_eq!(report(&["stat"], &file, 0)["map"]["extents"], extents);
+            let attribute = if verb.contains(&"none") { UNENFORCED } else { ENFORCED };
+            let bytes = sh(on(&file, &format!("getfattr --only-values -n {attribute} $F | wc -c")));
+            assert!(bytes.trim().parse::<u64>().unwrap() <= 3072, "{bytes}");
+        }
+    }
+    eprintln!("{name}, {extents} extents, at most:{peaks}");
+    // One block of all of them, in the middle.
+    let middle = extents / 2 * 2 * block;
+    sh(on(&file, &format!("xfs_io -c 'fpunch {middle} {block}' -c fsync $F")));
+    let moved = report(&["verify"], &file, 1);
+    let change = &moved["changes"][0];
+    let [logical, length] = ["logical", "length"].map(|key| change[key].as_u64().unwrap());
+    assert!((logical..logical + length).contains(&middle), "{moved}");
+    run(&["unpin"], &file).expect(0);
+    assert_ne!(sha256(&file), before);
+}
+
+fn small_blocks() -> [Kind; 2] {
+    [Xfs { block_size: 1024, ..Xfs::default() }.into(), Ext4 { block_size: 1024, ..Ext4::default() }.into()]
+}
+
+#[test]
+fn fifty_thousand_extents() {
+    small_blocks().into_iter().for_each(|kind| many_extents(kind, 50_000, 64 << 10));
+}
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
+fn a_million_extents() {
+    small_blocks().into_iter().for_each(|kind| many_extents(kind, 1_000_000, 512 << 10));
+}
+
+/// As large as a file can be, and nearly empty.
+#[test]
+fn the_largest_sparse_file() {
+    const ENOSPC: i32 = 28;
+    let largest = [(Kind::xfs(), i64::MAX as u64), (Kind::ext4(), (16 << 40) - 4096)];
+    for (kind, size) in largest {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        sh(on(&file, &format!("truncate -s {size} $F; ! truncate -s +4096 $F")));
+        let free = free_blocks(&scratch);
+        assert_eq!(report(&["stat"], &file, 0)["file"]["size"], size);
+        assert_eq!(report(&["stat", "--extents"], &file, 0)["map"]["hole"], size.next_multiple_of(4096));
+        let blockers = report(&["check"], &file, 1)["blockers"].clone();
+        assert_eq!((&blockers[0]["kind"], blockers.as_array().unwrap().len()), (&"hole".into(), 1), "{blockers}");
+        report(&["check", "--align", "1G", "--max-extents", "1"], &file, 1);
+        assert_eq!(report(&["verify"], &file, 1)["pin"]["state"], "unpinned");
+        for verb in [&["prepare"][..], &["prepare", "--dry-run"]] {
+            let refused = report(verb, &file, 2);
+            assert_eq!(refused["error"]["errno"], ENOSPC, "{refused}");
+            assert_eq!(refused["work"]["allocate"], size.next_multiple_of(4096), "{refused}");
+            let said = run(verb, &file).expect(2);
+            let needed = if size > 1 << 60 { "needs 8 EiB" } else { "needs 15.9 TiB" };
+            assert!(said.stderr.contains(needed) && said.stderr.contains("MiB are free"), "{said}");
+        }
+        let refused = report(&["alloc", "-s", "9223372036854775807"], &scratch.path("new"), 2);
+        assert_eq!(refused["error"]["errno"], ENOSPC, "{refused}");
+        let said = run(&["alloc", "-s", "8EiB"], &scratch.path("new")).expect(2);
+        assert!(said.stderr.contains("too large: above 8 EiB - 1"), "{said}");
+        assert!(!scratch.path("new").exists());
+        assert_eq!(free_blocks(&scratch), free);
+
+        // Without any block; with its first and its last; with more than a record keeps whole.
+        for blocks in [0, 2, 300] {
+            sh(on(&file, &format!("truncate -s 0 $F; truncate -s {size} $F")));
+            let step = (size / blocks.max(1)).next_multiple_of(4096);
+            let mut commands: Vec<_> = (0..blocks).map(|n| format!("pwrite -q {} 4095", n * step)).collect();
+            if blocks > 0 {
+                commands.push(format!("pwrite -q {} 100", size - 100));
+            }
+            sh(on(&file, &format!("printf '{}\\n' | xfs_io $F; sync $F", commands.join("\\n"))));
+            assert_eq!(fs::metadata(&file).unwrap().len(), size);
+            for hold in ["frozen", "none"] {
+                let pinned = report(&["pin", "--allow", "hole", "--hold", hold], &file, 0);
+                assert_eq!(pinned["map"]["extents"], if blocks == 0 { 0 } else { blocks + 1 });
+                report(&["verify"], &file, 0);
+                run(&["unpin"], &file).expect(0);
+            }
+            if blocks == 0 {
+                continue;
+            }
+            run(&["pin", "--allow", "hole", "--hold", "none"], &file).expect(0);
+            let end = size / 4096 * 4096 - 8192;
+            sh(on(&file, &format!("xfs_io -c 'pwrite -q {end} 4096' -c fsync $F")));
+            let moved = report(&["verify"], &file, 1);
+            let change = &moved["changes"][0];
+            let [logical, length] = ["logical", "length"].map(|key| change[key].as_u64().unwrap());
+            assert!(logical <= end && end < logical + length, "{moved}");
+            assert!(logical.checked_add(length).is_some(), "{moved}");
+            run(&["verify"], &file).expect(1);
+            run(&["unpin"], &file).expect(0);
+        }
+    }
+}
+
+/// Two names of one file, given together and one after the other.
+#[test]
+fn two_names_of_one_file() {
+    for kind in xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let [one, other, link] = ["one", "other", "link"].map(|name| scratch.path(name));
+        sh(on(&one, "xfs_io -f -c 'pwrite -q 0 100k' -c fsync $F"));
+        fs::hard_link(&one, &other).unwrap();
+        symlink(&one, &link).unwrap();
+        let manifest = scratch.path("manifest");
+        fs::write(&manifest, run(&["stat", "--json", "--extents"], &one).expect(0).stdout).unwrap();
+        let clean = flags(&one);
+        for hold in ["frozen", "none"] {
+            run(&["pin", "--hold", hold], &one).expect(0);
+            assert_eq!(report(&["pin", "--hold", hold], &other, 0)["action"], "already_pinned");
+            for name in [&one, &other] {
+                assert_eq!(report(&["stat"], name, 0)["pin"]["state"], "pinned");
+                run(&["verify"], name).expect(0);
+            }
+            Daxfile::new(["verify", "--against"]).args([&manifest, &other]).run().expect(0);
+            assert!(run(&["unpin"], &link).expect(2).stderr.contains("symbolic link"));
+            assert_eq!(report(&["unpin"], &other, 0)["action"], "unpinned");
+            assert_eq!((flags(&one), has_record(&one)), (clean.clone(), false));
+            assert_eq!(report(&["unpin"], &one, 0)["action"], "already_unpinned");
+        }
+    }
+}
