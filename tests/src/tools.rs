@@ -233,7 +233,7 @@ fn package_of(program: &str) -> &str {
         "mkfs.erofs" => "erofs-utils",
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "getfattr" | "setfattr" => "attr",
-        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" => "util-linux",
+        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" | "fsfreeze" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
         "sha256sum" | "install" | "timeout" | "split" | "stat" => "coreutils",
         "cmp" => "diffutils",
