@@ -7,6 +7,7 @@ use std::path::Path;
 use daxfile_tests::tools::{flags, on, require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, on_each, report, run};
 
+const MIB: u64 = 1 << 20;
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
 
@@ -263,5 +264,66 @@ fn a_device_that_fails() {
         run(&["prepare"], &file).expect(0);
         assert_eq!(sha256(&file), contents);
         eprintln!("{}: {} of 16 runs met the failing device", kind.name(), failed.len());
+    });
+}
+
+/// A thin device that is out of space: reads succeed, and writes to where nothing was yet do not. Then it gets space.
+#[test]
+fn a_device_that_takes_no_more() {
+    require(&["fallocate", "timeout", "mount", "umount"]);
+    on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
+        let outer = Scratch::with_size(Kind::ext4(), 600 * MIB);
+        let [image, inner] = ["image", "inner"].map(|name| outer.path(name));
+        fs::create_dir(&inner).unwrap();
+        let mount = || sh(format!("mount -o loop '{}' '{}'", image.display(), inner.display()));
+        let umount = || sh(on(&inner, "umount $F"));
+        sh(on(&image, &format!("truncate -s 512M $F; mkfs.{} -q $F", kind.name())));
+        mount();
+        let file = inner.join("file");
+        sh(on(&file, "xfs_io -f -c 'pwrite -q 0 1m' -c 'truncate 64m' -c fsync $F"));
+        let contents = sha256(&file);
+        let new = inner.join("new");
+        let mut failed = 0;
+        for (verb, hold) in [
+            (&["alloc", "-s", "64M"][..], None),
+            (&["prepare"], None),
+            (&["pin", "--allow", "hole,unwritten"], None),
+            (&["pin", "--allow", "hole,unwritten", "--hold", "none"], None),
+            (&["unpin"], Some("frozen")),
+            (&["unpin"], Some("none")),
+        ] {
+            if let Some(hold) = hold {
+                run(&["pin", "--allow", "hole,unwritten", "--hold", hold], &file).expect(0);
+            }
+            sh(on(&inner, "sync -f $F"));
+            fill(&outer);
+            let subject = if verb[0] == "alloc" { &new } else { &file };
+            let run_now = Daxfile::new(verb).arg("--json").arg(subject).wrap(["timeout", "60"]).run();
+            sh(on(&outer.path("fill"), "rm $F"));
+            assert_clear(&run_now);
+            failed += i32::from(run_now.status >= 2);
+            umount();
+            mount();
+
+            if verb[0] == "alloc" {
+                assert_eq!(new.exists(), run_now.status == 0, "{run_now}");
+                continue;
+            }
+            let now = state(&file);
+            match run_now.file()["action"].as_str() {
+                Some("pinned") => assert_eq!(now, "pinned", "{run_now}"),
+                Some("unpinned") => assert_eq!(now, "unpinned", "{run_now}"),
+                _ => assert!(["unpinned", "pinned", "not_held"].contains(&&*now), "{now}: {run_now}"),
+            }
+            assert_eq!(sha256(&file), contents, "{run_now}");
+            run(&["unpin"], &file).expect(0);
+            assert!(!flags(&file).contains('i'), "{run_now}");
+        }
+        run(&["alloc", "-s", "64M"], &new).expect(0);
+        run(&["prepare"], &file).expect(0);
+        assert_eq!(sha256(&file), contents);
+        eprintln!("{}: {failed} of 6 runs met the full device", kind.name());
+        assert!(failed >= 2, "{failed} runs met the full device");
+        umount();
     });
 }
