@@ -452,7 +452,6 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
     let found = sh(on(&file, "filefrag -v $F | grep -cE '^ *[0-9]+: '"));
     assert_eq!(found.trim(), extents.to_string());
     let before = sha256(&file);
-    let mut peaks = String::new();
     for (verb, status) in [
         (&["stat"][..], 0),
         (&["stat", "--extents"], 0),
@@ -470,7 +469,7 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
         let (run, peak) = measured(&scratch, verb, &file);
         assert_eq!(run.status, status, "{verb:?}: {}", run.stderr);
         assert!(peak <= most, "{verb:?}: {peak} KiB");
-        peaks += &format!("\n  {}: {} MiB", verb.join(" "), peak.div_ceil(1024));
+        eprintln!("{name}, {extents} extents: {}: at most {} MiB", verb.join(" "), peak.div_ceil(1024));
         if verb[0] == "pin" {
             assert_eq!(report(&["stat"], &file, 0)["map"]["extents"], extents);
             let attribute = if verb.contains(&"none") { UNENFORCED } else { ENFORCED };
@@ -478,7 +477,6 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
             assert!(bytes.trim().parse::<u64>().unwrap() <= 3072, "{bytes}");
         }
     }
-    eprintln!("{name}, {extents} extents, at most:{peaks}");
     // One block of all of them, in the middle.
     let middle = extents / 2 * 2 * block;
     sh(on(&file, &format!("xfs_io -c 'fpunch {middle} {block}' -c fsync $F")));
