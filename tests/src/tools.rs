@@ -198,9 +198,19 @@ pub fn sha256(path: impl AsRef<Path>) -> String {
 /// Compiles a C program; what comes of it goes away with this process.
 #[track_caller]
 pub fn compile(source: impl AsRef<Path>) -> PathBuf {
+    compile_with(source.as_ref(), &[])
+}
+
+/// The same without shared libraries, for places that have none.
+#[track_caller]
+pub fn compile_static(source: impl AsRef<Path>) -> PathBuf {
+    compile_with(source.as_ref(), &["-static"])
+}
+
+fn compile_with(source: &Path, how: &[&str]) -> PathBuf {
     require(&["cc"]);
     let program = new_dir("c.").keep().join("program");
-    output(Command::new("cc").args(["-O2", "-pthread", "-o"]).arg(&program).arg(source.as_ref()));
+    output(Command::new("cc").args(["-O2", "-pthread"]).args(how).arg("-o").arg(&program).arg(source));
     program
 }
 

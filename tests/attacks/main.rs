@@ -1,0 +1,122 @@
+//! Every way that is known to change a file's extent map, against pins.
+//!
+//! `table` declares what each attack comes to, `run` runs it and looks where it landed, `page` keeps the table in
+//! daxfile-holds(7). `UPDATE_HOLDS=1` rewrites the rows of this kernel there; otherwise a result that differs from the page
+//! fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod page;
+mod run;
+mod table;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use page::{Cell, Page};
+use run::Outcome;
+use table::{Attack, FILESYSTEMS, HOLDS, attacks};
+
+/// What the trials found.
+#[derive(Default)]
+struct Found {
+    cells: BTreeMap<(usize, usize, usize), Cell>,
+    twins: usize,
+    outside: usize,
+    not_there: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Most of the time is spent waiting for a device.
+    arguments.test_threads = arguments.test_threads.or(Some(4));
+    let attacks: &'static [Attack] = attacks().leak();
+    let page = Arc::new(Page::read());
+    let found = Arc::new(Mutex::new(Found::default()));
+    let trials = attacks.iter().enumerate().flat_map(|(row, attack)| trials(row, attack, &page, &found)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let found = found.lock().unwrap();
+    if arguments.list {
+        return conclusion.exit_code();
+    }
+    let text = page.conclude(attacks, &found.cells, conclusion.num_failed == 0);
+    println!("{text}");
+    for line in &found.not_there {
+        println!("skipped: {line}");
+    }
+    let landed = |outcome: fn(&Outcome) -> bool| found.cells.values().filter(|cell| outcome(&cell.outcome)).count();
+    println!(
+        "{} attacks on pins: {} refused, {} harmless, {} detected, {} not there; {} unpinned twins changed; \
+         {} outside their declaration",
+        found.cells.len() + found.outside,
+        landed(|outcome| matches!(outcome, Outcome::Refused(_))),
+        landed(|outcome| matches!(outcome, Outcome::Harmless | Outcome::Shared)),
+        landed(|outcome| *outcome == Outcome::Detected),
+        landed(|outcome| *outcome == Outcome::Absent),
+        found.twins,
+        found.outside,
+    );
+    conclusion.exit_code()
+}
+
+fn trials(row: usize, attack: &'static Attack, page: &Arc<Page>, found: &Arc<Mutex<Found>>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for fs in FILESYSTEMS {
+        if let Some((_, errno, why)) = attack.not_on.iter().find(|(other, ..)| *other == fs) {
+            let found = Arc::clone(found);
+            let access = attack.lines[0].access;
+            trials.push(trial(format!("{}/not-there/{}", attack.slug, fs.name()), move || {
+                run::is_absent(attack, access, fs, errno);
+                found.lock().unwrap().not_there.push(format!("{} on {}: {why}", attack.title, fs.name()));
+            }));
+            continue;
+        }
+        for (line, through) in attack.lines.iter().enumerate() {
+            let name = |hold: &str| format!("{}/{}/{hold}/{}", attack.slug, through.access.slug(), fs.name());
+            let twins = Arc::clone(found);
+            trials.push(trial(name("unpinned"), move || {
+                let outcome = run::on_twin(attack, through.access, fs);
+                let mut found = twins.lock().unwrap();
+                match outcome {
+                    Outcome::Absent => found.not_there.push(attack.lacking(fs)),
+                    _ => found.twins += 1,
+                }
+            }));
+            for (column, hold) in HOLDS.into_iter().enumerate() {
+                let expected = through.expected(fs)[column];
+                let (page, found) = (Arc::clone(page), Arc::clone(found));
+                trials.push(trial(name(hold.name()), move || {
+                    let ran = catch_unwind(AssertUnwindSafe(|| {
+                        let outcome = run::on_pinned(attack, through.access, fs, hold, expected);
+                        let cell = Cell { outcome, busy: through.access.is_busy(hold) };
+                        page.compare(attack, through.access, fs, column, &cell);
+                        cell
+                    }));
+                    let mut found = found.lock().unwrap();
+                    match ran {
+                        Ok(cell) => drop(found.cells.insert((row, line, fs as usize * HOLDS.len() + column), cell)),
+                        Err(panic) => {
+                            found.outside += 1;
+                            drop(found);
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                }));
+            }
+        }
+    }
+    trials
+}
+
+fn trial(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Failed::from(message.unwrap_or_else(|| "panicked".to_owned()))
+        })
+    })
+}

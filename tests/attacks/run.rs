@@ -1,0 +1,425 @@
+//! One attack, on one file: what it was before and after, and where the attack landed.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use daxfile_tests::tools::{Piece, compile_static, filefrag, normalise, sh, xfs_bmap};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, report, run};
+
+use crate::table::{Access, Attack, By, Effect, Expected, Fs, Hold};
+
+/// Where an attack landed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It failed so, and nothing is different.
+    Refused(String),
+    /// It succeeded, and the map is the same.
+    Harmless,
+    /// It succeeded, and the map is the same but for blocks that others share now.
+    Shared,
+    /// It changed what a pin records, and `verify` says so.
+    Detected,
+    /// This kernel does not have the operation.
+    Absent,
+}
+
+impl Outcome {
+    fn is(&self, expected: Expected) -> bool {
+        match (self, expected) {
+            (Outcome::Refused(errno), Expected::Refused(other)) => errno == other,
+            (Outcome::Harmless, Expected::Harmless)
+            | (Outcome::Shared, Expected::Shared)
+            | (Outcome::Detected, Expected::Detected) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What the attacker said of its attack.
+#[derive(Debug)]
+enum Said {
+    Done,
+    Refused { errno: String, all: String },
+}
+
+/// A place for files: a filesystem that many share, or one of its own.
+enum Place {
+    Shared(&'static Scratch, PathBuf),
+    Own(Box<Scratch>),
+}
+
+impl Place {
+    fn new(attack: &Attack, fs: Fs) -> Place {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if let Some(size) = attack.alone {
+            return Place::Own(Box::new(Scratch::with_size(kind(fs), size << 20)));
+        }
+        static SHARED: [OnceLock<Scratch>; 2] = [const { OnceLock::new() }; 2];
+        let scratch = SHARED[fs as usize].get_or_init(|| Scratch::with_size(kind(fs), 1 << 30));
+        let dir = scratch.path(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+        std::fs::create_dir(&dir).expect("mkdir");
+        Place::Shared(scratch, dir)
+    }
+
+    fn scratch(&self) -> &Scratch {
+        match self {
+            Place::Shared(scratch, _) => scratch,
+            Place::Own(scratch) => scratch,
+        }
+    }
+
+    fn dir(&self) -> &Path {
+        match self {
+            Place::Shared(_, dir) => dir,
+            Place::Own(scratch) => scratch.mount_point(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Place::Shared(_, dir) = self {
+            let script = r#"chattr -R -f -ia "$1"; rm -rf "$1""#;
+            let _ = Command::new("sh").args(["-c", script, "sh"]).arg(&*dir).output();
+        }
+    }
+}
+
+fn kind(fs: Fs) -> Kind {
+    match fs {
+        Fs::Xfs => Kind::xfs(),
+        Fs::Ext4 => {
+            let mut features = vec!["project".to_owned()];
+            // A kernel without it does not mount a filesystem with it.
+            if Path::new("/sys/fs/ext4/features/verity").exists() {
+                features.push("verity".to_owned());
+            }
+            Ext4 { features, ..Ext4::default() }.into()
+        }
+    }
+}
+
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| compile_static(Path::new(env!("CARGO_MANIFEST_DIR")).join("attacks/strike.c")))
+}
+
+/// Everything that may tell that an attack had an effect.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    /// As `daxfile` reads it, and as another program does; without sharing.
+    maps: [Vec<Piece>; 2],
+    shared: u64,
+    facts: BTreeMap<String, String>,
+    other: BTreeMap<String, String>,
+}
+
+impl State {
+    fn map_is(&self, before: &State) -> bool {
+        self.maps == before.maps
+    }
+
+    fn differs(&self, before: &State, effect: Effect) -> bool {
+        let fact = |name| self.facts.get(name) != before.facts.get(name);
+        match effect {
+            Effect::Map => !self.map_is(before),
+            Effect::Shared => self.shared > before.shared,
+            Effect::Size => fact("size"),
+            Effect::Contents => fact("contents"),
+            Effect::Flags => fact("flags"),
+            Effect::Inode => fact("inode"),
+            Effect::Name => fact("name"),
+            Effect::Blocks => fact("blocks"),
+            Effect::Other => self.other != before.other,
+            Effect::Itself => true,
+        }
+    }
+}
+
+struct Case<'a> {
+    attack: &'a Attack,
+    fs: Fs,
+    place: Place,
+    file: PathBuf,
+    other: PathBuf,
+}
+
+impl Case<'_> {
+    fn new(attack: &Attack, fs: Fs) -> Case<'_> {
+        let place = Place::new(attack, fs);
+        let (file, other) = (place.dir().join("file"), place.dir().join("other"));
+        let case = Case { attack, fs, place, file, other };
+        let out = Command::new(program()).args(["make", attack.file]).arg(&case.file).arg(&case.other).output();
+        let out = out.expect("the attacking program runs");
+        assert!(out.status.success(), "make: {}", String::from_utf8_lossy(&out.stderr));
+        if !attack.setup.is_empty() {
+            sh(case.script(attack.setup));
+        }
+        case
+    }
+
+    /// A script that finds the file and its surroundings in variables.
+    fn script(&self, script: &str) -> String {
+        let scratch = self.place.scratch();
+        let variables = [
+            ("F", &*self.file),
+            ("O", &*self.other),
+            ("DIR", self.place.dir()),
+            ("MNT", scratch.mount_point()),
+            ("DEV", scratch.device()),
+            ("IMAGE", scratch.image()),
+        ];
+        let set: String = variables.iter().map(|(name, path)| format!("{name}='{}'; ", path.display())).collect();
+        format!("{set} export F O DIR MNT DEV IMAGE; {script}")
+    }
+
+    fn state(&self) -> State {
+        let facts = facts(&self.file);
+        let mut shared = 0;
+        let mut maps = [Vec::new(), Vec::new()];
+        if facts.get("name").is_some_and(|name| name != "gone") {
+            let all = report(&["stat", "--extents"], &self.file, 0);
+            let ours = all["extents"].as_array().expect("extents").iter().map(|extent| {
+                let number = |name: &str| extent[name].as_u64().expect("a number");
+                let flag = |name: &str| extent["flags"].as_array().expect("flags").iter().any(|flag| flag == name);
+                let (logical, physical, length) = (number("logical"), number("physical"), number("length"));
+                Piece { logical, physical, length, unwritten: flag("unwritten"), shared: flag("shared") }
+            });
+            let ours: Vec<Piece> = ours.collect();
+            shared = ours.iter().filter(|piece| piece.shared).map(|piece| piece.length).sum();
+            let theirs = match self.fs {
+                Fs::Xfs => xfs_bmap(&self.file),
+                Fs::Ext4 => filefrag(&self.file),
+            };
+            maps = [ours, theirs].map(|pieces| {
+                normalise(pieces.into_iter().map(|piece| Piece { shared: false, ..piece }).collect())
+            });
+        }
+        State { maps, shared, facts, other: self::facts(&self.other) }
+    }
+
+    fn pin(&self, hold: Hold) -> daxfile_tests::Run {
+        let mut pin = Daxfile::new(["pin", "--hold", hold.name()]);
+        if !self.attack.allow.is_empty() {
+            pin = pin.args(["--allow", self.attack.allow]);
+        }
+        pin.arg(&self.file).run()
+    }
+
+    fn attacker(&self, access: Access) -> Attacker {
+        match &self.attack.by {
+            By::Strike(operation, block) => Attacker::Strike(Strike::new(self, access, operation, *block)),
+            By::Shell(script) => Attacker::Shell(self.script(script)),
+        }
+    }
+}
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        if !self.attack.after.is_empty() {
+            let script = self.script(self.attack.after);
+            let _ = Command::new("bash").args(["-c", &script]).output();
+        }
+    }
+}
+
+fn facts(file: &Path) -> BTreeMap<String, String> {
+    let out = Command::new(program()).arg("facts").arg(file).output().expect("the attacking program runs");
+    assert!(out.status.success(), "facts: {}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).expect("facts in ASCII");
+    let facts = text.lines().map(|line| line.split_once(' ').expect("a name and a value"));
+    facts.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+enum Attacker {
+    Strike(Strike),
+    Shell(String),
+}
+
+impl Attacker {
+    fn go(self) -> Said {
+        match self {
+            Attacker::Strike(strike) => strike.go(),
+            Attacker::Shell(script) => {
+                let out = Command::new("bash").args(["-euc", &script]).env("LC_ALL", "C").stdin(Stdio::null()).output();
+                let out = out.expect("bash runs");
+                let all = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                if out.status.success() { Said::Done } else { Said::Refused { errno: errno_in(&all), all } }
+            }
+        }
+    }
+}
+
+/// The name of the first error that a program's message tells.
+fn errno_in(text: &str) -> String {
+    let messages = [
+        ("Operation not permitted", "EPERM"),
+        ("Device or resource busy", "EBUSY"),
+        ("Text file busy", "ETXTBSY"),
+        ("Invalid argument", "EINVAL"),
+        ("Operation not supported", "EOPNOTSUPP"),
+        ("Inappropriate ioctl", "ENOTTY"),
+        ("Permission denied", "EACCES"),
+    ];
+    let found = messages.iter().filter_map(|(message, errno)| Some((text.find(message)?, *errno))).min();
+    found.map_or("failure", |(_, errno)| errno).to_owned()
+}
+
+/// The attacking program, once it holds the file as it was told to.
+struct Strike {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// What it said instead of "ready"
+    early: Option<String>,
+}
+
+impl Strike {
+    fn new(case: &Case<'_>, access: Access, operation: &str, block: u32) -> Strike {
+        let mut child = Command::new(program())
+            .args([access.argument(), operation])
+            .arg(&case.file)
+            .arg(&case.other)
+            .arg(block.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the attacking program runs");
+        let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("a pipe");
+        let early = (line != "ready\n").then_some(line);
+        Strike { child, stdout, early }
+    }
+
+    fn go(mut self) -> Said {
+        let mut said = self.early.take().unwrap_or_default();
+        if said.is_empty() {
+            self.child.stdin.take().expect("a pipe").write_all(b"\n").expect("it waits for a line");
+            self.stdout.read_to_string(&mut said).expect("a pipe");
+        }
+        let status = self.child.wait().expect("wait");
+        let mut complaint = String::new();
+        self.child.stderr.take().expect("a pipe").read_to_string(&mut complaint).expect("a pipe");
+        assert!(status.success() && complaint.is_empty(), "the attacking program: {status}, {said}{complaint}");
+        match said.trim_end().split(' ').collect::<Vec<_>>()[..] {
+            ["done"] => Said::Done,
+            ["refused", .., errno] => Said::Refused { errno: errno.to_owned(), all: said },
+            _ => panic!("the attacking program said: {said:?}"),
+        }
+    }
+}
+
+impl Drop for Strike {
+    fn drop(&mut self) {
+        // It ends when it gets no line.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The attack on a file that nothing holds, where it must succeed and have its effect.
+pub(crate) fn on_twin(attack: &Attack, access: Access, fs: Fs) -> Outcome {
+    let case = Case::new(attack, fs);
+    let attacker = case.attacker(access);
+    let before = case.state();
+    match attacker.go() {
+        Said::Refused { errno, .. } if attack.lacks(fs, &errno) => Outcome::Absent,
+        Said::Refused { all, .. } => panic!("refused on an unpinned file: {all}"),
+        Said::Done => {
+            let after = case.state();
+            let effect = attack.effect;
+            assert!(after.differs(&before, effect), "no change of {effect:?}\nbefore: {before:?}\nafter: {after:?}");
+            Outcome::Harmless
+        }
+    }
+}
+
+/// The attack does not exist on this filesystem.
+pub(crate) fn is_absent(attack: &Attack, access: Access, fs: Fs, declared: &str) {
+    let case = Case::new(attack, fs);
+    match case.attacker(access).go() {
+        Said::Refused { errno, .. } if errno == declared => {}
+        said => panic!("declared as not there, {declared}; it said {said:?}"),
+    }
+}
+
+/// The attack on a pinned file.
+pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, expected: Expected) -> Outcome {
+    if attack.may_lack.iter().any(|(lacking, ..)| *lacking == fs) && on_twin(attack, access, fs) == Outcome::Absent {
+        return Outcome::Absent;
+    }
+    let case = Case::new(attack, fs);
+    let attacker = if access.is_before() {
+        let writer = case.attacker(access);
+        if hold == Hold::Frozen && access.writes() {
+            case.pin(hold).expect(5);
+            drop(writer);
+            case.pin(hold).expect(0);
+            // Nobody gets in while it is pinned: the attacker is let in.
+            sh(case.script("chattr -i $F"));
+            let writer = case.attacker(access);
+            sh(case.script("chattr +i $F"));
+            assert_eq!(report(&["verify"], &case.file, 1)["pin"]["state"], "writer_inside");
+            writer
+        } else {
+            case.pin(hold).expect(0);
+            writer
+        }
+    } else {
+        case.pin(hold).expect(0);
+        case.attacker(access)
+    };
+    let manifest = Daxfile::new(["stat", "--json", "--extents"]).arg(&case.file).run().expect(0).stdout;
+    let before = case.state();
+    let said = attacker.go();
+    let after = case.state();
+    let verified = run(&["verify"], &case.file);
+    let outcome = land(&case, &manifest, &before, &after, &said, &verified);
+    assert!(
+        outcome.is(expected),
+        "declared {expected:?}, landed {outcome:?}: it said {said:?}\nbefore: {before:?}\nafter: {after:?}\n{verified}"
+    );
+    outcome
+}
+
+fn land(
+    case: &Case<'_>,
+    manifest: &[u8],
+    before: &State,
+    after: &State,
+    said: &Said,
+    verified: &daxfile_tests::Run,
+) -> Outcome {
+    let unseen = || panic!("changed unseen: it said {said:?}\nbefore: {before:?}\nafter: {after:?}\n{verified}");
+    let gone = after.facts.get("name").is_some_and(|name| name == "gone");
+    match verified.status {
+        0 if !after.map_is(before) => unseen(),
+        0 => {}
+        1 => return Outcome::Detected,
+        // Where there is no file any more, the manifest knows that there was one.
+        2 if gone => {
+            let kept = case.place.dir().join("manifest");
+            std::fs::write(&kept, manifest).expect("a manifest");
+            let against = Daxfile::new(["verify", "--against"]).arg(&kept).run();
+            assert!(against.status == 1, "the name is gone: {against}");
+            return Outcome::Detected;
+        }
+        _ => unseen(),
+    }
+    match said {
+        Said::Refused { errno, .. } => {
+            assert!(after.facts == before.facts, "refused, but\nbefore: {before:?}\nafter: {after:?}");
+            Outcome::Refused(errno.clone())
+        }
+        Said::Done if after.shared > before.shared => {
+            run(&["verify", "--strict"], &case.file).expect(1);
+            Outcome::Shared
+        }
+        Said::Done => Outcome::Harmless,
+    }
+}

@@ -1,0 +1,936 @@
+// strike make SHAPE FILE OTHER
+// strike facts FILE
+// strike path|ro|rw|map|loop|sent OPERATION FILE OTHER [BLOCK]
+//
+// The last takes hold of FILE (not by `path`: that is for later), says "ready", waits for a line, does OPERATION, at BLOCK if
+// that matters, and says "done", or what refused it: "refused CALL ERRNO".
+#define _GNU_SOURCE
+#include <xfs/xfs.h>
+
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/fsverity.h>
+#include <linux/io_uring.h>
+#include <linux/loop.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+// Newer than the headers of Debian 12.
+enum {
+	NOAPPEND = 0x20, // RWF_NOAPPEND
+	ATOMIC = 0x40, // RWF_ATOMIC
+	DONTCACHE = 0x80, // RWF_DONTCACHE
+	WRITE_ZEROES = 0x80, // FALLOC_FL_WRITE_ZEROES
+	URING_FTRUNCATE = 55, // IORING_OP_FTRUNCATE
+};
+struct exchange_range { // struct xfs_exchange_range
+	int32_t other;
+	uint32_t pad;
+	uint64_t other_offset, offset, length, flags;
+};
+struct commit_range { // struct xfs_commit_range
+	int32_t other;
+	uint32_t pad;
+	uint64_t other_offset, offset, length, flags, freshness[6];
+};
+#define EXCHANGE_RANGE _IOW('X', 129, struct exchange_range)
+#define START_COMMIT _IOR('X', 130, struct commit_range)
+#define COMMIT_RANGE _IOW('X', 131, struct commit_range)
+struct move_extent {
+	uint32_t reserved, donor;
+	uint64_t start, donor_start, length, moved;
+};
+#define MOVE_EXT _IOWR('f', 15, struct move_extent)
+#define MIGRATE _IO('f', 9)
+#define SET_GENERATION _IOW('f', 4, long)
+#define SWAP_BOOT _IO('f', 17)
+
+enum { BLOCK = 4096, BLOCKS = 64, SIZE = BLOCK * BLOCKS };
+
+// What an operation needs to be given.
+enum { NAME = -1, MAP = -2, LOOP = -3, HANDLE = -4 };
+
+static int fd = -1;
+static char *map;
+static char device[32];
+static const char *file, *other;
+static off_t at = 4 * BLOCK;
+static char *bytes;
+
+// The test's environment is not as it must be.
+static void die(const char *call)
+{
+	err(2, "%s", call);
+}
+
+static void refused(const char *call)
+{
+	printf("refused %s %s\n", call, strerrorname_np(errno));
+	exit(0);
+}
+
+static void try(const char *call, long result)
+{
+	if (result < 0)
+		refused(call);
+}
+
+// A write that was not whole was not refused either; what it did, others see.
+static void wrote(const char *call, ssize_t result)
+{
+	try(call, result);
+	if (result == 0)
+		errx(2, "%s wrote nothing", call);
+}
+
+static int must_open(const char *path, int flags)
+{
+	int opened = open(path, flags | O_CLOEXEC, 0644);
+	if (opened < 0)
+		die(path);
+	return opened;
+}
+
+static void bus(int number)
+{
+	static const char said[] = "refused store SIGBUS\n";
+	_exit(write(1, said, sizeof said - 1) < 0);
+}
+
+// The file's name, or, where only a descriptor of it was taken, that.
+static const char *name(void)
+{
+	static char link[32];
+	if (fd < 0)
+		return file;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	return link;
+}
+
+// io_uring and aio without their libraries.
+
+static int ring(struct io_uring_sqe *entry)
+{
+	struct io_uring_params p = { 0 };
+	int uring = syscall(SYS_io_uring_setup, 4, &p);
+	if (uring < 0)
+		die("io_uring_setup");
+	char *sq = mmap(NULL, p.sq_off.array + p.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, uring, IORING_OFF_SQ_RING);
+	char *cq = mmap(NULL, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE, MAP_SHARED,
+			uring, IORING_OFF_CQ_RING);
+	struct io_uring_sqe *entries = mmap(NULL, p.sq_entries * sizeof *entry, PROT_READ | PROT_WRITE, MAP_SHARED, uring,
+					    IORING_OFF_SQES);
+	if (sq == MAP_FAILED || cq == MAP_FAILED || entries == MAP_FAILED)
+		die("mmap of io_uring");
+	if (entry->opcode == IORING_OP_WRITE_FIXED) {
+		struct iovec buffer = { bytes, SIZE };
+		if (syscall(SYS_io_uring_register, uring, IORING_REGISTER_BUFFERS, &buffer, 1) ||
+		    syscall(SYS_io_uring_register, uring, IORING_REGISTER_FILES, &entry->fd, 1))
+			die("io_uring_register");
+		entry->fd = 0;
+		entry->flags |= IOSQE_FIXED_FILE;
+	}
+	entries[0] = *entry;
+	((unsigned *)(sq + p.sq_off.array))[0] = 0;
+	__atomic_store_n((unsigned *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+	if (syscall(SYS_io_uring_enter, uring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) != 1)
+		die("io_uring_enter");
+	int result = ((struct io_uring_cqe *)(cq + p.cq_off.cqes))[0].res;
+	if (result >= 0)
+		return result;
+	errno = -result;
+	return -1;
+}
+
+static int uring(int opcode, off_t offset, uint64_t length, int flags)
+{
+	struct io_uring_sqe entry = { .opcode = opcode, .fd = fd, .off = offset, .addr = (uintptr_t)bytes, .len = length,
+				      .rw_flags = flags };
+	return ring(&entry);
+}
+
+static long aio(off_t offset, size_t length, int flags)
+{
+	aio_context_t context = 0;
+	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = fd, .aio_buf = (uintptr_t)bytes,
+			      .aio_nbytes = length, .aio_offset = offset, .aio_rw_flags = flags };
+	struct iocb *blocks = &block;
+	struct io_event event;
+	if (syscall(SYS_io_setup, 1, &context))
+		die("io_setup");
+	if (syscall(SYS_io_submit, context, 1, &blocks) != 1)
+		return -1;
+	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
+		die("io_getevents");
+	if (event.res >= 0)
+		return event.res;
+	errno = -event.res;
+	return -1;
+}
+
+static ssize_t write_at(off_t offset, size_t length, int flags)
+{
+	struct iovec vector = { bytes, length };
+	return flags < 0 ? pwrite(fd, bytes, length, offset) : syscall(SYS_pwritev2, fd, &vector, 1, offset, 0, flags);
+}
+
+static ssize_t splice_at(off_t offset, bool pages)
+{
+	int ends[2];
+	struct iovec vector = { bytes, BLOCK };
+	if (pipe(ends) || (pages ? vmsplice(ends[1], &vector, 1, 0) : write(ends[1], bytes, BLOCK)) != BLOCK)
+		die("pipe");
+	return splice(ends[0], NULL, fd, &offset, BLOCK, 0);
+}
+
+static ssize_t send_at(off_t offset)
+{
+	int from = must_open(other, O_RDONLY);
+	if (lseek(fd, offset, SEEK_SET) < 0)
+		die("lseek");
+	return sendfile(fd, from, NULL, BLOCK);
+}
+
+// Whoever is to be reflinked to or from.
+static int partner(int flags)
+{
+	return must_open(other, flags);
+}
+
+static void clone_range(int from, int to)
+{
+	struct file_clone_range range = { from, at, 4 * BLOCK, at };
+	try("FICLONERANGE", ioctl(to, FICLONERANGE, &range));
+}
+
+static void same_contents(int from, int to)
+{
+	char *copy = malloc(SIZE);
+	if (pread(from, copy, SIZE, 0) != SIZE || pwrite(to, copy, SIZE, 0) != SIZE || fsync(to))
+		die(other);
+}
+
+static void dedupe(int from, int to)
+{
+	struct {
+		struct file_dedupe_range range;
+		struct file_dedupe_range_info info;
+	} both = { { .src_offset = at, .src_length = 4 * BLOCK, .dest_count = 1 }, { .dest_fd = to, .dest_offset = at } };
+	try("FIDEDUPERANGE", ioctl(from, FIDEDUPERANGE, &both));
+	if (both.info.status > 0)
+		errx(2, "FIDEDUPERANGE: contents differ");
+	errno = -both.info.status;
+	try("FIDEDUPERANGE", both.info.status);
+}
+
+static void copy(int from, int to, off_t offset)
+{
+	off_t begin = at;
+	try("copy_file_range", copy_file_range(from, &begin, to, &offset, 4 * BLOCK, 0));
+}
+
+static void swap_extents(int target, int donor)
+{
+	struct xfs_swapext swap = { .sx_version = XFS_SX_VERSION, .sx_fdtarget = target, .sx_fdtmp = donor, .sx_length = SIZE };
+	struct xfs_fsop_bulkreq request = { .icount = 1, .ubuffer = &swap.sx_stat };
+	struct stat st;
+	if (fstat(target, &st))
+		die("fstat");
+	__u64 inode = st.st_ino;
+	request.lastip = &inode;
+	if (ioctl(target, XFS_IOC_FSBULKSTAT_SINGLE, &request))
+		die("FSBULKSTAT_SINGLE");
+	try("XFS_IOC_SWAPEXT", ioctl(target, XFS_IOC_SWAPEXT, &swap));
+}
+
+static void exchange(int first, int second)
+{
+	struct exchange_range range = { .other = second, .length = SIZE };
+	try("XFS_IOC_EXCHANGE_RANGE", ioctl(first, EXCHANGE_RANGE, &range));
+}
+
+static void move_extents(int origin, int donor)
+{
+	struct move_extent move = { .donor = donor, .length = BLOCKS };
+	try("EXT4_IOC_MOVE_EXT", ioctl(origin, MOVE_EXT, &move));
+}
+
+static void set_xattr(uint32_t set, uint32_t extent, uint32_t cow, uint32_t project)
+{
+	struct fsxattr x;
+	try("FS_IOC_FSGETXATTR", ioctl(fd, FS_IOC_FSGETXATTR, &x));
+	x.fsx_xflags |= set;
+	x.fsx_extsize = extent ?: x.fsx_extsize;
+	x.fsx_cowextsize = cow ?: x.fsx_cowextsize;
+	x.fsx_projid = project ?: x.fsx_projid;
+	try("FS_IOC_FSSETXATTR", ioctl(fd, FS_IOC_FSSETXATTR, &x));
+}
+
+static void set_flags(int set, int clear)
+{
+	int flags;
+	try("FS_IOC_GETFLAGS", ioctl(fd, FS_IOC_GETFLAGS, &flags));
+	flags = (flags | set) & ~clear;
+	try("FS_IOC_SETFLAGS", ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
+static void range_ioctl(const char *call, unsigned long request, off_t start)
+{
+	struct xfs_flock64 range = { .l_whence = SEEK_SET, .l_start = start, .l_len = 4 * BLOCK };
+	try(call, ioctl(fd, request, &range));
+}
+
+static void fallocated(int mode, off_t offset)
+{
+	try("fallocate", fallocate(fd, mode, offset, 4 * BLOCK));
+}
+
+static void device_range(unsigned long request)
+{
+	uint64_t range[2] = { at, 4 * BLOCK };
+	int disk = must_open(device, O_RDWR);
+	try("ioctl of the loop device", ioctl(disk, request, range));
+	if (fsync(disk))
+		die("fsync of the loop device");
+}
+
+// The operations.
+
+static void ftruncate_shrink(void) { try("ftruncate", ftruncate(fd, SIZE / 2)); }
+static void ftruncate_grow(void) { try("ftruncate", ftruncate(fd, SIZE * 2)); }
+static void uring_ftruncate(void)
+{
+	struct io_uring_sqe entry = { .opcode = URING_FTRUNCATE, .fd = fd, .off = SIZE / 2 };
+	try("io_uring ftruncate", ring(&entry));
+}
+static void truncate_shrink(void) { try("truncate", truncate(name(), SIZE / 2)); }
+static void truncate_grow(void) { try("truncate", truncate(name(), SIZE * 2)); }
+static void open_trunc(void) { try("open", open(name(), O_RDWR | O_TRUNC)); }
+static void reopen(void)
+{
+	fd = open(name(), O_RDWR);
+	try("open", fd);
+	wrote("pwrite", write_at(at, BLOCK, -1));
+}
+
+static void in_place(void) { wrote("pwrite", write_at(at, BLOCK, -1)); }
+static void in_part(void) { wrote("pwrite", write_at(at + 100, 1000, -1)); }
+static void write_whole(void) { wrote("pwrite", write_at(0, SIZE, -1)); }
+static void aio_in_place(void) { wrote("io_submit", aio(at, BLOCK, 0)); }
+static void uring_in_place(void) { wrote("io_uring write", uring(IORING_OP_WRITE, at, BLOCK, 0)); }
+static void uring_fixed(void) { wrote("io_uring write", uring(IORING_OP_WRITE_FIXED, at, BLOCK, 0)); }
+static void splice_in_place(void) { wrote("splice", splice_at(at, false)); }
+static void vmsplice_in_place(void) { wrote("splice", splice_at(at, true)); }
+static void sendfile_in_place(void) { wrote("sendfile", send_at(at)); }
+
+static void past_end(void) { wrote("pwrite", write_at(SIZE, BLOCK, -1)); }
+static void across_end(void) { wrote("pwrite", write_at(SIZE - BLOCK, 2 * BLOCK, -1)); }
+static void far_past_end(void) { wrote("pwrite", write_at(4 * SIZE, BLOCK, -1)); }
+static void aio_past_end(void) { wrote("io_submit", aio(SIZE, BLOCK, 0)); }
+static void uring_past_end(void) { wrote("io_uring write", uring(IORING_OP_WRITE, SIZE, BLOCK, 0)); }
+static void splice_past_end(void) { wrote("splice", splice_at(SIZE, false)); }
+static void sendfile_past_end(void) { wrote("sendfile", send_at(SIZE)); }
+
+static void rwf_append(void) { wrote("pwritev2", write_at(0, BLOCK, RWF_APPEND)); }
+static void rwf_atomic(void) { wrote("pwritev2", write_at(at, BLOCK, ATOMIC)); }
+static void rwf_dsync(void) { wrote("pwritev2", write_at(at, BLOCK, RWF_DSYNC)); }
+static void rwf_sync(void) { wrote("pwritev2", write_at(at, BLOCK, RWF_SYNC)); }
+static void rwf_hipri(void) { wrote("pwritev2", write_at(at, BLOCK, RWF_HIPRI)); }
+static void rwf_dontcache(void) { wrote("pwritev2", write_at(at, BLOCK, DONTCACHE)); }
+static void rwf_noappend(void) { wrote("pwritev2", write_at(at, BLOCK, NOAPPEND)); }
+// A new time of the last write would have to wait for the journal, so it says EAGAIN unless the time is new already.
+static void rwf_nowait(void)
+{
+	for (int i = 0; i < 1000; i++) {
+		wrote("pwrite", write_at(at, BLOCK, -1));
+		if (write_at(at + BLOCK, BLOCK, RWF_NOWAIT) > 0)
+			return;
+		if (errno != EAGAIN)
+			refused("pwritev2");
+	}
+	errx(2, "RWF_NOWAIT: EAGAIN only");
+}
+static void aio_append(void) { wrote("io_submit", aio(0, BLOCK, RWF_APPEND)); }
+static void uring_append(void) { wrote("io_uring write", uring(IORING_OP_WRITE, 0, BLOCK, RWF_APPEND)); }
+static void uring_atomic(void) { wrote("io_uring write", uring(IORING_OP_WRITE, at, BLOCK, ATOMIC)); }
+static void appending(void) { wrote("write", write(fd, bytes, BLOCK)); }
+static void setfl_append(void)
+{
+	try("F_SETFL", fcntl(fd, F_SETFL, O_APPEND));
+	appending();
+}
+
+static void store(void)
+{
+	memcpy(map + at, bytes, BLOCK);
+	if (msync(map, SIZE, MS_SYNC))
+		refused("msync");
+}
+static void read_into(void)
+{
+	int from = partner(O_RDONLY);
+	try("read", pread(from, map + at, BLOCK, 0));
+}
+static void direct_read_into(void)
+{
+	int from = partner(O_RDONLY | O_DIRECT);
+	try("read", pread(from, map + at, BLOCK, 0));
+}
+static void populate_write(void) { try("MADV_POPULATE_WRITE", madvise(map + at, BLOCK, MADV_POPULATE_WRITE)); }
+static void madv_remove(void) { try("MADV_REMOVE", madvise(map + at, 4 * BLOCK, MADV_REMOVE)); }
+
+static void alloc_beyond(void) { fallocated(0, SIZE); }
+static void keep_beyond(void) { fallocated(FALLOC_FL_KEEP_SIZE, SIZE); }
+static void alloc_within(void) { fallocated(0, at); }
+static void punch(void) { fallocated(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at); }
+static void zero(void) { fallocated(FALLOC_FL_ZERO_RANGE, at); }
+static void zero_keep(void) { fallocated(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, SIZE); }
+static void collapse(void) { fallocated(FALLOC_FL_COLLAPSE_RANGE, at); }
+static void insert(void) { fallocated(FALLOC_FL_INSERT_RANGE, at); }
+static void unshare(void) { fallocated(FALLOC_FL_UNSHARE_RANGE, at); }
+static void write_zeroes(void) { fallocated(WRITE_ZEROES, at); }
+static void uring_punch(void)
+{
+	struct io_uring_sqe entry = { .opcode = IORING_OP_FALLOCATE, .fd = fd, .off = at, .addr = 4 * BLOCK,
+				      .len = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
+	try("io_uring fallocate", ring(&entry));
+}
+static void resvsp(void) { range_ioctl("XFS_IOC_RESVSP64", XFS_IOC_RESVSP64, at); }
+static void unresvsp(void) { range_ioctl("XFS_IOC_UNRESVSP64", XFS_IOC_UNRESVSP64, at); }
+static void zero_ioctl(void) { range_ioctl("XFS_IOC_ZERO_RANGE", XFS_IOC_ZERO_RANGE, at); }
+
+static void clone_onto(void) { try("FICLONE", ioctl(fd, FICLONE, partner(O_RDONLY))); }
+static void clone_from(void) { try("FICLONE", ioctl(partner(O_RDWR), FICLONE, fd)); }
+static void clone_range_onto(void) { clone_range(partner(O_RDONLY), fd); }
+static void clone_range_from(void) { clone_range(fd, partner(O_RDWR)); }
+static void dedupe_onto(void)
+{
+	int from = partner(O_RDWR);
+	same_contents(fd, from);
+	dedupe(from, fd);
+}
+static void dedupe_from(void)
+{
+	int to = partner(O_RDWR);
+	same_contents(fd, to);
+	dedupe(fd, to);
+}
+static void copy_onto(void) { copy(partner(O_RDONLY), fd, at); }
+static void copy_past_end(void) { copy(partner(O_RDONLY), fd, SIZE); }
+static void copy_from(void) { copy(fd, partner(O_RDWR), at); }
+
+static void swapext_target(void) { swap_extents(fd, partner(O_RDWR)); }
+static void swapext_donor(void) { swap_extents(partner(O_RDWR), fd); }
+static void exchange_first(void) { exchange(fd, partner(O_RDWR)); }
+static void exchange_second(void) { exchange(partner(O_RDWR), fd); }
+static void commit_second(void)
+{
+	struct commit_range range = { .other = fd, .length = SIZE };
+	int first = partner(O_RDWR);
+	try("XFS_IOC_START_COMMIT", ioctl(first, START_COMMIT, &range));
+	range.other = fd;
+	range.length = SIZE;
+	try("XFS_IOC_COMMIT_RANGE", ioctl(first, COMMIT_RANGE, &range));
+}
+static void move_origin(void) { move_extents(fd, partner(O_RDWR)); }
+static void move_donor(void) { move_extents(partner(O_RDWR), fd); }
+static void swap_boot(void) { try("EXT4_IOC_SWAP_BOOT", ioctl(fd, SWAP_BOOT)); }
+static void migrate(void) { try("EXT4_IOC_MIGRATE", ioctl(fd, MIGRATE)); }
+static void set_generation(void)
+{
+	int generation = 4711;
+	try("EXT4_IOC_SETVERSION", ioctl(fd, SET_GENERATION, &generation));
+}
+static void enable_verity(void)
+{
+	struct fsverity_enable_arg enable = { .version = 1, .hash_algorithm = FS_VERITY_HASH_ALG_SHA256, .block_size = BLOCK };
+	try("FS_IOC_ENABLE_VERITY", ioctl(fd, FS_IOC_ENABLE_VERITY, &enable));
+}
+static void free_eofblocks(void)
+{
+	struct xfs_fs_eofblocks all = { .eof_version = XFS_EOFBLOCKS_VERSION, .eof_flags = XFS_EOF_FLAGS_SYNC };
+	sync();
+	try("XFS_IOC_FREE_EOFBLOCKS", ioctl(fd, XFS_IOC_FREE_EOFBLOCKS, &all));
+}
+
+static void set_extsize(void) { set_xattr(FS_XFLAG_EXTSIZE, 16 * BLOCK, 0, 0); }
+static void set_cowextsize(void) { set_xattr(FS_XFLAG_COWEXTSIZE, 0, 16 * BLOCK, 0); }
+static void set_project(void) { set_xattr(0, 0, 0, 42); }
+static void set_dax(void) { set_xattr(FS_XFLAG_DAX, 0, 0, 0); }
+static void set_realtime(void) { set_xattr(FS_XFLAG_REALTIME, 0, 0, 0); }
+static void set_nodefrag(void) { set_xattr(FS_XFLAG_NODEFRAG, 0, 0, 0); }
+static void set_nodump(void) { set_flags(FS_NODUMP_FL, 0); }
+static void set_sync(void) { set_flags(FS_SYNC_FL, 0); }
+static void set_append(void) { set_flags(FS_APPEND_FL, 0); }
+static void set_journal(void) { set_flags(FS_JOURNAL_DATA_FL, 0); }
+static void set_immutable(void) { set_flags(FS_IMMUTABLE_FL, 0); }
+static void set_blockmap(void) { set_flags(0, FS_EXTENT_FL); }
+static void clear_immutable(void) { set_flags(0, FS_IMMUTABLE_FL); }
+
+static void loop_discard(void) { device_range(BLKDISCARD); }
+static void loop_zeroout(void) { device_range(BLKZEROOUT); }
+static void loop_write(void)
+{
+	int disk = must_open(device, O_RDWR);
+	wrote("write to the loop device", pwrite(disk, bytes, BLOCK, at));
+	if (fsync(disk))
+		refused("fsync of the loop device");
+}
+static void swap_on(void)
+{
+	try("swapon", swapon(file, 0));
+}
+
+static void remove_name(void) { try("unlink", unlink(file)); }
+static void rename_over(void) { try("rename", rename(other, file)); }
+static void rename_away(void)
+{
+	char away[4096];
+	snprintf(away, sizeof away, "%s.away", file);
+	try("rename", rename(file, away));
+}
+static void rename_exchange(void) { try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, other, RENAME_EXCHANGE)); }
+static void make_link(void)
+{
+	char also[4096];
+	snprintf(also, sizeof also, "%s.link", file);
+	try("linkat", linkat(AT_FDCWD, name(), AT_FDCWD, also, AT_SYMLINK_FOLLOW));
+}
+static void change_mode(void) { try("chmod", chmod(name(), 0600)); }
+static void change_owner(void) { try("chown", chown(name(), 4711, 4711)); }
+static void change_times(void) { try("utimensat", utimensat(AT_FDCWD, name(), (struct timespec[2]){ { 1 }, { 1 } }, 0)); }
+static void set_attribute(void) { try("setxattr", setxattr(name(), "user.attack", bytes, 8, 0)); }
+// On XFS it pushes the list of extents out of the inode.
+static void set_attributes(void)
+{
+	for (int i = 0; i < 8; i++) {
+		char attribute[32];
+		snprintf(attribute, sizeof attribute, "trusted.attack%d", i);
+		try("setxattr", setxattr(name(), attribute, bytes, 200, 0));
+	}
+}
+static void remove_record(void)
+{
+	const char *frozen = "security.daxfile.pin", *none = "user.daxfile.pin";
+	bool is_frozen = getxattr(name(), frozen, NULL, 0) > 0;
+	try("removexattr", removexattr(name(), is_frozen ? frozen : none));
+}
+static void forge_record(void)
+{
+	const char *frozen = "security.daxfile.pin", *none = "user.daxfile.pin";
+	bool is_frozen = getxattr(name(), frozen, NULL, 0) > 0;
+	try("setxattr", setxattr(name(), is_frozen ? frozen : none, bytes, 64, 0));
+}
+static void remove_by_handle(void)
+{
+	const char *frozen = "daxfile.pin";
+	bool is_frozen = getxattr(name(), "security.daxfile.pin", NULL, 0) > 0;
+	char handle[64];
+	__u32 length = sizeof handle;
+	struct xfs_fsop_handlereq find = { .path = (char *)file, .ohandle = handle, .ohandlen = &length };
+	int where = must_open(other, O_RDONLY);
+	if (ioctl(where, XFS_IOC_PATH_TO_HANDLE, &find))
+		refused("XFS_IOC_PATH_TO_HANDLE");
+	struct xfs_attr_multiop remove = { .am_opcode = 3, .am_attrname = (char *)frozen, .am_flags = is_frozen ? 8 : 0 };
+	struct xfs_fsop_attrmulti_handlereq multi = { .hreq = { .ihandle = handle, .ihandlen = length }, .opcount = 1,
+						      .ops = &remove };
+	try("XFS_IOC_ATTRMULTI_BY_HANDLE", ioctl(where, XFS_IOC_ATTRMULTI_BY_HANDLE, &multi));
+	errno = -remove.am_error;
+	try("XFS_IOC_ATTRMULTI_BY_HANDLE", remove.am_error);
+}
+static void by_file_handle(void)
+{
+	union {
+		struct file_handle handle;
+		char room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+	} u = { { MAX_HANDLE_SZ } };
+	int mount;
+	if (name_to_handle_at(AT_FDCWD, file, &u.handle, &mount, 0))
+		die("name_to_handle_at");
+	fd = open_by_handle_at(must_open(other, O_RDONLY), &u.handle, O_RDWR);
+	try("open_by_handle_at", fd);
+	wrote("pwrite", write_at(at, BLOCK, -1));
+}
+
+static const struct operation {
+	const char *name;
+	int needs;
+	void (*run)(void);
+} operations[] = {
+	{ "ftruncate-shrink", O_RDWR, ftruncate_shrink },
+	{ "ftruncate-grow", O_RDWR, ftruncate_grow },
+	{ "uring-ftruncate", O_RDWR, uring_ftruncate },
+	{ "truncate-shrink", NAME, truncate_shrink },
+	{ "truncate-grow", NAME, truncate_grow },
+	{ "open-trunc", NAME, open_trunc },
+	{ "reopen", NAME, reopen },
+	{ "pwrite", O_RDWR, in_place },
+	{ "pwrite-part", O_RDWR, in_part },
+	{ "pwrite-whole", O_RDWR, write_whole },
+	{ "pwrite-direct", O_RDWR | O_DIRECT, in_place },
+	{ "aio", O_RDWR, aio_in_place },
+	{ "aio-direct", O_RDWR | O_DIRECT, aio_in_place },
+	{ "uring-write", O_RDWR, uring_in_place },
+	{ "uring-direct", O_RDWR | O_DIRECT, uring_in_place },
+	{ "uring-fixed", O_RDWR, uring_fixed },
+	{ "splice", O_RDWR, splice_in_place },
+	{ "vmsplice", O_RDWR, vmsplice_in_place },
+	{ "sendfile", O_RDWR, sendfile_in_place },
+	{ "past-end", O_RDWR, past_end },
+	{ "past-end-direct", O_RDWR | O_DIRECT, past_end },
+	{ "across-end", O_RDWR, across_end },
+	{ "far-past-end", O_RDWR, far_past_end },
+	{ "aio-past-end", O_RDWR, aio_past_end },
+	{ "uring-past-end", O_RDWR, uring_past_end },
+	{ "splice-past-end", O_RDWR, splice_past_end },
+	{ "sendfile-past-end", O_RDWR, sendfile_past_end },
+	{ "rwf-append", O_RDWR, rwf_append },
+	{ "rwf-atomic", O_RDWR | O_DIRECT, rwf_atomic },
+	{ "rwf-dsync", O_RDWR, rwf_dsync },
+	{ "rwf-sync", O_RDWR, rwf_sync },
+	{ "rwf-hipri", O_RDWR | O_DIRECT, rwf_hipri },
+	{ "rwf-nowait", O_RDWR, rwf_nowait },
+	{ "rwf-dontcache", O_RDWR, rwf_dontcache },
+	{ "rwf-noappend", O_RDWR | O_APPEND, rwf_noappend },
+	{ "aio-append", O_RDWR, aio_append },
+	{ "uring-append", O_RDWR, uring_append },
+	{ "uring-atomic", O_RDWR | O_DIRECT, uring_atomic },
+	{ "o-append", O_RDWR | O_APPEND, appending },
+	{ "setfl-append", O_RDWR, setfl_append },
+	{ "store", MAP, store },
+	{ "read-into", MAP, read_into },
+	{ "direct-read-into", MAP, direct_read_into },
+	{ "populate-write", MAP, populate_write },
+	{ "madv-remove", MAP, madv_remove },
+	{ "alloc-beyond", O_RDWR, alloc_beyond },
+	{ "keep-beyond", O_RDWR, keep_beyond },
+	{ "alloc-within", O_RDWR, alloc_within },
+	{ "punch", O_RDWR, punch },
+	{ "zero", O_RDWR, zero },
+	{ "zero-keep", O_RDWR, zero_keep },
+	{ "collapse", O_RDWR, collapse },
+	{ "insert", O_RDWR, insert },
+	{ "unshare", O_RDWR, unshare },
+	{ "write-zeroes", O_RDWR, write_zeroes },
+	{ "uring-punch", O_RDWR, uring_punch },
+	{ "resvsp", O_RDWR, resvsp },
+	{ "unresvsp", O_RDWR, unresvsp },
+	{ "zero-ioctl", O_RDWR, zero_ioctl },
+	{ "clone-onto", O_RDWR, clone_onto },
+	{ "clone-from", O_RDONLY, clone_from },
+	{ "clone-range-onto", O_RDWR, clone_range_onto },
+	{ "clone-range-from", O_RDONLY, clone_range_from },
+	{ "dedupe-onto", O_RDWR, dedupe_onto },
+	{ "dedupe-from", O_RDONLY, dedupe_from },
+	{ "copy-onto", O_RDWR, copy_onto },
+	{ "copy-past-end", O_RDWR, copy_past_end },
+	{ "copy-from", O_RDONLY, copy_from },
+	{ "swapext-target", O_RDWR, swapext_target },
+	{ "swapext-donor", O_RDWR, swapext_donor },
+	{ "exchange-first", O_RDWR, exchange_first },
+	{ "exchange-second", O_RDWR, exchange_second },
+	{ "commit-second", O_RDWR, commit_second },
+	{ "move-origin", O_RDWR, move_origin },
+	{ "move-donor", O_RDWR, move_donor },
+	{ "swap-boot", O_RDWR, swap_boot },
+	{ "migrate", O_RDONLY, migrate },
+	{ "set-generation", O_RDONLY, set_generation },
+	{ "enable-verity", O_RDONLY, enable_verity },
+	{ "free-eofblocks", O_RDONLY, free_eofblocks },
+	{ "set-extsize", O_RDONLY, set_extsize },
+	{ "set-cowextsize", O_RDONLY, set_cowextsize },
+	{ "set-project", O_RDONLY, set_project },
+	{ "set-dax", O_RDONLY, set_dax },
+	{ "set-realtime", O_RDONLY, set_realtime },
+	{ "set-nodefrag", O_RDONLY, set_nodefrag },
+	{ "set-nodump", O_RDONLY, set_nodump },
+	{ "set-sync", O_RDONLY, set_sync },
+	{ "set-append", O_RDONLY, set_append },
+	{ "set-journal", O_RDONLY, set_journal },
+	{ "set-immutable", O_RDONLY, set_immutable },
+	{ "set-blockmap", O_RDONLY, set_blockmap },
+	{ "clear-immutable", O_RDONLY, clear_immutable },
+	{ "loop-discard", LOOP, loop_discard },
+	{ "loop-zeroout", LOOP, loop_zeroout },
+	{ "loop-write", LOOP, loop_write },
+	{ "swapon", NAME, swap_on },
+	{ "unlink", NAME, remove_name },
+	{ "rename-over", NAME, rename_over },
+	{ "rename-away", NAME, rename_away },
+	{ "rename-exchange", NAME, rename_exchange },
+	{ "link", NAME, make_link },
+	{ "chmod", NAME, change_mode },
+	{ "chown", NAME, change_owner },
+	{ "utimes", NAME, change_times },
+	{ "setxattr", NAME, set_attribute },
+	{ "setxattrs", NAME, set_attributes },
+	{ "remove-record", NAME, remove_record },
+	{ "forge-record", NAME, forge_record },
+	{ "remove-by-handle", NAME, remove_by_handle },
+	{ "file-handle", NAME, by_file_handle },
+	{ "xfs-handle", HANDLE, in_place },
+	{ "xfs-handle-truncate", HANDLE, ftruncate_shrink },
+};
+
+static int open_by_xfs_handle(void)
+{
+	char handle[64];
+	__u32 length = sizeof handle;
+	struct xfs_fsop_handlereq request = { .path = (char *)file, .ohandle = handle, .ohandlen = &length };
+	int where = must_open(other, O_RDONLY);
+	if (ioctl(where, XFS_IOC_PATH_TO_HANDLE, &request))
+		refused("XFS_IOC_PATH_TO_HANDLE");
+	request = (struct xfs_fsop_handlereq){ .oflags = O_RDWR, .ihandle = handle, .ihandlen = length };
+	int opened = ioctl(where, XFS_IOC_OPEN_BY_HANDLE, &request);
+	try("XFS_IOC_OPEN_BY_HANDLE", opened);
+	return opened;
+}
+
+static void attach_loop(int backing)
+{
+	for (;;) {
+		int free = ioctl(must_open("/dev/loop-control", O_RDWR), LOOP_CTL_GET_FREE);
+		if (free < 0)
+			die("LOOP_CTL_GET_FREE");
+		snprintf(device, sizeof device, "/dev/loop%d", free);
+		// Kept open: the last one to close it detaches the file.
+		int disk = must_open(device, O_RDWR);
+		struct loop_config config = { .fd = backing, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+		if (!ioctl(disk, LOOP_CONFIGURE, &config))
+			return;
+		if (errno != EBUSY)
+			refused("LOOP_CONFIGURE");
+		close(disk);
+	}
+}
+
+static void take_hold(int needs, const char *access)
+{
+	if (needs == NAME && strcmp(access, "ro"))
+		return;
+	if (needs == HANDLE) {
+		fd = open_by_xfs_handle();
+		return;
+	}
+	int flags = needs == NAME ? O_RDONLY : needs < 0 ? O_RDWR : needs;
+	if (!strcmp(access, "ro"))
+		flags &= ~O_ACCMODE;
+	if (!strcmp(access, "rw"))
+		flags = (flags & ~O_ACCMODE) | O_RDWR;
+	fd = open(file, flags | O_CLOEXEC);
+	try("open", fd);
+	if (needs == MAP) {
+		map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (map == MAP_FAILED)
+			refused("mmap");
+	}
+	if (needs == LOOP)
+		attach_loop(fd);
+	if (needs == MAP || needs == LOOP) {
+		close(fd);
+		fd = -1;
+	}
+}
+
+// Whoever opened the file hands it to another process, and has it open no more.
+static void hand_over(int needs)
+{
+	int ends[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends))
+		die("socketpair");
+	if (needs == MAP)
+		take_hold(needs, "sent");
+	pid_t child = fork();
+	if (child < 0)
+		die("fork");
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof fd)];
+	} control = { { CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS } };
+	char byte = 0;
+	struct iovec vector = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control,
+				  .msg_controllen = sizeof control };
+	if (child == 0) {
+		if (needs != MAP && (recvmsg(ends[1], &message, MSG_CMSG_CLOEXEC) != 1 || message.msg_controllen == 0))
+			die("recvmsg");
+		if (needs != MAP)
+			memcpy(&fd, CMSG_DATA(&control.head), sizeof fd);
+		close(ends[0]);
+		return;
+	}
+	if (needs == MAP) {
+		munmap(map, SIZE);
+	} else {
+		take_hold(needs, "rw");
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+		if (sendmsg(ends[0], &message, 0) != 1)
+			die("sendmsg");
+		close(fd);
+	}
+	int status;
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		exit(2);
+	exit(WEXITSTATUS(status));
+}
+
+static int strike(const char *access, const char *operation)
+{
+	const struct operation *o = operations;
+	while (o < operations + sizeof operations / sizeof *o && strcmp(o->name, operation))
+		o++;
+	if (o == operations + sizeof operations / sizeof *o)
+		errx(2, "no operation %s", operation);
+	signal(SIGBUS, bus);
+	bytes = aligned_alloc(BLOCK, SIZE);
+	memset(bytes, 0xa5, SIZE);
+	if (!strcmp(access, "sent"))
+		hand_over(o->needs);
+	else if (strcmp(access, "path"))
+		take_hold(o->needs, access);
+	puts("ready");
+	fflush(stdout);
+	if (getchar() != '\n')
+		return 0;
+	if (!strcmp(access, "path"))
+		take_hold(o->needs, access);
+	o->run();
+	puts("done");
+	return 0;
+}
+
+// Files to attack.
+
+static void fill(int to, int seed, off_t from, off_t end)
+{
+	for (off_t i = from; i < end; i++)
+		bytes[i] = 1 + (i * 2654435761u >> 13) % 251 + seed;
+	if (pwrite(to, bytes + from, end - from, from) != end - from)
+		die("pwrite");
+}
+
+static void make(const char *shape)
+{
+	char beside[4096];
+	snprintf(beside, sizeof beside, "%s.beside", file);
+	bytes = malloc(SIZE);
+	int to = must_open(file, O_RDWR | O_CREAT | O_EXCL);
+	if (!strcmp(shape, "written") || !strcmp(shape, "shared") || !strcmp(shape, "staged")) {
+		fill(to, 0, 0, SIZE);
+		if (fsync(to))
+			die("fsync");
+	}
+	if (!strcmp(shape, "holed")) {
+		if (ftruncate(to, SIZE) || fallocate(to, 0, SIZE / 4, SIZE / 4))
+			die("fallocate");
+		fill(to, 0, 0, SIZE / 4);
+		fill(to, 0, SIZE / 4 * 3, SIZE);
+	}
+	if (!strcmp(shape, "short"))
+		fill(to, 0, 0, 8 * BLOCK);
+	if (!strcmp(shape, "shared") || !strcmp(shape, "staged")) {
+		int clone = must_open(beside, O_RDWR | O_CREAT | O_EXCL);
+		struct file_clone_range block = { to, 40 * BLOCK, BLOCK, 0 };
+		if (*(shape + 1) == 'h' ? ioctl(clone, FICLONE, to) : ioctl(clone, FICLONERANGE, &block))
+			die("FICLONE");
+	}
+	if (!strcmp(shape, "staged")) {
+		fill(to, 1, 40 * BLOCK, 41 * BLOCK);
+		if (fsync(to) || unlink(beside) || syncfs(to))
+			die("syncfs");
+	}
+	if (!strcmp(shape, "scattered")) {
+		int between = must_open(beside, O_RDWR | O_CREAT | O_EXCL);
+		for (int i = 0; i < BLOCKS; i++)
+			if (fallocate(to, 0, i * BLOCK, BLOCK) || fallocate(between, 0, i * BLOCK, BLOCK))
+				die("fallocate");
+		fill(to, 0, 0, SIZE);
+	}
+	if (fsync(to))
+		die("fsync");
+	to = must_open(other, O_RDWR | O_CREAT | O_EXCL);
+	fill(to, 2, 0, SIZE);
+	if (fsync(to))
+		die("fsync");
+}
+
+// Everything about a file that an attack may change, but its map.
+static void facts(void)
+{
+	struct stat st;
+	struct fsxattr x = { 0 };
+	fd = open(file, O_RDONLY);
+	if (fd < 0 && errno == ENOENT) {
+		puts("name gone");
+		return;
+	}
+	if (fd < 0 || fstat(fd, &st))
+		die(file);
+	printf("name %lu\nsize %ld\nblocks %ld\n", st.st_ino, st.st_size, st.st_blocks);
+	printf("inode %o %u:%u %lu %ld.%09ld", st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_mtim.tv_sec,
+	       st.st_mtim.tv_nsec);
+	char names[4096], value[65536];
+	ssize_t length = flistxattr(fd, names, sizeof names);
+	if (length < 0)
+		die("flistxattr");
+	for (char *n = names; n < names + length; n += strlen(n) + 1) {
+		ssize_t got = fgetxattr(fd, n, value, sizeof value);
+		uint64_t sum = 0;
+		for (ssize_t i = 0; i < got; i++)
+			sum = (sum ^ (unsigned char)value[i]) * 0x100000001b3;
+		printf(" %s=%zd:%lx", n, got, sum);
+	}
+	unsigned flags = 0, generation = 0;
+	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) || ioctl(fd, FS_IOC_GETFLAGS, &flags) || ioctl(fd, FS_IOC_GETVERSION, &generation))
+		die("FS_IOC_FSGETXATTR");
+	// Whether there are extended attributes is no flag that anybody set.
+	printf("\nflags %x %x %u %u %u %u\n", x.fsx_xflags & ~FS_XFLAG_HASATTR, flags, x.fsx_extsize, x.fsx_cowextsize,
+	       x.fsx_projid, generation);
+	uint64_t sum = 0;
+	while ((length = read(fd, value, sizeof value)) > 0)
+		for (ssize_t i = 0; i < length; i++)
+			sum = (sum ^ (unsigned char)value[i]) * 0x100000001b3;
+	if (length < 0)
+		die("read");
+	printf("contents %lx\n", sum);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "facts")) {
+		file = argv[2];
+		facts();
+		return 0;
+	}
+	if (argc < 5)
+		errx(2, "usage: make SHAPE FILE OTHER | facts FILE | ACCESS OPERATION FILE OTHER [BLOCK]");
+	file = argv[3];
+	other = argv[4];
+	if (argc == 6)
+		at = atol(argv[5]) * BLOCK;
+	if (!strcmp(argv[1], "make")) {
+		make(argv[2]);
+		return 0;
+	}
+	return strike(argv[1], argv[2]);
+}
