@@ -32,7 +32,7 @@ struct Found {
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for a device.
-    arguments.test_threads = arguments.test_threads.or(Some(4));
+    arguments.test_threads = arguments.test_threads.or(Some(8));
     let attacks: &'static [Attack] = attacks().leak();
     let page = Arc::new(Page::read());
     let found = Arc::new(Mutex::new(Found::default()));

@@ -28,7 +28,6 @@
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -258,8 +257,7 @@ static void swap_extents(int target, int donor)
 		die("fstat");
 	__u64 inode = st.st_ino;
 	request.lastip = &inode;
-	if (ioctl(target, XFS_IOC_FSBULKSTAT_SINGLE, &request))
-		die("FSBULKSTAT_SINGLE");
+	try("XFS_IOC_FSBULKSTAT_SINGLE", ioctl(target, XFS_IOC_FSBULKSTAT_SINGLE, &request));
 	try("XFS_IOC_SWAPEXT", ioctl(target, XFS_IOC_SWAPEXT, &swap));
 }
 
@@ -496,11 +494,6 @@ static void loop_write(void)
 	if (fsync(disk))
 		refused("fsync of the loop device");
 }
-static void swap_on(void)
-{
-	try("swapon", swapon(file, 0));
-}
-
 static void remove_name(void) { try("unlink", unlink(file)); }
 static void rename_over(void) { try("rename", rename(other, file)); }
 static void rename_away(void)
@@ -529,29 +522,32 @@ static void set_attributes(void)
 		try("setxattr", setxattr(name(), attribute, bytes, 200, 0));
 	}
 }
+// The pin's record; an unpinned file gets something in its place.
+static bool has_record_of_frozen(void)
+{
+	if (getxattr(name(), "security.daxfile.pin", NULL, 0) > 0)
+		return true;
+	if (getxattr(name(), "user.daxfile.pin", NULL, 0) < 0 && setxattr(name(), "user.daxfile.pin", "none", 4, 0))
+		die("setxattr");
+	return false;
+}
 static void remove_record(void)
 {
-	const char *frozen = "security.daxfile.pin", *none = "user.daxfile.pin";
-	bool is_frozen = getxattr(name(), frozen, NULL, 0) > 0;
-	try("removexattr", removexattr(name(), is_frozen ? frozen : none));
+	try("removexattr", removexattr(name(), has_record_of_frozen() ? "security.daxfile.pin" : "user.daxfile.pin"));
 }
-static void forge_record(void)
+static __u32 xfs_handle(int where, char *handle, __u32 room)
 {
-	const char *frozen = "security.daxfile.pin", *none = "user.daxfile.pin";
-	bool is_frozen = getxattr(name(), frozen, NULL, 0) > 0;
-	try("setxattr", setxattr(name(), is_frozen ? frozen : none, bytes, 64, 0));
+	struct xfs_fsop_handlereq find = { .path = (char *)file, .ohandle = handle, .ohandlen = &room };
+	try("XFS_IOC_PATH_TO_HANDLE", ioctl(where, XFS_IOC_PATH_TO_HANDLE, &find));
+	return room;
 }
 static void remove_by_handle(void)
 {
-	const char *frozen = "daxfile.pin";
-	bool is_frozen = getxattr(name(), "security.daxfile.pin", NULL, 0) > 0;
 	char handle[64];
-	__u32 length = sizeof handle;
-	struct xfs_fsop_handlereq find = { .path = (char *)file, .ohandle = handle, .ohandlen = &length };
 	int where = must_open(other, O_RDONLY);
-	if (ioctl(where, XFS_IOC_PATH_TO_HANDLE, &find))
-		refused("XFS_IOC_PATH_TO_HANDLE");
-	struct xfs_attr_multiop remove = { .am_opcode = 3, .am_attrname = (char *)frozen, .am_flags = is_frozen ? 8 : 0 };
+	__u32 length = xfs_handle(where, handle, sizeof handle);
+	struct xfs_attr_multiop remove = { .am_opcode = 3 /* ATTR_OP_REMOVE */, .am_attrname = "daxfile.pin",
+					   .am_flags = has_record_of_frozen() ? 8 /* XFS_IOC_ATTR_SECURE */ : 0 };
 	struct xfs_fsop_attrmulti_handlereq multi = { .hreq = { .ihandle = handle, .ihandlen = length }, .opcount = 1,
 						      .ops = &remove };
 	try("XFS_IOC_ATTRMULTI_BY_HANDLE", ioctl(where, XFS_IOC_ATTRMULTI_BY_HANDLE, &multi));
@@ -610,6 +606,7 @@ static const struct operation {
 	{ "rwf-sync", O_RDWR, rwf_sync },
 	{ "rwf-hipri", O_RDWR | O_DIRECT, rwf_hipri },
 	{ "rwf-nowait", O_RDWR, rwf_nowait },
+	{ "rwf-nowait-direct", O_RDWR | O_DIRECT, rwf_nowait },
 	{ "rwf-dontcache", O_RDWR, rwf_dontcache },
 	{ "rwf-noappend", O_RDWR | O_APPEND, rwf_noappend },
 	{ "aio-append", O_RDWR, aio_append },
@@ -673,7 +670,6 @@ static const struct operation {
 	{ "loop-discard", LOOP, loop_discard },
 	{ "loop-zeroout", LOOP, loop_zeroout },
 	{ "loop-write", LOOP, loop_write },
-	{ "swapon", NAME, swap_on },
 	{ "unlink", NAME, remove_name },
 	{ "rename-over", NAME, rename_over },
 	{ "rename-away", NAME, rename_away },
@@ -685,7 +681,6 @@ static const struct operation {
 	{ "setxattr", NAME, set_attribute },
 	{ "setxattrs", NAME, set_attributes },
 	{ "remove-record", NAME, remove_record },
-	{ "forge-record", NAME, forge_record },
 	{ "remove-by-handle", NAME, remove_by_handle },
 	{ "file-handle", NAME, by_file_handle },
 	{ "xfs-handle", HANDLE, in_place },
@@ -695,12 +690,9 @@ static const struct operation {
 static int open_by_xfs_handle(void)
 {
 	char handle[64];
-	__u32 length = sizeof handle;
-	struct xfs_fsop_handlereq request = { .path = (char *)file, .ohandle = handle, .ohandlen = &length };
 	int where = must_open(other, O_RDONLY);
-	if (ioctl(where, XFS_IOC_PATH_TO_HANDLE, &request))
-		refused("XFS_IOC_PATH_TO_HANDLE");
-	request = (struct xfs_fsop_handlereq){ .oflags = O_RDWR, .ihandle = handle, .ihandlen = length };
+	__u32 length = xfs_handle(where, handle, sizeof handle);
+	struct xfs_fsop_handlereq request = { .oflags = O_RDWR, .ihandle = handle, .ihandlen = length };
 	int opened = ioctl(where, XFS_IOC_OPEN_BY_HANDLE, &request);
 	try("XFS_IOC_OPEN_BY_HANDLE", opened);
 	return opened;

@@ -1,5 +1,7 @@
 //! Each attack, and what it comes to: declared before it is run.
 
+use crate::run::NO_EFFECT;
+
 /// The holds; the columns of each filesystem stand in this order.
 pub(crate) const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
 pub(crate) const FILESYSTEMS: [Fs; 2] = [Fs::Xfs, Fs::Ext4];
@@ -205,7 +207,7 @@ impl Attack {
     fn on(mut self, file: &'static str, allow: &'static str) -> Attack {
         (self.file, self.allow) = (file, allow);
         if matches!(file, "shared" | "staged") {
-            self = self.not_on(Fs::Ext4, "failure", "no shared blocks");
+            self = self.not_on(Fs::Ext4, "EOPNOTSUPP", "no shared blocks");
         }
         self
     }
@@ -368,7 +370,8 @@ fn flagged() -> Vec<Attack> {
         write("rwf-dsync", "pwritev2, RWF_DSYNC"),
         write("rwf-sync", "pwritev2, RWF_SYNC"),
         write("rwf-hipri", "pwritev2, RWF_HIPRI, O_DIRECT"),
-        write("rwf-nowait", "pwritev2, RWF_NOWAIT"),
+        write("rwf-nowait", "pwritev2, RWF_NOWAIT").not_on(Ext4, "EOPNOTSUPP", "only with O_DIRECT"),
+        write("rwf-nowait-direct", "pwritev2, RWF_NOWAIT, O_DIRECT"),
         write("rwf-dontcache", "pwritev2, RWF_DONTCACHE")
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.14 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.14 has it"),
@@ -409,6 +412,7 @@ fn where_stores_allocate() -> Vec<Attack> {
         shared("free-eofblocks", "XFS_IOC_FREE_EOFBLOCKS", "free-eofblocks", "staged")
             .through(Path, [SAME, SAME], [SAME, SAME])
             .through(Ro, [SAME, SAME], [SAME, SAME])
+            .alone(320)
             .changes(Blocks),
     ]
 }
@@ -488,7 +492,7 @@ fn swaps() -> Vec<Attack> {
         exchange("commit-second", "XFS_IOC_COMMIT_RANGE"),
         on_ext4("move-origin", "EXT4_IOC_MOVE_EXT, origin").writing(Rw, [SEEN, SEEN], [SEEN, SEEN]),
         on_ext4("move-donor", "EXT4_IOC_MOVE_EXT, donor").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        on_ext4("swap-boot", "EXT4_IOC_SWAP_BOOT").alone(64).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        on_ext4("swap-boot", "EXT4_IOC_SWAP_BOOT").alone(320).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         on_ext4("migrate", "EXT4_IOC_MIGRATE")
             .not_on(Ext4, "EINVAL", "only for files mapped by blocks, which are not pinned")
             .through(Path, [SAME, SAME], [SAME, SAME]),
@@ -506,32 +510,63 @@ fn flags() -> Vec<Attack> {
         strike(slug, title, Flags).through(Path, xfs, ext4).through(Ro, xfs, ext4)
     };
     vec![
-        set("set-extsize", "FSSETXATTR, extent-size hint", [EPERM, SAME], [EPERM, SAME])
+        set("set-extsize", "FSSETXATTR, extent-size hint", [SAME, SAME], [EPERM, SAME])
             .on("empty", "empty")
-            .not_on(Ext4, "EOPNOTSUPP", "no such hint"),
+            .not_on(Ext4, NO_EFFECT, "no such hint"),
         set("set-cowextsize", "FSSETXATTR, cowextsize", [SAME, SAME], [EPERM, SAME])
-            .not_on(Ext4, "EOPNOTSUPP", "no such hint"),
-        set("set-project", "FSSETXATTR, project", [SAME, SAME], [EPERM, SAME]),
+            .not_on(Ext4, NO_EFFECT, "no such hint"),
+        set("set-project", "FSSETXATTR, project", [SAME, SAME], [EPERM, SAME])
+            .not_on(Ext4, "EOPNOTSUPP", "only on ext4 made with it"),
         set("set-dax", "FSSETXATTR, DAX", [SAME, SAME], [EPERM, SAME])
-            .not_on(Ext4, "EOPNOTSUPP", "only where the device has DAX"),
+            .not_on(Ext4, NO_EFFECT, "only where the device has DAX"),
         set("set-realtime", "FSSETXATTR, realtime", [EPERM, SAME], [EPERM, SAME])
             .on("empty", "empty")
             .not_on(Xfs, "EINVAL", "only with a realtime device")
-            .not_on(Ext4, "EOPNOTSUPP", "no such flag"),
-        set("set-nodefrag", "FSSETXATTR, NODEFRAG", [SAME, SAME], [EPERM, SAME]),
+            .not_on(Ext4, NO_EFFECT, "no such flag"),
+        set("set-nodefrag", "FSSETXATTR, NODEFRAG", [SAME, SAME], [EPERM, SAME])
+            .not_on(Ext4, NO_EFFECT, "no such flag"),
         set("set-nodump", "SETFLAGS, nodump", [SAME, SAME], [EPERM, SAME]),
         set("set-sync", "SETFLAGS, sync", [SAME, SAME], [EPERM, SAME]),
         set("set-append", "SETFLAGS, append-only", [SAME, SAME], [EPERM, SAME]),
         set("set-journal", "SETFLAGS, data journalling", [SAME, SAME], [EPERM, SAME])
-            .not_on(Xfs, "EOPNOTSUPP", "no such flag"),
+            .not_on(Xfs, "EOPNOTSUPP", "no such flag")
+            .may_lack(Ext4, "EPERM", "needs CAP_SYS_RESOURCE"),
         set("set-blockmap", "SETFLAGS, no extents", [SAME, SAME], [EPERM, SAME])
             .on("short", "")
-            .not_on(Xfs, "EOPNOTSUPP", "no such flag"),
+            .not_on(Xfs, NO_EFFECT, "no such flag"),
         set("set-generation", "EXT4_IOC_SETVERSION", [SAME, SAME], [EPERM, SEEN])
-            .not_on(Xfs, "ENOTTY", "an ioctl of ext4"),
+            .not_on(Xfs, "ENOTTY", "an ioctl of ext4")
+            .not_on(Ext4, "ENOTTY", "not with metadata_csum, which mkfs sets"),
         strike("set-immutable", "SETFLAGS, immutable", Flags).through(Path, [SAME, SAME], [SAME, SAME]),
-        shell("clear-immutable", "SETFLAGS, not immutable", Itself, "chattr +i $F; chattr -i $F; ! touch -r $O $F || :")
+        shell("clear-immutable", "chattr -i", Itself, "chattr +i $F; chattr -i $F; lsattr $F | cut -d' ' -f1 | grep -v i")
             .through(Path, [SEEN, SAME], [SEEN, SAME]),
+        shell(
+            "clear-and-write",
+            "chattr -i, write, chattr +i",
+            Contents,
+            "chattr -i $F; dd if=$O of=$F bs=4k count=1 conv=notrunc status=none; chattr +i $F",
+        )
+        .after("chattr -i $F")
+        .through(Path, [SEEN, SAME], [SEEN, SAME]),
+        // Contents and times are not the map.
+        shell(
+            "clear-and-forge",
+            "chattr -i, write, touch, chattr +i",
+            Contents,
+            "T=$(stat -c %y $F); chattr -i $F; dd if=$O of=$F bs=4k count=1 conv=notrunc status=none; touch -d \"$T\" $F; \
+             chattr +i $F",
+        )
+        .after("chattr -i $F")
+        .through(Path, [SAME, SAME], [SAME, SAME]),
+        shell(
+            "clear-and-move",
+            "chattr -i, punch, write, chattr +i",
+            Effect::Map,
+            "T=$(stat -c %y $F); chattr -i $F; fallocate -p -o 16k -l 64k $F; fallocate -l 8M $O; \
+             dd if=$O of=$F bs=16k skip=1 seek=1 count=4 conv=notrunc,fsync status=none; touch -d \"$T\" $F; chattr +i $F",
+        )
+        .after("chattr -i $F")
+        .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
     ]
 }
 
@@ -567,16 +602,175 @@ fn names() -> Vec<Attack> {
         set("utimes", "utimensat"),
         set("setxattr", "setxattr"),
         set("setxattrs", "setxattr, more than the inode holds"),
+        strike("remove-record", "removexattr of the record", Itself)
+            .through(Path, [EPERM, SEEN], [EPERM, SEEN])
+            .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("remove-by-handle", "XFS_IOC_ATTRMULTI_BY_HANDLE of it", Itself)
+            .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
+            .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("file-handle", "open_by_handle_at, pwrite", Contents).through(Path, [EPERM, SAME], [EPERM, SAME]),
+        // Writes through it leave the times alone.
+        strike("xfs-handle", "XFS_IOC_OPEN_BY_HANDLE, pwrite", Contents)
+            .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
+            .writing(Rw, [SAME, SAME], [EPERM, SAME]),
+        strike("xfs-handle-truncate", "XFS_IOC_OPEN_BY_HANDLE, ftruncate", Size)
+            .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
+            .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out")
+            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
+        shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F")
+            .after("umount $F")
+            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
     ]
 }
 
 fn filesystem() -> Vec<Attack> {
-    Vec::new()
+    let whole = |slug, title, script| {
+        shell(slug, title, Itself, script).alone(320).through(Path, [SAME, SAME], [SAME, SAME])
+    };
+    vec![
+        whole(
+            "remount",
+            "remount read-only, read-write",
+            "mount -o remount,ro $MNT; ! touch $DIR/new; mount -o remount,rw $MNT; touch $DIR/new",
+        ),
+        whole("mount-again", "unmount and mount", "umount $MNT; ! test -e $F; mount -o loop $IMAGE $MNT; test -e $F"),
+        whole("freeze", "fsfreeze", "fsfreeze -f $MNT; ! timeout 1 touch $DIR/new; fsfreeze -u $MNT; touch $DIR/new"),
+        whole(
+            "grow",
+            "online grow",
+            "S=$(stat -f -c %b $MNT); truncate -s +256M $IMAGE; losetup -c $DEV; \
+             if test $FS = xfs; then xfs_growfs $MNT; else resize2fs $DEV; fi; \
+             test $(stat -f -c %b $MNT) -gt $S",
+        ),
+        whole("shrink", "online shrink", "S=$(stat -f -c %b $MNT); xfs_growfs -D $((80 * 1024)) $MNT; \
+             test $(stat -f -c %b $MNT) -lt $S")
+            .alone(352)
+            .not_on(Ext4, "failure", "not while it is mounted"),
+        whole("fstrim", "fstrim", "S=$(stat -c %b $IMAGE); fallocate -l 64M $DIR/space; \
+             dd if=/dev/urandom of=$DIR/space bs=1M count=64 conv=notrunc,fsync status=none; rm $DIR/space; sync -f $MNT; \
+             fstrim $MNT; test $(stat -c %b $IMAGE) -lt $((S + 65536))"),
+        shell("xfs-fsr", "xfs_fsr", Effect::Map, "xfs_fsr $F")
+            .on("scattered", "")
+            .not_on(Ext4, NO_EFFECT, "a program for XFS")
+            .through(Path, [SAME, SEEN], [SAME, SEEN]),
+        shell("e4defrag", "e4defrag", Effect::Map, "e4defrag -v $F")
+            .on("scattered", "")
+            .not_on(Xfs, NO_EFFECT, "a program for ext4")
+            .through(Path, [SAME, SEEN], [EPERM, SEEN]),
+        whole("xfs-scrub", "xfs_scrub", "xfs_scrub $MNT")
+            .not_on(Ext4, "failure", "a program for XFS")
+            .may_lack(Xfs, "failure", "a kernel without online scrub"),
+        whole("xfs-repair-inode", "XFS online repair", "xfs_io -x -c 'repair inode' -c 'repair bmapbtd' $F 2>&1 | tee /dev/stderr | \
+             test $(wc -c) = 0")
+            .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
+            .may_lack(Xfs, "EOPNOTSUPP", "a kernel without online repair"),
+        whole(
+            "fsck",
+            "offline check and repair",
+            "umount $MNT; if test $FS = xfs; then xfs_repair $IMAGE; else e2fsck -fy $IMAGE; fi; \
+             mount -o loop $IMAGE $MNT",
+        ),
+        whole(
+            "new-uuid",
+            "another UUID of the filesystem",
+            "U=$(blkid -p -s UUID -o value $IMAGE); umount $MNT; \
+             if test $FS = xfs; then xfs_admin -U generate $IMAGE; else e2fsck -fy $IMAGE; tune2fs -U random $IMAGE; fi; \
+             test $U != $(blkid -p -s UUID -o value $IMAGE); mount -o loop $IMAGE $MNT",
+        ),
+        whole(
+            "shutdown",
+            "shutdown without flushing",
+            "xfs_io -x -c shutdown $MNT; ! touch $DIR/new; umount $MNT; mount -o loop $IMAGE $MNT; touch $DIR/new",
+        ),
+        shell(
+            "device-write",
+            "write to the device beneath",
+            Contents,
+            "P=$(filefrag -e -b4096 -v $F | sed -nE 's/^ +0:[^:]*: +([0-9]+)\\..*/\\1/p'); \
+             dd if=/dev/urandom of=$DEV bs=4k seek=$P count=1 oflag=direct conv=notrunc status=none; \
+             dd of=$F oflag=nocache conv=notrunc,fdatasync count=0 status=none || dd if=$F iflag=nocache count=0 status=none",
+        )
+        .through(Path, [SAME, SAME], [SAME, SAME]),
+        shell(
+            "device-metadata",
+            "the inode edited on the device",
+            Size,
+            "I=$(stat -c %i $F); umount $MNT; \
+             if test $FS = xfs; then xfs_db -x -c \"inode $I\" -c 'write core.size 8192' $IMAGE; \
+             else debugfs -w -R \"sif <$I> size 8192\" $IMAGE; fi; mount -o loop $IMAGE $MNT",
+        )
+        .alone(320)
+        .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
+        shell(
+            "overlay",
+            "overlayfs, copy up",
+            Itself,
+            "mkdir $DIR/up $DIR/work $DIR/over; mount -t overlay -o lowerdir=$DIR/in,upperdir=$DIR/up,workdir=$DIR/work \
+             overlay $DIR/over; echo more >>$DIR/over/file; umount $DIR/over; ! cmp -s $F $DIR/up/file",
+        )
+        .through(Path, [SHARED, SHARED], [SAME, SAME]),
+    ]
 }
 
 fn programs() -> Vec<Attack> {
-    Vec::new()
+    let onto = |slug, title, script| shell(slug, title, Contents, script).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let into = |slug, title, script| shell(slug, title, Contents, script).through(Path, [EPERM, SAME], [EPERM, SAME]);
+    let replaced = |slug, title, script| shell(slug, title, Name, script).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let from = |slug, title, script| shell(slug, title, Itself, script).through(Path, [SAME, SAME], [SAME, SAME]);
+    vec![
+        onto("cp-onto", "cp onto it", "cp $O $F"),
+        onto("cp-reflink-onto", "cp --reflink=always onto it", "cp --reflink=always $O $F")
+            .not_on(Ext4, "EOPNOTSUPP", "no reflink"),
+        replaced("cp-force-onto", "cp --remove-destination onto it", "cp --remove-destination $O $F"),
+        Attack { lines: Vec::new(), ..from("cp-from", "cp from it", "cp $F $DIR/copy; cmp $F $DIR/copy") }
+            .through(Path, [SHARED, SHARED], [SAME, SAME]),
+        Attack { lines: Vec::new(), ..from("cp-reflink-from", "cp --reflink=always from it", "cp --reflink=always $F $DIR/copy") }
+            .not_on(Ext4, "EOPNOTSUPP", "no reflink")
+            .through(Path, [SHARED, SHARED], [SAME, SAME]),
+        from("cp-plain-from", "cp --reflink=never from it", "cp --reflink=never $F $DIR/copy; cmp $F $DIR/copy"),
+        replaced("mv-onto", "mv onto it", "mv -f $O $F; cp $F $O"),
+        replaced("mv-away", "mv", "mv $F $DIR/away"),
+        into("dd-notrunc", "dd conv=notrunc", "dd if=$O of=$F conv=notrunc status=none"),
+        onto("dd", "dd", "dd if=$O of=$F bs=4k count=8 status=none"),
+        replaced("rsync", "rsync", "rsync --checksum $O $F"),
+        into("rsync-inplace", "rsync --inplace", "rsync --checksum --inplace $O $F"),
+        replaced("sed", "sed -i", "sed -i '1s/^/x/' $F"),
+        replaced("perl", "perl -i", "perl -pi -e 's/^/x/ if $. == 1' $F"),
+        replaced("install", "install", "install -m 644 $O $F"),
+        replaced("tar", "tar, unpacking over it", "tar -cf $DIR/tar --transform 's/other/file/' -C $DIR other; tar -xf $DIR/tar -C $DIR/in"),
+        replaced("ln", "ln -f onto it", "ln -f $O $F"),
+        replaced("gzip", "gzip", "gzip $F"),
+        replaced("shred", "shred -u", "shred -n 1 -u $F"),
+        into("shred-in-place", "shred", "shred -n 1 $F"),
+        onto("redirect", "shell, > file", "echo short >$F"),
+        onto("append", "shell, >> file", "echo more >>$F"),
+        onto("truncate", "truncate", "truncate -s 100k $F"),
+        shell("fallocate-dig", "fallocate --dig-holes", Effect::Map, "fallocate --dig-holes $F")
+            .setup("dd if=/dev/zero of=$F bs=64k count=2 conv=notrunc,fsync status=none")
+            .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
+        onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k"),
+        replaced("hardlink", "hardlink", "hardlink -c $O $F; test $F -ef $O")
+            .setup("cat $F >$O; touch -d 2020-01-01 $O; sync"),
+        replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb")
+            .setup(PACKAGE),
+    ]
 }
+
+/// Two versions of a package that has the file; the first is installed.
+const PACKAGE: &str = r#"
+mkdir -p $DIR/var/lib/dpkg/info $DIR/var/lib/dpkg/updates; touch $DIR/var/lib/dpkg/status
+for version in 1 2; do
+    mkdir -p $DIR/$version/in $DIR/$version/DEBIAN
+    printf 'Package: attacked\nVersion: %s\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: none\n' \
+        $version >$DIR/$version/DEBIAN/control
+    cat $F >$DIR/$version/in/file
+    echo $version >>$DIR/$version/in/file
+    dpkg-deb -b $DIR/$version $DIR/$version.deb >/dev/null
+done
+dpkg --root=$DIR -i $DIR/1.deb >/dev/null
+sync
+"#;
 
 impl Attack {
     fn changes(mut self, effect: Effect) -> Attack {
