@@ -274,6 +274,7 @@ fn errno_in(text: &str) -> String {
         ("Operation not supported", "EOPNOTSUPP"),
         ("Inappropriate ioctl", "ENOTTY"),
         ("Permission denied", "EACCES"),
+        ("File exists", "EEXIST"),
     ];
     let found = messages.iter().filter_map(|(message, errno)| Some((text.find(message)?, *errno))).min();
     found.map_or("failure", |(_, errno)| errno).to_owned()

@@ -535,6 +535,15 @@ static void remove_record(void)
 {
 	try("removexattr", removexattr(name(), has_record_of_frozen() ? "security.daxfile.pin" : "user.daxfile.pin"));
 }
+// Handles are opened by directories only.
+static int directory(void)
+{
+	char path[4096];
+	snprintf(path, sizeof path, "%s/..", file);
+	*strrchr(path, '/') = 0;
+	*strrchr(path, '/') = 0;
+	return must_open(path, O_RDONLY);
+}
 static __u32 xfs_handle(int where, char *handle, __u32 room)
 {
 	struct xfs_fsop_handlereq find = { .path = (char *)file, .ohandle = handle, .ohandlen = &room };
@@ -544,7 +553,7 @@ static __u32 xfs_handle(int where, char *handle, __u32 room)
 static void remove_by_handle(void)
 {
 	char handle[64];
-	int where = must_open(other, O_RDONLY);
+	int where = directory();
 	__u32 length = xfs_handle(where, handle, sizeof handle);
 	struct xfs_attr_multiop remove = { .am_opcode = 3 /* ATTR_OP_REMOVE */, .am_attrname = "daxfile.pin",
 					   .am_flags = has_record_of_frozen() ? 8 /* XFS_IOC_ATTR_SECURE */ : 0 };
@@ -690,7 +699,7 @@ static const struct operation {
 static int open_by_xfs_handle(void)
 {
 	char handle[64];
-	int where = must_open(other, O_RDONLY);
+	int where = directory();
 	__u32 length = xfs_handle(where, handle, sizeof handle);
 	struct xfs_fsop_handlereq request = { .oflags = O_RDWR, .ihandle = handle, .ihandlen = length };
 	int opened = ioctl(where, XFS_IOC_OPEN_BY_HANDLE, &request);
@@ -878,7 +887,10 @@ static void facts(void)
 	}
 	if (fd < 0 || fstat(fd, &st))
 		die(file);
-	printf("name %lu\nsize %ld\nblocks %ld\n", st.st_ino, st.st_size, st.st_blocks);
+	unsigned flags = 0, generation = 0;
+	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) || ioctl(fd, FS_IOC_GETFLAGS, &flags) || ioctl(fd, FS_IOC_GETVERSION, &generation))
+		die("FS_IOC_FSGETXATTR");
+	printf("name %lu:%u\nsize %ld\nblocks %ld\n", st.st_ino, generation, st.st_size, st.st_blocks);
 	printf("inode %o %u:%u %lu %ld.%09ld", st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_mtim.tv_sec,
 	       st.st_mtim.tv_nsec);
 	char names[4096], value[65536];
@@ -892,12 +904,9 @@ static void facts(void)
 			sum = (sum ^ (unsigned char)value[i]) * 0x100000001b3;
 		printf(" %s=%zd:%lx", n, got, sum);
 	}
-	unsigned flags = 0, generation = 0;
-	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) || ioctl(fd, FS_IOC_GETFLAGS, &flags) || ioctl(fd, FS_IOC_GETVERSION, &generation))
-		die("FS_IOC_FSGETXATTR");
 	// Whether there are extended attributes is no flag that anybody set.
-	printf("\nflags %x %x %u %u %u %u\n", x.fsx_xflags & ~FS_XFLAG_HASATTR, flags, x.fsx_extsize, x.fsx_cowextsize,
-	       x.fsx_projid, generation);
+	printf("\nflags %x %x %u %u %u\n", x.fsx_xflags & ~FS_XFLAG_HASATTR, flags, x.fsx_extsize, x.fsx_cowextsize,
+	       x.fsx_projid);
 	uint64_t sum = 0;
 	while ((length = read(fd, value, sizeof value)) > 0)
 		for (ssize_t i = 0; i < length; i++)
