@@ -19,8 +19,8 @@ done
 
 need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
-    mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base \
-    mandoc=mandoc /usr/bin/time=time
+    mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
+    /usr/bin/time=time rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount
 
 step() {
     echo

@@ -1,4 +1,4 @@
-//! Holds the manual page and README.md against what the program says of itself.
+//! Holds the manual pages and README.md against what the program says of itself.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,14 +109,19 @@ fn the_page_and_the_program_have_the_same_options() {
     }
 }
 
+/// What an option of `pin` takes.
+fn values(option: &str) -> Names {
+    let out = daxfile(&["pin", &format!("--{option}=?"), "file"]);
+    let message = String::from_utf8(out.stderr).unwrap();
+    let (_, values) = message.split_once("[possible values: ").unwrap_or_else(|| panic!("{message}"));
+    values.split(']').next().unwrap().split(", ").map(str::to_owned).collect()
+}
+
 #[test]
 fn the_page_and_the_program_have_the_same_values() {
     let page = read("man/daxfile.8");
     for option in ["hold", "allow", "color"] {
-        let out = daxfile(&["pin", &format!("--{option}=?"), "file"]);
-        let message = String::from_utf8(out.stderr).unwrap();
-        let (_, values) = message.split_once("[possible values: ").unwrap_or_else(|| panic!("{message}"));
-        let values: Names = values.split(']').next().unwrap().split(", ").map(str::to_owned).collect();
+        let values = values(option);
         let entry = page.split(&format!("\n.It Fl -{option} ")).nth(1).expect("an entry");
         let entry = entry.split("\n.It ").next().unwrap().split("\n.El").next().unwrap();
         let named = entry.lines().filter_map(|line| line.strip_prefix(".Cm "));
@@ -147,16 +152,26 @@ fn the_page_has_every_name() {
 }
 
 #[test]
-fn the_page_is_well_formed() {
-    let mut lint = Command::new("mandoc")
-        .args(["-T", "lint", "-W", "warning"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("mandoc: {e}: apt-get install mandoc (or run tests/run.sh)"));
-    std::io::Write::write_all(&mut lint.stdin.take().unwrap(), read("man/daxfile.8").as_bytes()).unwrap();
-    let out = lint.wait_with_output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+fn the_pages_are_well_formed() {
+    for page in ["man/daxfile.8", "man/daxfile-holds.7"] {
+        let mut lint = Command::new("mandoc")
+            .args(["-T", "lint", "-W", "warning"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("mandoc: {e}: apt-get install mandoc (or run tests/run.sh)"));
+        std::io::Write::write_all(&mut lint.stdin.take().unwrap(), read(page).as_bytes()).unwrap();
+        let out = lint.wait_with_output().unwrap();
+        assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stdout));
+    }
+}
+
+/// Each hold has its section there, and no other has one.
+#[test]
+fn the_page_of_the_holds_has_every_hold() {
+    let page = read("man/daxfile-holds.7");
+    let described = sections(&page, ".Ss Hold ").into_iter().map(|(hold, _)| hold.to_owned()).collect::<Names>();
+    assert_eq!(described, values("hold"), "the page (left) and the program (right)");
 }
 
 /// What stands in code: fenced lines, and spans between backquotes.

@@ -70,7 +70,12 @@ impl Page {
     }
 
     /// The table of what was found, for people; the page is rewritten if that was asked for and nothing failed.
-    pub(crate) fn conclude(&self, attacks: &[Attack], found: &BTreeMap<(usize, usize, usize), Cell>, passed: bool) -> String {
+    pub(crate) fn conclude(
+        &self,
+        attacks: &[Attack],
+        found: &BTreeMap<(usize, usize, usize), Cell>,
+        passed: bool,
+    ) -> String {
         let known = self.kernels.get(&self.kernel);
         let mut rows = Rows::new();
         let mut text = String::new();
@@ -100,7 +105,10 @@ impl Page {
             }
         }
         if self.update && passed {
-            assert!(rows.iter().all(|(_, cells)| cells.iter().all(|cell| cell != "?")), "{UPDATE}=1 needs every attack");
+            assert!(
+                rows.iter().all(|(_, cells)| cells.iter().all(|cell| cell != "?")),
+                "{UPDATE}=1 needs every attack"
+            );
             let mut kernels = self.kernels.clone();
             kernels.insert(self.kernel, rows);
             self.write(&kernels);
@@ -111,8 +119,10 @@ impl Page {
     fn write(&self, kernels: &BTreeMap<(u32, u32), Rows>) {
         let mut tables = String::new();
         for ((major, minor), rows) in kernels {
-            let head: Vec<String> =
-                FILESYSTEMS.iter().flat_map(|fs| HOLDS.map(|hold| format!("\"{} {}\"", fs.title(), hold.name()))).collect();
+            let head: Vec<String> = FILESYSTEMS
+                .iter()
+                .flat_map(|fs| HOLDS.map(|hold| format!("\"{} {}\"", fs.title(), hold.name())))
+                .collect();
             let widths = head.iter().map(|_| " \"busy; EPERM\"").collect::<String>();
             let _ = write!(
                 tables,

@@ -205,9 +205,8 @@ impl Case<'_> {
                 Fs::Xfs => xfs_bmap(&self.file),
                 Fs::Ext4 => filefrag(&self.file),
             };
-            maps = [ours, theirs].map(|pieces| {
-                normalise(pieces.into_iter().map(|piece| Piece { shared: false, ..piece }).collect())
-            });
+            maps = [ours, theirs]
+                .map(|pieces| normalise(pieces.into_iter().map(|piece| Piece { shared: false, ..piece }).collect()));
         }
         State { maps, shared, facts, other: self::facts(&self.other) }
     }

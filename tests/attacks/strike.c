@@ -394,6 +394,11 @@ static void direct_read_into(void)
 	int from = partner(O_RDONLY | O_DIRECT);
 	try("read", pread(from, map + at, BLOCK, 0));
 }
+static void by_proc_mem(void)
+{
+	int memory = must_open("/proc/self/mem", O_RDWR);
+	wrote("write to /proc/self/mem", pwrite(memory, bytes, BLOCK, (off_t)(uintptr_t)(map + at)));
+}
 static void populate_write(void) { try("MADV_POPULATE_WRITE", madvise(map + at, BLOCK, MADV_POPULATE_WRITE)); }
 static void madv_remove(void) { try("MADV_REMOVE", madvise(map + at, 4 * BLOCK, MADV_REMOVE)); }
 
@@ -441,15 +446,17 @@ static void swapext_target(void) { swap_extents(fd, partner(O_RDWR)); }
 static void swapext_donor(void) { swap_extents(partner(O_RDWR), fd); }
 static void exchange_first(void) { exchange(fd, partner(O_RDWR)); }
 static void exchange_second(void) { exchange(partner(O_RDWR), fd); }
-static void commit_second(void)
+static void commit(int first, int second)
 {
-	struct commit_range range = { .other = fd, .length = SIZE };
-	int first = partner(O_RDWR);
+	struct commit_range range;
 	try("XFS_IOC_START_COMMIT", ioctl(first, START_COMMIT, &range));
-	range.other = fd;
+	range.other = second;
+	range.other_offset = range.offset = range.flags = 0;
 	range.length = SIZE;
 	try("XFS_IOC_COMMIT_RANGE", ioctl(first, COMMIT_RANGE, &range));
 }
+static void commit_first(void) { commit(fd, partner(O_RDWR)); }
+static void commit_second(void) { commit(partner(O_RDWR), fd); }
 static void move_origin(void) { move_extents(fd, partner(O_RDWR)); }
 static void move_donor(void) { move_extents(partner(O_RDWR), fd); }
 static void swap_boot(void) { try("EXT4_IOC_SWAP_BOOT", ioctl(fd, SWAP_BOOT)); }
@@ -503,6 +510,12 @@ static void rename_away(void)
 	try("rename", rename(file, away));
 }
 static void rename_exchange(void) { try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, other, RENAME_EXCHANGE)); }
+static void rename_whiteout(void)
+{
+	char away[4096];
+	snprintf(away, sizeof away, "%s.away", file);
+	try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, away, RENAME_WHITEOUT));
+}
 static void make_link(void)
 {
 	char also[4096];
@@ -626,6 +639,7 @@ static const struct operation {
 	{ "store", MAP, store },
 	{ "read-into", MAP, read_into },
 	{ "direct-read-into", MAP, direct_read_into },
+	{ "proc-mem", MAP, by_proc_mem },
 	{ "populate-write", MAP, populate_write },
 	{ "madv-remove", MAP, madv_remove },
 	{ "alloc-beyond", O_RDWR, alloc_beyond },
@@ -655,6 +669,7 @@ static const struct operation {
 	{ "swapext-donor", O_RDWR, swapext_donor },
 	{ "exchange-first", O_RDWR, exchange_first },
 	{ "exchange-second", O_RDWR, exchange_second },
+	{ "commit-first", O_RDWR, commit_first },
 	{ "commit-second", O_RDWR, commit_second },
 	{ "move-origin", O_RDWR, move_origin },
 	{ "move-donor", O_RDWR, move_donor },
@@ -683,6 +698,7 @@ static const struct operation {
 	{ "rename-over", NAME, rename_over },
 	{ "rename-away", NAME, rename_away },
 	{ "rename-exchange", NAME, rename_exchange },
+	{ "rename-whiteout", NAME, rename_whiteout },
 	{ "link", NAME, make_link },
 	{ "chmod", NAME, change_mode },
 	{ "chown", NAME, change_owner },

@@ -295,24 +295,32 @@ use Fs::{Ext4, Xfs};
 
 fn sizes() -> Vec<Attack> {
     vec![
-        strike("ftruncate-shrink", "ftruncate, smaller", Size)
-            .writing(Rw, [SEEN, SEEN], [EPERM, SEEN])
-            .through(Sent, [SEEN, SEEN], [EPERM, SEEN]),
+        strike("ftruncate-shrink", "ftruncate, smaller", Size).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]).through(
+            Sent,
+            [SEEN, SEEN],
+            [EPERM, SEEN],
+        ),
         strike("ftruncate-grow", "ftruncate, larger", Size).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         strike("uring-ftruncate", "ftruncate by io_uring", Size)
             .may_lack(Xfs, "EINVAL", "Linux 6.9 has it")
             .may_lack(Ext4, "EINVAL", "Linux 6.9 has it")
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        strike("truncate-shrink", "truncate, smaller", Size)
-            .through(Path, [EPERM, SEEN], [EPERM, SEEN])
-            .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("truncate-shrink", "truncate, smaller", Size).through(Path, [EPERM, SEEN], [EPERM, SEEN]).through(
+            Ro,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
         strike("truncate-grow", "truncate, larger", Size).through(Path, [EPERM, SEEN], [EPERM, SEEN]),
-        strike("open-trunc", "open with O_TRUNC", Size)
-            .through(Path, [EPERM, SEEN], [EPERM, SEEN])
-            .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
-        strike("reopen", "open for writing, pwrite", Contents)
-            .through(Path, [EPERM, SAME], [EPERM, SAME])
-            .through(Ro, [EPERM, SAME], [EPERM, SAME]),
+        strike("open-trunc", "open with O_TRUNC", Size).through(Path, [EPERM, SEEN], [EPERM, SEEN]).through(
+            Ro,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
+        strike("reopen", "open for writing, pwrite", Contents).through(Path, [EPERM, SAME], [EPERM, SAME]).through(
+            Ro,
+            [EPERM, SAME],
+            [EPERM, SAME],
+        ),
     ]
 }
 
@@ -334,6 +342,7 @@ fn in_place() -> Vec<Attack> {
         write("sendfile", "sendfile, in place"),
         store("store", "store by mmap, in place", SIGBUS).through(Sent, [SEEN, SAME], [SIGBUS, SAME]),
         store("read-into", "read into the mapping", Expected::Refused("EFAULT")),
+        store("proc-mem", "write to /proc/self/mem there", Expected::Refused("EIO")),
         store("direct-read-into", "O_DIRECT read into the mapping", Expected::Refused("EFAULT")),
     ]
 }
@@ -372,12 +381,16 @@ fn flagged() -> Vec<Attack> {
         write("rwf-hipri", "pwritev2, RWF_HIPRI, O_DIRECT"),
         write("rwf-nowait", "pwritev2, RWF_NOWAIT").not_on(Ext4, "EOPNOTSUPP", "only with O_DIRECT"),
         write("rwf-nowait-direct", "pwritev2, RWF_NOWAIT, O_DIRECT"),
-        write("rwf-dontcache", "pwritev2, RWF_DONTCACHE")
-            .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.14 has it")
-            .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.14 has it"),
-        write("rwf-noappend", "pwritev2, RWF_NOAPPEND")
-            .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.9 has it")
-            .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.9 has it"),
+        write("rwf-dontcache", "pwritev2, RWF_DONTCACHE").may_lack(Xfs, "EOPNOTSUPP", "Linux 6.14 has it").may_lack(
+            Ext4,
+            "EOPNOTSUPP",
+            "Linux 6.14 has it",
+        ),
+        write("rwf-noappend", "pwritev2, RWF_NOAPPEND").may_lack(Xfs, "EOPNOTSUPP", "Linux 6.9 has it").may_lack(
+            Ext4,
+            "EOPNOTSUPP",
+            "Linux 6.9 has it",
+        ),
         atomic("rwf-atomic", "pwritev2, RWF_ATOMIC, O_DIRECT"),
         atomic("uring-atomic", "io_uring write, RWF_ATOMIC"),
     ]
@@ -390,21 +403,39 @@ fn where_stores_allocate() -> Vec<Attack> {
     let shared = |slug, title, operation, file| strike_at(slug, title, Effect::Map, operation, 4).on(file, "shared");
     vec![
         holed("hole-pwrite", "pwrite into a hole", "pwrite", 40).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        holed("hole-direct", "pwrite, O_DIRECT, into a hole", "pwrite-direct", 40)
-            .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        holed("hole-direct", "pwrite, O_DIRECT, into a hole", "pwrite-direct", 40).writing(
+            Rw,
+            [SEEN, SEEN],
+            [EPERM, SEEN],
+        ),
         holed("hole-store", "store by mmap into a hole", "store", 40).writing(Map, [SEEN, SEEN], [SIGBUS, SEEN]),
-        holed("hole-populate", "MADV_POPULATE_WRITE of a hole", "populate-write", 40)
-            .writing(Map, [SEEN, SEEN], [Expected::Refused("EFAULT"), SEEN]),
+        holed("hole-populate", "MADV_POPULATE_WRITE of a hole", "populate-write", 40).writing(
+            Map,
+            [SEEN, SEEN],
+            [Expected::Refused("EFAULT"), SEEN],
+        ),
         holed("unwritten-pwrite", "pwrite into unwritten", "pwrite", 20).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        holed("unwritten-direct", "pwrite, O_DIRECT, into unwritten", "pwrite-direct", 20)
-            .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        holed("unwritten-store", "store by mmap into unwritten", "store", 20)
-            .writing(Map, [SEEN, SEEN], [SIGBUS, SEEN]),
+        holed("unwritten-direct", "pwrite, O_DIRECT, into unwritten", "pwrite-direct", 20).writing(
+            Rw,
+            [SEEN, SEEN],
+            [EPERM, SEEN],
+        ),
+        holed("unwritten-store", "store by mmap into unwritten", "store", 20).writing(
+            Map,
+            [SEEN, SEEN],
+            [SIGBUS, SEEN],
+        ),
         shared("shared-pwrite", "pwrite into shared", "pwrite", "shared").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        shared("shared-direct", "pwrite, O_DIRECT, into shared", "pwrite-direct", "shared")
-            .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        shared("shared-store", "store by mmap into shared", "store", "shared")
-            .writing(Map, [SEEN, SEEN], [SIGBUS, SEEN]),
+        shared("shared-direct", "pwrite, O_DIRECT, into shared", "pwrite-direct", "shared").writing(
+            Rw,
+            [SEEN, SEEN],
+            [EPERM, SEEN],
+        ),
+        shared("shared-store", "store by mmap into shared", "store", "shared").writing(
+            Map,
+            [SEEN, SEEN],
+            [SIGBUS, SEEN],
+        ),
         Attack { by: By::Strike("pwrite", 41), ..shared("staged-pwrite", "pwrite beside staging", "pwrite", "staged") }
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         Attack { by: By::Strike("store", 41), ..shared("staged-store", "store beside staging", "store", "staged") }
@@ -418,12 +449,13 @@ fn where_stores_allocate() -> Vec<Attack> {
 }
 
 fn allocation() -> Vec<Attack> {
-    let fallocate =
-        |slug, title, effect| strike(slug, title, effect).writing(Rw, [EPERM, SEEN], [EPERM, SEEN]);
+    let fallocate = |slug, title, effect| strike(slug, title, effect).writing(Rw, [EPERM, SEEN], [EPERM, SEEN]);
     let holed = |slug, title, operation| {
-        strike_at(slug, title, Effect::Map, operation, 40)
-            .on("holed", "hole,unwritten")
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN])
+        strike_at(slug, title, Effect::Map, operation, 40).on("holed", "hole,unwritten").writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
     vec![
         fallocate("alloc-beyond", "fallocate past the end", Size),
@@ -434,9 +466,11 @@ fn allocation() -> Vec<Attack> {
         fallocate("zero-keep", "ZERO_RANGE KEEP_SIZE past the end", Effect::Map),
         fallocate("collapse", "fallocate COLLAPSE_RANGE", Size),
         fallocate("insert", "fallocate INSERT_RANGE", Size),
-        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map)
-            .on("shared", "shared")
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map).on("shared", "shared").writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
         holed("write-zeroes", "fallocate WRITE_ZEROES", "write-zeroes")
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes"),
@@ -450,9 +484,11 @@ fn allocation() -> Vec<Attack> {
 
 fn reflinks() -> Vec<Attack> {
     let onto = |slug, title| {
-        strike(slug, title, Effect::Map)
-            .not_on(Ext4, "EOPNOTSUPP", "no reflink")
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN])
+        strike(slug, title, Effect::Map).not_on(Ext4, "EOPNOTSUPP", "no reflink").writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
     let from = |slug, title| {
         strike(slug, title, Shared)
@@ -469,9 +505,11 @@ fn reflinks() -> Vec<Attack> {
         from("clone-from", "FICLONE from it"),
         from("clone-range-from", "FICLONERANGE from it"),
         from("dedupe-from", "FIDEDUPERANGE from it"),
-        strike("copy-from", "copy_file_range from it", Other)
-            .through(Path, [SHARED, SHARED], [SAME, SAME])
-            .through(Ro, [SHARED, SHARED], [SAME, SAME]),
+        strike("copy-from", "copy_file_range from it", Other).through(Path, [SHARED, SHARED], [SAME, SAME]).through(
+            Ro,
+            [SHARED, SHARED],
+            [SAME, SAME],
+        ),
     ]
 }
 
@@ -480,8 +518,9 @@ fn swaps() -> Vec<Attack> {
     let on_ext4 = |slug, title| strike(slug, title, Effect::Map).not_on(Xfs, "ENOTTY", "an ioctl of ext4");
     let exchange = |slug, title| {
         on_xfs(slug, title)
-            .may_lack(Xfs, "ENOTTY", "Linux 6.10 has it")
-            .may_lack(Xfs, "EOPNOTSUPP", "only on XFS made with it")
+            .may_lack(Xfs, "ENOTTY", "Linux 6.10 has it, and 6.12 the one that commits")
+            .alone(320)
+            .setup(EXCHANGE)
             .writing(Rw, [EPERM, SEEN], [EPERM, SEEN])
     };
     vec![
@@ -489,7 +528,8 @@ fn swaps() -> Vec<Attack> {
         on_xfs("swapext-donor", "XFS_IOC_SWAPEXT, donor").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         exchange("exchange-first", "XFS_IOC_EXCHANGE_RANGE"),
         exchange("exchange-second", "XFS_IOC_EXCHANGE_RANGE, donor"),
-        exchange("commit-second", "XFS_IOC_COMMIT_RANGE"),
+        exchange("commit-first", "XFS_IOC_COMMIT_RANGE"),
+        exchange("commit-second", "XFS_IOC_COMMIT_RANGE, donor"),
         on_ext4("move-origin", "EXT4_IOC_MOVE_EXT, origin").writing(Rw, [SEEN, SEEN], [SEEN, SEEN]),
         on_ext4("move-donor", "EXT4_IOC_MOVE_EXT, donor").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         on_ext4("swap-boot", "EXT4_IOC_SWAP_BOOT").alone(320).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
@@ -574,9 +614,13 @@ fn devices() -> Vec<Attack> {
         on_loop("loop-discard", "loop device, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]),
         on_loop("loop-zeroout", "loop device, zero-out", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]),
         on_loop("loop-write", "loop device, write", Contents, [SEEN, SAME], [Expected::Refused("EIO"), SAME]),
-        shell("loop-read-only", "loop device, read-only, discard", Itself,
-            "L=$(losetup -f --show -r $F); ! blkdiscard $L; ! blkdiscard -z $L; losetup -d $L")
-            .through(Path, [SAME, SAME], [SAME, SAME]),
+        shell(
+            "loop-read-only",
+            "loop device, read-only, discard",
+            Itself,
+            "L=$(losetup -f --show -r $F); ! blkdiscard $L; ! blkdiscard -z $L; losetup -d $L",
+        )
+        .through(Path, [SAME, SAME], [SAME, SAME]),
         shell("swapon", "swapon", Itself, "swapon $F; grep -q $F /proc/swaps")
             .setup("chmod 600 $F; mkswap -q $F; sync $F")
             .after("swapoff $F")
@@ -614,18 +658,22 @@ fn names() -> Vec<Attack> {
         strike("xfs-handle-truncate", "XFS_IOC_OPEN_BY_HANDLE, ftruncate", Size)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out")
-            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
-        shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F")
-            .after("umount $F")
-            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
+        shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out").through(
+            Path,
+            [SEEN, SEEN],
+            [SEEN, SEEN],
+        ),
+        shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F").after("umount $F").through(
+            Path,
+            [SEEN, SEEN],
+            [SEEN, SEEN],
+        ),
     ]
 }
 
 fn filesystem() -> Vec<Attack> {
-    let whole = |slug, title, script| {
-        shell(slug, title, Itself, script).alone(320).through(Path, [SAME, SAME], [SAME, SAME])
-    };
+    let whole =
+        |slug, title, script| shell(slug, title, Itself, script).alone(320).through(Path, [SAME, SAME], [SAME, SAME]);
     vec![
         whole(
             "remount",
@@ -646,6 +694,11 @@ fn filesystem() -> Vec<Attack> {
              test $(stat -f -c %b $MNT) -lt $S")
             .alone(352)
             .not_on(Ext4, "failure", "not while it is mounted"),
+        whole(
+            "fill",
+            "filling the filesystem",
+            "dd if=/dev/zero of=$DIR/fill bs=1M status=none || :; test $(stat -f -c %a $MNT) -lt 64; rm $DIR/fill",
+        ),
         whole("fstrim", "fstrim", "S=$(stat -c %b $IMAGE); fallocate -l 64M $DIR/space; \
              dd if=/dev/urandom of=$DIR/space bs=1M count=64 conv=notrunc,fsync status=none; rm $DIR/space; sync -f $MNT; \
              fstrim $MNT; test $(stat -c %b $IMAGE) -lt $((S + 65536))"),
@@ -720,14 +773,23 @@ fn programs() -> Vec<Attack> {
     let from = |slug, title, script| shell(slug, title, Itself, script).through(Path, [SAME, SAME], [SAME, SAME]);
     vec![
         onto("cp-onto", "cp onto it", "cp $O $F"),
-        onto("cp-reflink-onto", "cp --reflink=always onto it", "cp --reflink=always $O $F")
-            .not_on(Ext4, "EOPNOTSUPP", "no reflink"),
+        onto("cp-reflink-onto", "cp --reflink=always onto it", "cp --reflink=always $O $F").not_on(
+            Ext4,
+            "EOPNOTSUPP",
+            "no reflink",
+        ),
         replaced("cp-force-onto", "cp --remove-destination onto it", "cp --remove-destination $O $F"),
-        Attack { lines: Vec::new(), ..from("cp-from", "cp from it", "cp $F $DIR/copy; cmp $F $DIR/copy") }
-            .through(Path, [SHARED, SHARED], [SAME, SAME]),
-        Attack { lines: Vec::new(), ..from("cp-reflink-from", "cp --reflink=always from it", "cp --reflink=always $F $DIR/copy") }
-            .not_on(Ext4, "EOPNOTSUPP", "no reflink")
-            .through(Path, [SHARED, SHARED], [SAME, SAME]),
+        Attack { lines: Vec::new(), ..from("cp-from", "cp from it", "cp $F $DIR/copy; cmp $F $DIR/copy") }.through(
+            Path,
+            [SHARED, SHARED],
+            [SAME, SAME],
+        ),
+        Attack {
+            lines: Vec::new(),
+            ..from("cp-reflink-from", "cp --reflink=always from it", "cp --reflink=always $F $DIR/copy")
+        }
+        .not_on(Ext4, "EOPNOTSUPP", "no reflink")
+        .through(Path, [SHARED, SHARED], [SAME, SAME]),
         from("cp-plain-from", "cp --reflink=never from it", "cp --reflink=never $F $DIR/copy; cmp $F $DIR/copy"),
         replaced("mv-onto", "mv onto it", "mv -f $O $F; cp $F $O"),
         replaced("mv-away", "mv", "mv $F $DIR/away"),
@@ -747,6 +809,7 @@ fn programs() -> Vec<Attack> {
             )
         }
         .through(Path, [Expected::Refused("EEXIST"), SEEN], [Expected::Refused("EEXIST"), SEEN]),
+        replaced("rm", "rm -rf of its directory", "rm -rf $DIR/in"),
         replaced("ln", "ln -f onto it", "ln -f $O $F"),
         replaced("gzip", "gzip", "gzip $F"),
         replaced("shred", "shred -u", "shred -n 1 -u $F"),
@@ -759,11 +822,23 @@ fn programs() -> Vec<Attack> {
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
         onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k"),
         replaced("hardlink", "hardlink", "hardlink -c $O $F; test $F -ef $O")
-            .setup("cat $F >$O; touch -d 2020-01-01 $O; sync"),
-        replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb")
-            .setup(PACKAGE),
+            .setup("cat $F >$O; touch -d 2030-01-01 $O; sync"),
+        replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb").setup(PACKAGE),
     ]
 }
+
+/// Makes an XFS that exchanges ranges, where the kernel mounts that, of one by an mkfs that cannot.
+const EXCHANGE: &str = r#"
+if test $FS = xfs; then
+    umount $MNT
+    old=$(xfs_db -c 'sb 0' -c 'print features_incompat' $IMAGE | cut -d' ' -f3)
+    xfs_db -x -c 'sb 0' -c "write -d features_incompat $((old | 0x40))" $IMAGE >/dev/null 2>&1
+    mount -o loop $IMAGE $MNT || {
+        xfs_db -x -c 'sb 0' -c "write -d features_incompat $old" $IMAGE >/dev/null 2>&1
+        mount -o loop $IMAGE $MNT
+    }
+fi
+"#;
 
 /// Two versions of a package that has the file; the first is installed.
 const PACKAGE: &str = r#"
