@@ -618,7 +618,7 @@ fn devices() -> Vec<Attack> {
             "loop-read-only",
             "loop device, read-only, discard",
             Itself,
-            "L=$(losetup -f --show -r $F); ! blkdiscard $L; ! blkdiscard -z $L; losetup -d $L",
+            "L=$(losetup -f --show -r $F); ! blkdiscard $L || false; ! blkdiscard -z $L || false; losetup -d $L",
         )
         .through(Path, [SAME, SAME], [SAME, SAME]),
         shell("swapon", "swapon", Itself, "swapon $F; grep -q $F /proc/swaps")
@@ -678,10 +678,10 @@ fn filesystem() -> Vec<Attack> {
         whole(
             "remount",
             "remount read-only, read-write",
-            "mount -o remount,ro $MNT; ! touch $DIR/new; mount -o remount,rw $MNT; touch $DIR/new",
+            "mount -o remount,ro $MNT; ! touch $DIR/new || false; mount -o remount,rw $MNT; touch $DIR/new",
         ),
-        whole("mount-again", "unmount and mount", "umount $MNT; ! test -e $F; mount -o loop $IMAGE $MNT; test -e $F"),
-        whole("freeze", "fsfreeze", "fsfreeze -f $MNT; ! fsfreeze -f $MNT; fsfreeze -u $MNT; ! fsfreeze -u $MNT"),
+        whole("mount-again", "unmount and mount", "umount $MNT; ! test -e $F || false; mount -o loop $IMAGE $MNT; test -e $F"),
+        whole("freeze", "fsfreeze", "fsfreeze -f $MNT; ! fsfreeze -f $MNT || false; fsfreeze -u $MNT; ! fsfreeze -u $MNT"),
         whole(
             "grow",
             "online grow",
@@ -697,7 +697,7 @@ fn filesystem() -> Vec<Attack> {
         whole(
             "fill",
             "filling the filesystem",
-            "dd if=/dev/zero of=$DIR/fill bs=1M status=none || :; test $(stat -f -c %a $MNT) -lt 64; rm $DIR/fill",
+            "dd if=/dev/zero of=$DIR/fill bs=1M status=none || :; test $(stat -f -c %a $MNT) -lt 4096; rm $DIR/fill",
         ),
         whole("fstrim", "fstrim", "S=$(stat -c %b $IMAGE); fallocate -l 64M $DIR/space; \
              dd if=/dev/urandom of=$DIR/space bs=1M count=64 conv=notrunc,fsync status=none; rm $DIR/space; sync -f $MNT; \
@@ -734,7 +734,7 @@ fn filesystem() -> Vec<Attack> {
         whole(
             "shutdown",
             "shutdown without flushing",
-            "xfs_io -x -c shutdown $MNT; ! touch $DIR/new; umount $MNT; mount -o loop $IMAGE $MNT; touch $DIR/new",
+            "xfs_io -x -c shutdown $MNT; ! touch $DIR/new || false; umount $MNT; mount -o loop $IMAGE $MNT; touch $DIR/new",
         ),
         shell(
             "device-write",
@@ -790,6 +790,11 @@ fn programs() -> Vec<Attack> {
         }
         .not_on(Ext4, "EOPNOTSUPP", "no reflink")
         .through(Path, [SHARED, SHARED], [SAME, SAME]),
+        Attack { lines: Vec::new(), ..from("cat-from", "cat from it", "cat $F >$DIR/copy; cmp $F $DIR/copy") }.through(
+            Path,
+            [SHARED, SHARED],
+            [SAME, SAME],
+        ),
         from("cp-plain-from", "cp --reflink=never from it", "cp --reflink=never $F $DIR/copy; cmp $F $DIR/copy"),
         replaced("mv-onto", "mv onto it", "mv -f $O $F; cp $F $O"),
         replaced("mv-away", "mv", "mv $F $DIR/away"),
@@ -822,7 +827,7 @@ fn programs() -> Vec<Attack> {
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
         onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k"),
         replaced("hardlink", "hardlink", "hardlink -c $O $F; test $F -ef $O")
-            .setup("cat $F >$O; touch -d 2030-01-01 $O; sync"),
+            .setup("dd if=$F of=$O status=none; touch -d 2030-01-01 $O; sync"),
         replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb").setup(PACKAGE),
     ]
 }
