@@ -63,17 +63,17 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
         Verb::Pin { needs, wait, dry_run, files } => {
             let options = pin::Options { needs: needs.needs(), wait: Duration::from_secs(*wait), dry_run: *dry_run };
             let files = list(files)?;
-            meter.catch_signals()?;
+            meter.catch_signals().context("sigaction")?;
             pin::run(&files, &options, meter, sink)
         }
         Verb::Prepare { needs, dry_run, files } => {
             let files = list(files)?;
-            meter.catch_signals()?;
+            meter.catch_signals().context("sigaction")?;
             prepare::run(&files, &needs.needs(), *dry_run, meter, sink)
         }
         Verb::Unpin { dry_run, files } => {
             let files = list(files)?;
-            meter.catch_signals()?;
+            meter.catch_signals().context("sigaction")?;
             unpin::run(&files, *dry_run, meter, sink)
         }
         Verb::Stat { extents, files } => stat::run(&list(files)?, *extents, meter, sink),
