@@ -1,21 +1,19 @@
-//! `prepare` ends at any of its calls, by a kill or with the whole filesystem, and no byte is lost.
+//! `prepare` ends at any of its calls with the whole filesystem, and no byte is lost.
 //!
-//! Contents and size are as before, and another `prepare` finishes. strace(1) kills at the entry of the Nth call of one
-//! name, or holds the program there until the filesystem was shut down.
+//! Contents and size are as before, and another `prepare` finishes. strace(1) holds it at the entry of the Nth call of one
+//! name until the filesystem was shut down.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
-use daxfile_tests::child::{finish as run_to_end, spawn};
+use daxfile_tests::child::spawn;
+use daxfile_tests::generate::unprepared;
 use daxfile_tests::tools::{require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Scratch};
-
-/// What `prepare` changes something by, and what gives things up.
-const CALLS: [&str; 9] = ["openat", "fallocate", "pwrite64", "ftruncate", "fsync", "syncfs", "ioctl", "fcntl", "close"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
@@ -25,27 +23,8 @@ enum Way {
     Deduped,
 }
 
-/// Written, unwritten, a hole, a part of a block at the end; shared where that is possible, with blocks past EOF where
-/// they may be cut.
 fn set_up(scratch: &Scratch, way: Way, name: &str) -> PathBuf {
-    let path = scratch.path(name);
-    let mut work =
-        vec!["pwrite -q -S 7 0 40000", "falloc 40960 20480", "truncate 90000", "pwrite -q -S 9 69632 8192", "fsync"];
-    if way == Way::Leased {
-        work.push("falloc -k 131072 65536");
-    }
-    let reflink = scratch.kind().name() == "xfs";
-    let shared = path.with_extension("shared");
-    let clone = format!("reflink -q {} 0 4096 4096", shared.display());
-    if reflink {
-        sh(format!("xfs_io -f -c 'pwrite -q -S 5 0 8192' -c fsync '{}'", shared.display()));
-        work.push(&clone);
-    }
-    let mut xfs_io = Command::new("xfs_io");
-    xfs_io.arg("-f").args(work.iter().flat_map(|work| ["-c", work])).arg(&path);
-    assert!(run_to_end(&mut xfs_io).status.success(), "{xfs_io:?}");
-    sh(format!("sync -f '{}'", path.display()));
-    path
+    unprepared(scratch, name, way == Way::Leased)
 }
 
 fn prepare(path: &Path) -> Daxfile {
@@ -66,8 +45,8 @@ fn finish(path: &Path, contents: &str, context: &str) {
     assert!(check.status == 0, "{context}: {check}");
 }
 
-/// How often a whole run makes each call after the file was opened, and after how many others.
-fn calls(scratch: &Scratch, way: Way) -> Vec<(&'static str, usize, usize)> {
+/// How often a whole run makes each of these calls after the file was opened, and after how many others.
+fn calls<'a>(scratch: &Scratch, way: Way, wanted: &[&'a str]) -> Vec<(&'a str, usize, usize)> {
     let path = set_up(scratch, way, "counted");
     let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
     let log = scratch.path("log");
@@ -77,50 +56,12 @@ fn calls(scratch: &Scratch, way: Way) -> Vec<(&'static str, usize, usize)> {
     let lines: Vec<&str> = text.lines().filter_map(|line| line.split_once(char::is_whitespace)).map(|l| l.1).collect();
     let opened = lines.iter().position(|line| line.contains("/counted\"")).expect("it opens the file");
     fs::remove_file(path).unwrap();
-    let of = |call: &'static str| {
+    let of = |call: &'a str| {
         let made = |lines: &[&str]| lines.iter().filter(|l| l.trim_start().starts_with(&format!("{call}("))).count();
         let (before, all) = (made(&lines[..opened]), made(&lines));
         (call, before, all)
     };
-    CALLS.into_iter().map(of).collect()
-}
-
-fn killed(kind: Kind, way: Way) {
-    require(&["strace", "xfs_io"]);
-    let scratch = Scratch::new(kind);
-    let contents = sha256(set_up(&scratch, way, "reference"));
-    let mut kills = 0;
-    for (call, before, all) in calls(&scratch, way) {
-        for number in before + 1..=all {
-            let path = set_up(&scratch, way, "file");
-            let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
-            let inject = format!("inject={call}:signal=KILL:when={number}");
-            let trace = format!("trace={call}");
-            let run = prepare(&path).wrap(["strace", "-qq", "-f", "-o/dev/null", "-e", &trace, "-e", &inject]).run();
-            let context = format!("{way:?}, killed at {call} {number}");
-            assert_eq!(run.status, 137, "{context}: {run}");
-            finish(&path, &contents, &context);
-            drop(opener);
-            fs::remove_file(path).unwrap();
-            kills += 1;
-        }
-    }
-    assert!(kills > 40, "only {kills}");
-}
-
-#[test]
-fn killed_under_a_lease_on_xfs() {
-    killed(Kind::xfs(), Way::Leased);
-}
-
-#[test]
-fn killed_beside_others_on_xfs() {
-    killed(Kind::xfs(), Way::Deduped);
-}
-
-#[test]
-fn killed_under_a_lease_on_ext4() {
-    killed(Kind::ext4(), Way::Leased);
+    wanted.iter().copied().map(of).collect()
 }
 
 /// Shuts the filesystem down while `prepare` stands before a call, with or without the log flushed, and mounts it again.
@@ -129,20 +70,18 @@ fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
     let mut scratch = Scratch::new(kind);
     let contents = sha256(set_up(&scratch, way, "reference"));
     let mut rounds = 0;
-    for (call, before, all) in calls(&scratch, way) {
-        if !wanted.contains(&call) {
-            continue;
-        }
+    for (call, before, all) in calls(&scratch, way, wanted) {
         for number in (before + 1..=all).take(each) {
             for flush in ["", " -f"] {
                 let path = set_up(&scratch, way, "file");
                 let opener = (way == Way::Deduped).then(|| File::open(&path).unwrap());
                 let logs = tempfile::tempdir().unwrap();
                 let log = logs.path().join("log");
-                let (trace, inject) = (format!("trace={call}"), format!("inject={call}:delay_enter=3s:when={number}"));
+                let (trace, inject) =
+                    (format!("trace={call}"), format!("inject={call}:delay_enter=600s:when={number}"));
                 let strace = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
                 let mut command = prepare(&path).wrap(strace).command();
-                let mut child = spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
+                let mut child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
                 // strace writes a call's beginning before it holds it.
                 let opening = format!("{call}(");
                 while fs::read_to_string(&log).map_or(0, |text| text.matches(&opening).count()) < number {
@@ -150,8 +89,10 @@ fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
                     sleep(Duration::from_millis(5));
                 }
                 sh(format!("xfs_io -x -c 'shutdown{flush}' '{}'", scratch.mount_point().display()));
-                let status = child.wait().unwrap();
-                let context = format!("{way:?}, shut down{flush} before {call} {number}, {status}");
+                // Without its tracer it goes on; its output ends when it does.
+                child.kill().unwrap();
+                let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+                let context = format!("{way:?}, shut down{flush} before {call} {number}: {said}");
                 drop(opener);
                 scratch.remount();
                 finish(&path, &contents, &context);

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::child::finish;
 use crate::scratch::{Kind, Scratch, Xfs};
-use crate::tools::require;
+use crate::tools::{output, require, sh};
 
 /// The environment variable that repeats a run.
 const SEED: &str = "DAXFILE_SEED";
@@ -178,6 +178,28 @@ impl Generated {
         self.done.iter().for_each(|command| write!(text, "\n  {command}").expect("a string takes all"));
         text
     }
+}
+
+/// A file of 90,000 bytes with work for `prepare`: written, unwritten, a hole, a part of a block at the end; on XFS shared
+/// as well, with NAME.shared; with blocks past EOF if these are wanted.
+#[track_caller]
+pub fn unprepared(scratch: &Scratch, name: &str, past_eof: bool) -> PathBuf {
+    require(&["xfs_io"]);
+    let path = scratch.path(name);
+    let mut work =
+        vec!["pwrite -q -S 7 0 40000", "falloc 40960 20480", "truncate 90000", "pwrite -q -S 9 69632 8192", "fsync"];
+    if past_eof {
+        work.push("falloc -k 131072 65536");
+    }
+    let shared = path.with_extension("shared");
+    let clone = format!("reflink -q {} 0 4096 4096", shared.display());
+    if matches!(scratch.kind(), Kind::Xfs(Xfs { reflink: true, .. })) {
+        sh(format!("xfs_io -f -c 'pwrite -q -S 5 0 8192' -c fsync '{}'", shared.display()));
+        work.push(&clone);
+    }
+    output(Command::new("xfs_io").arg("-f").args(work.iter().flat_map(|work| ["-c", work])).arg(&path));
+    sh(format!("sync -f '{}'", path.display()));
+    path
 }
 
 /// Paths of generated files, as arguments.
