@@ -9,7 +9,8 @@ mod page;
 mod run;
 mod table;
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,7 @@ struct Found {
     cells: BTreeMap<(usize, usize, usize), Cell>,
     twins: usize,
     outside: usize,
+    unseen: usize,
     not_there: Vec<String>,
 }
 
@@ -36,10 +38,13 @@ fn main() -> ExitCode {
     let attacks: &'static [Attack] = attacks().leak();
     let page = Arc::new(Page::read());
     let found = Arc::new(Mutex::new(Found::default()));
-    let trials = attacks.iter().enumerate().flat_map(|(row, attack)| trials(row, attack, &page, &found)).collect();
+    let mut trials: Vec<Trial> =
+        attacks.iter().enumerate().flat_map(|(row, attack)| trials(row, attack, &page, &found)).collect();
+    let rows = Arc::clone(&page);
+    trials.push(trial("page".to_owned(), move || rows.has_only(attacks)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let found = found.lock().unwrap();
-    if arguments.list {
+    if arguments.list || found.cells.len() + found.outside + found.twins == 0 {
         return conclusion.exit_code();
     }
     let text = page.conclude(attacks, &found.cells, conclusion.num_failed == 0);
@@ -49,15 +54,17 @@ fn main() -> ExitCode {
     }
     let landed = |outcome: fn(&Outcome) -> bool| found.cells.values().filter(|cell| outcome(&cell.outcome)).count();
     println!(
-        "{} attacks on pins: {} refused, {} harmless, {} detected, {} not there; {} unpinned twins changed; \
-         {} outside their declaration",
+        "{} attacks on pins by {} operations: {} refused, {} harmless, {} detected, {} not there; \
+         {} unpinned twins changed; {} outside their declaration, {} maps changed unseen",
         found.cells.len() + found.outside,
+        found.cells.keys().map(|key| key.0).collect::<BTreeSet<_>>().len(),
         landed(|outcome| matches!(outcome, Outcome::Refused(_))),
         landed(|outcome| matches!(outcome, Outcome::Harmless | Outcome::Shared)),
         landed(|outcome| *outcome == Outcome::Detected),
         landed(|outcome| *outcome == Outcome::Absent),
         found.twins,
         found.outside,
+        found.unseen,
     );
     conclusion.exit_code()
 }
@@ -100,6 +107,7 @@ fn trials(row: usize, attack: &'static Attack, page: &Arc<Page>, found: &Arc<Mut
                         Ok(cell) => drop(found.cells.insert((row, line, fs as usize * HOLDS.len() + column), cell)),
                         Err(panic) => {
                             found.outside += 1;
+                            found.unseen += usize::from(message(&*panic).starts_with(run::UNSEEN));
                             drop(found);
                             std::panic::resume_unwind(panic);
                         }
@@ -112,11 +120,12 @@ fn trials(row: usize, attack: &'static Attack, page: &Arc<Page>, found: &Arc<Mut
 }
 
 fn trial(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-            let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Failed::from(message.unwrap_or_else(|| "panicked".to_owned()))
-        })
+    Trial::test(format!("attacks/{name}"), move || {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Failed::from(message(&*panic)))
     })
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".to_owned())
 }

@@ -1,6 +1,6 @@
 //! The table in man/daxfile-holds.7: kept, compared, and printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,19 @@ impl Page {
         let key = key(attack.title, access.title());
         let row = rows.iter().find(|row| row.0 == key).map(|row| row.1[fs as usize * HOLDS.len() + column].as_str());
         assert!(row == Some(&cell.text()), "daxfile-holds(7) has {row:?}, not {cell:?}: {UPDATE}=1 rewrites it");
+    }
+
+    /// Fails unless the page, if it tells of this kernel, tells of these attacks and no others.
+    pub(crate) fn has_only(&self, attacks: &[Attack]) {
+        let Some(rows) = self.kernels.get(&self.kernel).filter(|_| !self.update) else { return };
+        let told: BTreeSet<&String> = rows.iter().map(|(key, _)| key).collect();
+        let lines =
+            attacks.iter().flat_map(|attack| attack.lines.iter().map(|line| key(attack.title, line.access.title())));
+        let keys: Vec<String> = lines.collect();
+        let made: BTreeSet<&String> = keys.iter().collect();
+        assert!(made.len() == keys.len(), "two rows of one name");
+        let differing: Vec<_> = told.symmetric_difference(&made).collect();
+        assert!(differing.is_empty(), "daxfile-holds(7) and the table differ in {differing:?}: {UPDATE}=1 rewrites it");
     }
 
     /// The table of what was found, for people; the page is rewritten if that was asked for and nothing failed.

@@ -9,13 +9,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use daxfile_tests::tools::{Piece, compile_static, filefrag, normalise, sh, xfs_bmap};
+use daxfile_tests::tools::{Piece, compile_static, filefrag, normalise, require, sh, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Scratch, report, run};
 
 use crate::table::{Access, Attack, By, Effect, Expected, Fs, Hold};
 
 /// Stands for the errno where an operation that does not exist is ignored.
 pub(crate) const NO_EFFECT: &str = "no effect";
+
+/// How the message begins of what must never be.
+pub(crate) const UNSEEN: &str = "changed unseen";
 
 /// Where an attack landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,6 +260,9 @@ impl Attacker {
                 let out = Command::new("bash").args(["-euc", &script]).env("LC_ALL", "C").stdin(Stdio::null()).output();
                 let out = out.expect("bash runs");
                 let all = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                if let Some((name, _)) = all.split_once(": command not found") {
+                    require(&[name.rsplit(' ').next().unwrap_or(name)]);
+                }
                 if out.status.success() { Said::Done } else { Said::Refused { errno: errno_in(&all), all } }
             }
         }
@@ -416,7 +422,7 @@ fn land(
     said: &Said,
     verified: &daxfile_tests::Run,
 ) -> Outcome {
-    let unseen = || panic!("changed unseen: it said {said:?}\nbefore: {before:?}\nafter: {after:?}\n{verified}");
+    let unseen = || panic!("{UNSEEN}: it said {said:?}\nbefore: {before:?}\nafter: {after:?}\n{verified}");
     let gone = after.facts.get("name").is_some_and(|name| name == "gone");
     match verified.status {
         0 if !after.map_is(before) => unseen(),

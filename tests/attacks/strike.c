@@ -474,7 +474,8 @@ static void enable_verity(void)
 static void free_eofblocks(void)
 {
 	struct xfs_fs_eofblocks all = { .eof_version = XFS_EOFBLOCKS_VERSION, .eof_flags = XFS_EOF_FLAGS_SYNC };
-	sync();
+	if (syncfs(fd))
+		die("syncfs");
 	try("XFS_IOC_FREE_EOFBLOCKS", ioctl(fd, XFS_IOC_FREE_EOFBLOCKS, &all));
 }
 

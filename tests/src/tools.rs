@@ -236,16 +236,18 @@ pub fn require(programs: &[&str]) {
 
 fn package_of(program: &str) -> &str {
     match program {
-        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" | "xfs_admin" | "xfs_fsr" => "xfsprogs",
-        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" | "e4defrag" => {
-            "e2fsprogs"
-        }
+        "mkfs.xfs" | "xfs_io" | "xfs_bmap" | "xfs_db" | "xfs_repair" | "xfs_admin" | "xfs_fsr" | "xfs_growfs"
+        | "xfs_scrub" => "xfsprogs",
+        "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" | "e4defrag"
+        | "resize2fs" => "e2fsprogs",
         "mkfs.erofs" => "erofs-utils",
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "getfattr" | "setfattr" => "attr",
-        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" | "fsfreeze" => "util-linux",
+        "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" | "hardlink" | "fsfreeze"
+        | "fstrim" | "blkid" | "blkdiscard" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
         "sha256sum" | "install" | "timeout" | "split" | "stat" => "coreutils",
+        "dpkg-deb" => "dpkg",
         "cmp" => "diffutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
         "cc" => "gcc",
