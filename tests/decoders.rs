@@ -1,4 +1,5 @@
 //! The decoders of pin records and of manifests, by properties.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fuzz/checks.rs"]
 mod checks;

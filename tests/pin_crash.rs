@@ -13,6 +13,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::finish;
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, attack, filefrag, flags, on, require, sh, sh_status, sha256, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
@@ -345,14 +346,11 @@ fn control(kind: Kind) {
     let file = bench.scratch.path("control");
     let mut crash = |script: &str, flavour: &str, call: usize| {
         let mount_point = bench.scratch.mount_point().to_owned();
-        let status = Command::new(attack("halt"))
-            .args(["crash", &call.to_string(), flavour])
-            .arg(mount_point)
-            .args(["bash", "-c", &on(&file, script)])
-            .status()
-            .unwrap();
+        let mut halted = Command::new(attack("halt"));
+        halted.args(["crash", &call.to_string(), flavour]).arg(mount_point).args(["bash", "-c", &on(&file, script)]);
+        let done = finish(&mut halted).status.success();
         bench.scratch.remount();
-        status.success()
+        done
     };
     let naive =
         format!("exec xfs_io -f -c 'falloc 0 {ALLOCATED}' -c fsync -c 'pwrite -q -S 0 0 {ALLOCATED}' -c fsync $F");

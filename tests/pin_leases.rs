@@ -11,9 +11,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::{sleep, spawn};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::spawn;
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
@@ -40,7 +41,7 @@ impl Held {
         let (halt, number) = (attack("halt"), call.to_string());
         let wrapper = [halt.as_os_str(), "hold".as_ref(), number.as_ref(), mark.as_os_str()];
         let mut command = daxfile.clone().wrap(wrapper).command();
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let mut held = Held { child, mark, command: format!("{command:?}") };
         let start = Instant::now();
         while !held.mark.exists() {
@@ -77,10 +78,10 @@ impl Intruder {
     fn start(file: &Path, way: &str) -> Intruder {
         let mut command = Command::new(attack("intruder"));
         command.arg(file).arg(way).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = spawn(&mut command);
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, answers) = channel();
-        spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Intruder { stdin: child.stdin.take(), child, answers }
     }
 
@@ -115,12 +116,9 @@ impl Impatient {
         require(&["flock"]);
         let script = "exec 9<$F; flock 9; old=$(cat $F); trap '' INT TERM HUP
             echo 1 >$F; echo lowered; cat >/dev/null; echo $old >$F";
-        let mut child = Command::new("bash")
-            .args(["-c", &on("/proc/sys/fs/lease-break-time", script)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &on("/proc/sys/fs/lease-break-time", script)]);
+        let mut child = spawn(shell.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "lowered\n");

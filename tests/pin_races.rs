@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
@@ -111,12 +112,9 @@ impl Siege {
         let log = scratch.image().with_file_name("log");
         fs::write(&log, [0; 8 * 32]).unwrap();
         sh(on(scratch.path("donor"), "head -c 65536 /dev/urandom > $F; sync -f $F"));
-        let hostile = Command::new(attack("hostile"))
-            .args([scratch.mount_point(), &log])
-            .arg(random.below(u64::MAX).to_string())
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut hostile = Command::new(attack("hostile"));
+        hostile.args([scratch.mount_point(), &log]).arg(random.below(u64::MAX).to_string());
+        let hostile = spawn(hostile.stdin(Stdio::piped()));
         let log = File::options().read(true).write(true).open(log).unwrap();
         Siege { scratch, log, hostile, orders: 0, number: 0 }
     }
@@ -173,7 +171,7 @@ impl Drop for Siege {
 }
 
 fn run_program(command: &mut Command) -> Run {
-    let out = command.output().unwrap();
+    let out = finish(command);
     Run {
         command: format!("{command:?}"),
         status: out.status.code().expect("not killed"),
