@@ -136,11 +136,11 @@ impl Page {
                 .iter()
                 .flat_map(|fs| HOLDS.map(|hold| format!("\"{} {}\"", fs.title(), hold.name())))
                 .collect();
-            let widths = head.iter().map(|_| " \"busy; EPERM\"").collect::<String>();
+            let widths = [" \"busy; SIGBUS\"", " \"ext4 none\""].concat().repeat(FILESYSTEMS.len());
             let _ = write!(
                 tables,
                 ".Ss Linux {major}.{minor}\n\
-                 .Bl -column \"io_uring write, direct, in place xx\" \"read-write descriptor\"{widths}\n\
+                 .Bl -column \"fallocate KEEP_SIZE past the end\" \"write fd\"{widths}\n\
                  .It Em Operation Ta Em Through Ta {}\n",
                 head.iter().map(|cell| format!("Em {cell}")).collect::<Vec<_>>().join(" Ta ")
             );
