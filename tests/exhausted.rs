@@ -299,7 +299,7 @@ fn a_device_that_takes_no_more() {
             fill(&outer);
             let subject = if verb[0] == "alloc" { &new } else { &file };
             let run_now = Daxfile::new(verb).arg("--json").arg(subject).wrap(["timeout", "60"]).run();
-            sh(on(&outer.path("fill"), "rm $F"));
+            sh(on(outer.path("fill"), "rm $F"));
             assert_clear(&run_now);
             failed += i32::from(run_now.status >= 2);
             umount();
