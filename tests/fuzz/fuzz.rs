@@ -1,4 +1,5 @@
 //! Feeds libFuzzer's inputs to the decoder that `DECODER` names. Built and run by tests/fuzz.sh.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![no_main]
 
 mod checks;
