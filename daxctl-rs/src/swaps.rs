@@ -24,26 +24,26 @@ pub(crate) fn active(statx: &Statx) -> Result<bool> {
         let metadata = std::fs::metadata(Path::new(&unescape(name)));
         metadata.is_ok_and(|metadata| metadata.ino() == statx.inode && metadata.dev() == device)
     };
-    let swaps = read().named("read(/proc/swaps)")?;
+    let swaps = read()?;
     Ok(swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty()).any(is_this))
 }
 
 /// The table as it is now; empty where the kernel does not swap. It stays open, since it is read once a file.
-fn read() -> io::Result<Vec<u8>> {
+fn read() -> Result<Vec<u8>> {
     static TABLE: OnceLock<File> = OnceLock::new();
     let table = match TABLE.get() {
         Some(table) => table,
         None => match File::open("/proc/swaps") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             opened => {
-                let opened = opened?;
+                let opened = opened.named("open(/proc/swaps)")?;
                 TABLE.get_or_init(|| opened)
             }
         },
     };
     let (mut swaps, mut length) = (vec![0; 4096], 0);
     loop {
-        match table.read_at(&mut swaps[length..], length as u64)? {
+        match table.read_at(&mut swaps[length..], length as u64).named("pread64(/proc/swaps)")? {
             0 => break,
             more => length += more,
         }
