@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
+use daxfile_tests::child::finish;
 use daxfile_tests::tools::{flags, on, require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, on_each, report, run};
 
@@ -185,8 +187,8 @@ fn restore(scratch: &mut Scratch) {
             }
         }"#;
     scratch.unmount();
-    let overlaid = std::process::Command::new("perl").args(["-e", OVERLAY]).arg(scratch.image()).status().unwrap();
-    assert!(overlaid.success());
+    let overlaid = finish(Command::new("perl").args(["-e", OVERLAY]).arg(scratch.image()));
+    assert!(overlaid.status.success(), "{overlaid:?}");
     sh(on(scratch.image(), "mv $F.whole $F"));
     scratch.mount();
 }

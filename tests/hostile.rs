@@ -5,41 +5,17 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
+use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::tools::{flags, inode, on, require, sh, sh_status, sha256};
-use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run, wait_until};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 const MIB: u64 = 1 << 20;
 const ENFORCED: &str = "security.daxfile.pin";
 const UNENFORCED: &str = "user.daxfile.pin";
-
-fn xfs_and_ext4() -> Vec<Kind> {
-    vec![Kind::xfs(), Kind::ext4()]
-}
-
-/// Ended and waited for, however the test ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !happened() {
-        assert!(start.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
-        sleep(Duration::from_millis(5));
-    }
-}
 
 fn immutable(file: &Path) -> bool {
     flags(file).lines().any(|line| line.contains('i'))
@@ -60,7 +36,7 @@ struct Swapped {
     path: PathBuf,
     files: [PathBuf; 2],
     victim: PathBuf,
-    _swapper: Running,
+    _swapper: Killed,
 }
 
 impl Swapped {
@@ -86,7 +62,7 @@ impl Swapped {
         }
         let mut perl = Command::new("perl");
         perl.args(["-e", SWAP]).args([&dir, &victim]).arg(if and_gone { "1" } else { "0" });
-        let mut swapper = Running(perl.stdout(Stdio::piped()).spawn().unwrap());
+        let mut swapper = Killed(spawn(perl.stdout(Stdio::piped())));
         swapper.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
         Swapped { path: dir.join("path"), files, victim, _swapper: swapper }
     }
@@ -119,7 +95,7 @@ fn was_a_link(run: &Run) -> bool {
 #[test]
 fn a_name_that_changes_hands() {
     const ROUNDS: usize = 15;
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let swapped = Swapped::start(&scratch, false);
         let before = inode(&swapped.victim);
@@ -190,7 +166,7 @@ fn a_name_that_changes_hands() {
 /// A name that comes and goes: alloc takes it while it is free, or leaves alone what has it.
 #[test]
 fn a_name_that_is_taken_meanwhile() {
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let swapped = Swapped::start(&scratch, true);
         let files = [&swapped.files[0], &swapped.files[1], &swapped.victim];
@@ -227,7 +203,7 @@ fn assert_sound(scratch: &mut Scratch) {
 #[test]
 fn a_file_that_is_unlinked_meanwhile() {
     require(&["strace"]);
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let mut scratch = Scratch::new(kind);
         let file = scratch.path("file");
         let trace = scratch.image().with_file_name("trace");
@@ -256,7 +232,7 @@ fn a_file_that_is_unlinked_meanwhile() {
             let inject = format!("inject={call}");
             let waiting = Daxfile::new(verb).arg("--json").arg(&file).wrap(strace.into_iter().chain([&*inject]));
             let mut command = waiting.command();
-            let mut child = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+            let mut child = Killed(spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped())));
             wait_until("it is so far", || fs::read_to_string(&trace).is_ok_and(|text| text.contains(sign)));
             fs::remove_file(&file).unwrap();
             let status = child.0.wait().unwrap();
@@ -277,7 +253,7 @@ fn a_file_that_is_unlinked_meanwhile() {
         let strace = ["strace", "-o", trace.to_str().unwrap(), "-e", "inject=linkat:delay_enter=700000:when=1"];
         let _ = fs::remove_file(&trace);
         let mut command = Daxfile::new(["alloc", "-s", "1M"]).arg(dir.join("file")).wrap(strace).command();
-        let mut child = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+        let mut child = Killed(spawn(command.stderr(Stdio::piped())));
         wait_until("it is so far", || fs::read_to_string(&trace).is_ok_and(|text| text.contains("FS_IOC_FIEMAP")));
         fs::remove_dir(&dir).unwrap();
         assert_eq!(child.0.wait().unwrap().code(), Some(2));
@@ -360,7 +336,7 @@ fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
 #[test]
 fn a_forged_record_with_a_right_checksum() {
     require(&["getfattr", "setfattr", "chattr"]);
-    on_each(xfs_and_ext4(), |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         sh(on(&file, "xfs_io -f -c 'pwrite -q 0 100k' -c fsync $F"));
@@ -445,8 +421,8 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
         truncate $file, 2 * $count * $block;
         for (0 .. $count - 1) { sysseek $file, 2 * $_ * $block, 0; syswrite($file, $data) == $block or die $! }"#;
     let made =
-        Command::new("perl").args(["-e", FILL]).arg(&file).args([extents.to_string(), block.to_string()]).status();
-    assert!(made.unwrap().success());
+        finish(Command::new("perl").args(["-e", FILL]).arg(&file).args([extents.to_string(), block.to_string()]));
+    assert!(made.status.success(), "{made:?}");
     sh(on(&file, "sync $F"));
     // Its own count is of pieces on the device.
     let found = sh(on(&file, "filefrag -v $F | grep -cE '^ *[0-9]+: '"));
@@ -570,7 +546,7 @@ fn the_largest_sparse_file() {
 /// Two names of one file, given together and one after the other.
 #[test]
 fn two_names_of_one_file() {
-    for kind in xfs_and_ext4() {
+    for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
         let [one, other, link] = ["one", "other", "link"].map(|name| scratch.path(name));
         sh(on(&one, "xfs_io -f -c 'pwrite -q 0 100k' -c fsync $F"));

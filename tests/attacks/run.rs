@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{Piece, compile_static, filefrag, normalise, require, sh, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Scratch, report, run};
 
@@ -92,7 +93,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Place::Shared(_, dir) = self {
             let script = r#"chattr -R -f -ia "$1"; rm -rf "$1""#;
-            let _ = Command::new("sh").args(["-c", script, "sh"]).arg(&*dir).output();
+            finish(Command::new("sh").args(["-c", script, "sh"]).arg(&*dir));
         }
     }
 }
@@ -164,8 +165,7 @@ impl Case<'_> {
         std::fs::create_dir(&dir).expect("mkdir");
         let (file, other) = (dir.join("file"), place.dir().join("other"));
         let case = Case { attack, fs, place, file, other };
-        let out = Command::new(program()).args(["make", attack.file]).arg(&case.file).arg(&case.other).output();
-        let out = out.expect("the attacking program runs");
+        let out = finish(Command::new(program()).args(["make", attack.file]).arg(&case.file).arg(&case.other));
         if !out.status.success() {
             return Err(String::from_utf8_lossy(&out.stderr).into_owned());
         }
@@ -234,13 +234,13 @@ impl Drop for Case<'_> {
     fn drop(&mut self) {
         if !self.attack.after.is_empty() {
             let script = self.script(self.attack.after);
-            let _ = Command::new("bash").args(["-c", &script]).output();
+            finish(Command::new("bash").args(["-c", &script]));
         }
     }
 }
 
 fn facts(file: &Path) -> BTreeMap<String, String> {
-    let out = Command::new(program()).arg("facts").arg(file).output().expect("the attacking program runs");
+    let out = finish(Command::new(program()).arg("facts").arg(file));
     assert!(out.status.success(), "facts: {}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8(out.stdout).expect("facts in ASCII");
     let facts = text.lines().map(|line| line.split_once(' ').expect("a name and a value"));
@@ -257,8 +257,7 @@ impl Attacker {
         match self {
             Attacker::Strike(strike) => strike.go(),
             Attacker::Shell(script) => {
-                let out = Command::new("bash").args(["-euc", &script]).env("LC_ALL", "C").stdin(Stdio::null()).output();
-                let out = out.expect("bash runs");
+                let out = finish(Command::new("bash").args(["-euc", &script]).env("LC_ALL", "C"));
                 let all = [out.stdout, out.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
                 if let Some((name, _)) = all.split_once(": command not found") {
                     require(&[name.rsplit(' ').next().unwrap_or(name)]);
@@ -295,16 +294,9 @@ struct Strike {
 
 impl Strike {
     fn new(case: &Case<'_>, access: Access, operation: &str, block: u32) -> Strike {
-        let mut child = Command::new(program())
-            .args([access.argument(), operation])
-            .arg(&case.file)
-            .arg(&case.other)
-            .arg(block.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the attacking program runs");
+        let mut striker = Command::new(program());
+        striker.args([access.argument(), operation]).arg(&case.file).arg(&case.other).arg(block.to_string());
+        let mut child = spawn(striker.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("a pipe");
