@@ -1,10 +1,13 @@
 //! Filesystems: which one holds a file, what its addresses mean, and whether a map can be held on it.
 
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use libdaxfile::statx::Statx;
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
@@ -59,6 +62,30 @@ pub struct Filesystem {
     /// Whether the mount is read-only.
     pub read_only: bool,
     xfs: Option<Geometry>,
+}
+
+/// Filesystems that were looked at, so that their files need not ask again. A descriptor holds each, so that no other can
+/// come to have its device number.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Vec<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    device: (u32, u32),
+    filesystem: Filesystem,
+    _by: File,
+}
+
+impl Known {
+    pub(crate) fn of(&self, device: (u32, u32), file: &File) -> Result<Filesystem> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = known.iter().find(|held| held.device == device) {
+            return Ok(held.filesystem);
+        }
+        let filesystem = Filesystem::of(file)?;
+        known.push(Held { device, filesystem, _by: file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")? });
+        Ok(filesystem)
+    }
 }
 
 impl Filesystem {
@@ -139,6 +166,14 @@ impl Filesystem {
     #[must_use]
     pub fn reflinking_xfs(&self) -> Option<Geometry> {
         self.xfs.filter(|_| self.xfs_has(GeometryFlags::REFLINK))
+    }
+
+    /// Whether this is an XFS that says that it overwrites every block of the file in place, which it does not where any was
+    /// ever shared and not unshared since: only then may direct writes be smaller than a block (`xfs_report_dioalign()`).
+    #[must_use]
+    pub fn overwrites_in_place(&self, statx: &Statx) -> bool {
+        let smallest = statx.direct_io.map(|(_, offsets)| offsets).filter(|_| statx.direct_io_told_apart);
+        self.xfs.is_some_and(|geometry| smallest.is_some_and(|offsets| offsets < geometry.block_size))
     }
 
     /// Whether it records every block's owners.

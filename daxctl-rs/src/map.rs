@@ -111,15 +111,24 @@ fn one_call(target: &Target, state: &InodeState) -> Result<Option<xfs::WholeMap>
     if target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
         return Ok(None);
     }
-    // GETBMAPX writes back only what awaits allocation: unwritten blocks under dirty pages would pass for never written.
-    fiemap::count(target, 0..1, Request::SYNC)?;
     // The inode tells its number of extents, but shared ones come in more pieces than that.
     let mut limit = state.fsxattr.map_or(0, |fsxattr| fsxattr.nextents as usize) + 16;
+    // GETBMAPX writes back only what awaits allocation. Writing back the rest changes the map where blocks are unwritten, or
+    // where others wait to replace them.
+    let sync = || fiemap::count(target, 0..1, Request::SYNC);
+    let mut synced = !target.filesystem.overwrites_in_place(&state.statx);
+    if synced {
+        sync()?;
+    }
     while limit <= ONE_CALL {
-        if let Some(extents) = xfs::whole_map(target, limit)? {
-            return Ok(Some(extents));
+        match xfs::whole_map(target, limit)? {
+            Some(extents) if !synced && extents.has_unwritten() => {
+                sync()?;
+                synced = true;
+            }
+            Some(extents) => return Ok(Some(extents)),
+            None => limit *= 2,
         }
-        limit *= 2;
     }
     Ok(None)
 }

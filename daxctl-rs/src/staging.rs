@@ -8,7 +8,6 @@
 use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::fsmap::{FMR_OWN_UNKNOWN, RecordFlags, Records};
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::statx::Statx;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -39,7 +38,7 @@ pub enum Staging {
 /// Those of statx(2), FIEMAP and GETFSMAP.
 pub fn detect(target: &Target, before: &InodeState, mapped: u64) -> Result<Option<Staging>> {
     let Some(geometry) = target.filesystem.reflinking_xfs() else { return Ok(None) };
-    if overwritten_in_place(&before.statx, geometry.block_size) {
+    if target.filesystem.overwrites_in_place(&before.statx) {
         return Ok(Some(Staging::None));
     }
     // Reading the map wrote back what was dirty.
@@ -70,12 +69,6 @@ pub fn detect(target: &Target, before: &InodeState, mapped: u64) -> Result<Optio
     // Somebody at work on the file: what was added up belongs to different moments.
     let moved = target.statx()?.allocated != statx.allocated;
     Ok(Some(if moved { Staging::CannotTell { bytes: unexplained } } else { verdict }))
-}
-
-/// Whether XFS says that it overwrites every block of the file in place, which it does not where any was ever shared and
-/// not unshared since: only then may direct writes be smaller than a block (`xfs_report_dioalign()`).
-fn overwritten_in_place(statx: &Statx, block_size: u32) -> bool {
-    statx.direct_io_told_apart && statx.direct_io.is_some_and(|(_, offsets)| offsets < block_size)
 }
 
 /// What the inode owns on the device, as far as the filesystem records owners and tells them to us.

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, lstat};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
-use crate::filesystem::Filesystem;
+use crate::filesystem::{Filesystem, Known};
 use crate::status::Status;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
@@ -86,23 +86,15 @@ impl Target {
     /// # Errors
     /// Those of open(2), and status 2 for what is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        // Opening acts on what is no regular file: a FIFO's writer goes on, and what it writes is lost; a device starts.
-        if let Ok(stat) = lstat(path)
-            && stat.st_mode & S_IFMT != S_IFLNK
-        {
-            require_regular(stat.st_mode)?;
-        }
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|errno| {
-            let error = Error::call("open", errno);
-            match errno {
-                Errno::ELOOP => error.because("a symbolic link; name the file it leads to"),
-                Errno::ENXIO => Error::new(Status::Failed, "not a regular file"),
-                Errno::EAGAIN => error.because("somebody holds a lease on it"),
-                _ => error,
-            }
-        })?;
-        Target::from_file(path, File::from(fd))
+        Target::from_file(path, open_regular(path)?)
+    }
+
+    /// The same, where it may be on a filesystem that is known already.
+    ///
+    /// # Errors
+    /// Those of [`Target::open`].
+    pub fn open_on(path: &Path, known: &Known) -> Result<Self> {
+        Target::of(path, open_regular(path)?, |file, statx| known.of(statx.device, file))
     }
 
     /// Takes a file that is open already.
@@ -110,13 +102,17 @@ impl Target {
     /// # Errors
     /// Status 2 for what is not a regular file; those of the calls that identify it.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
+        Target::of(path, file, |file, _| Filesystem::of(file))
+    }
+
+    fn of(path: &Path, file: File, filesystem: impl FnOnce(&File, &Statx) -> Result<Filesystem>) -> Result<Self> {
         let statx = statx::get(&file)?;
         require_regular(statx.mode.into())?;
         let generation = if_known(inode::generation(&file))?.unwrap_or(0);
         Ok(Target {
             path: path.to_owned(),
             identity: Identity { inode: statx.inode, generation },
-            filesystem: Filesystem::of(&file)?,
+            filesystem: filesystem(&file, &statx)?,
             file,
         })
     }
@@ -225,6 +221,26 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
         errno => Error::call("open(O_TMPFILE)", errno),
     })?;
     Target::from_file(path, File::from(fd))
+}
+
+fn open_regular(path: &Path) -> Result<File> {
+    // Opening acts on what is no regular file: a FIFO's writer goes on, and what it writes is lost; a device starts.
+    if let Ok(stat) = lstat(path)
+        && stat.st_mode & S_IFMT != S_IFLNK
+    {
+        require_regular(stat.st_mode)?;
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let fd = open(path, flags, Mode::empty()).map_err(|errno| {
+        let error = Error::call("open", errno);
+        match errno {
+            Errno::ELOOP => error.because("a symbolic link; name the file it leads to"),
+            Errno::ENXIO => Error::new(Status::Failed, "not a regular file"),
+            Errno::EAGAIN => error.because("somebody holds a lease on it"),
+            _ => error,
+        }
+    })?;
+    Ok(File::from(fd))
 }
 
 fn require_regular(mode: u32) -> Result<()> {

@@ -156,22 +156,23 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
 pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
     // One entry more than asked for: an array that came back full may have left something out.
     let Ok(count) = i32::try_from(limit.saturating_add(2)) else { return Ok(None) };
-    let mut entries = vec![RawBmapx::default(); limit.saturating_add(2)];
-    entries[0] = RawBmapx {
+    let mut entries = Vec::with_capacity(limit.saturating_add(2));
+    entries.push(RawBmapx {
         // A length of -1 would end at EOF; blocks past it must be seen.
         bmv_length: i64::MAX / 512,
         bmv_count: count,
         bmv_iflags: BMV_IF_PREALLOC | BMV_IF_NO_HOLES,
         ..RawBmapx::default()
-    };
-    // SAFETY: bmv_count says how many live, exclusively borrowed entries the pointer leads to, the head included; the
-    // kernel writes no more than these, and any bits are valid integers.
+    });
+    // SAFETY: bmv_count says for how many entries, the head included, there is room behind the pointer; the kernel reads
+    // the head, and writes no more than these.
     unsafe { ioctl("ioctl(XFS_IOC_GETBMAPX)", fd, XFS_IOC_GETBMAPX, entries.as_mut_ptr()) }?;
     let found = usize::try_from(entries[0].bmv_entries).unwrap_or(0);
     if found > limit {
         return Ok(None);
     }
-    entries.truncate(found + 1);
+    // SAFETY: it wrote so many entries behind the head (`xfs_ioc_getbmap()`), no more than there is room for.
+    unsafe { entries.set_len(found + 1) };
     let mut extents = entries.into_iter();
     extents.next();
     Ok(Some(WholeMap(extents)))
@@ -180,6 +181,14 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
 /// The extents of [`whole_map`], in logical order.
 #[derive(Debug)]
 pub struct WholeMap(std::vec::IntoIter<RawBmapx>);
+
+impl WholeMap {
+    /// Whether some of those that are left are unwritten.
+    #[must_use]
+    pub fn has_unwritten(&self) -> bool {
+        self.0.as_slice().iter().any(|entry| entry.bmv_oflags & BMV_OF_PREALLOC != 0)
+    }
+}
 
 impl Iterator for WholeMap {
     type Item = Extent;

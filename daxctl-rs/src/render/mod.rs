@@ -41,6 +41,7 @@ impl Verb {
 pub(crate) struct Printer<'a> {
     cli: &'a Cli,
     style: Style,
+    watched: bool,
     out: BufWriter<StdoutLock<'static>>,
     begun: bool,
     printed: Result<()>,
@@ -56,6 +57,7 @@ impl<'a> Printer<'a> {
         };
         Printer {
             cli,
+            watched: stdout.is_terminal(),
             style: Style { color, exact: cli.common.bytes, verbose: cli.common.verbose },
             out: BufWriter::with_capacity(1 << 16, stdout.lock()),
             begun: false,
@@ -84,7 +86,7 @@ impl<'a> Printer<'a> {
             text(&self.cli.verb, file, self.style, &mut self.out)?;
         }
         // What a person watches should come in the order in which it happened.
-        if file.error.is_some() || self.out.get_ref().is_terminal() { self.out.flush() } else { Ok(()) }
+        if file.error.is_some() || self.watched { self.out.flush() } else { Ok(()) }
     }
 
     fn begin_json(&mut self) -> Result<()> {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::filesystem::Known;
 use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
@@ -32,7 +33,8 @@ fn look_at_each(
     let mut status = Status::Done;
     progress.begin(paths.len() as u64, Unit::Files);
     for paths in paths.chunks(TOGETHER) {
-        let look = |path: &PathBuf| one(path, |target, report| look(&target, report));
+        let known = Known::default();
+        let look = |path: &PathBuf| report(path, Target::open_on(path, &known), |target, report| look(&target, report));
         let reports: Vec<FileReport> = paths.par_iter().map(look).collect();
         progress.advance(reports.len() as u64);
         status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
@@ -67,8 +69,12 @@ fn tell(report: FileReport, sink: &mut Sink<'_>) -> Status {
 }
 
 fn one(path: &Path, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
+    report(path, Target::open(path), act)
+}
+
+fn report(path: &Path, target: Result<Target>, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
     let mut report = FileReport::new(path);
-    if let Err(error) = Target::open(path).and_then(|target| act(target, &mut report)) {
+    if let Err(error) = target.and_then(|target| act(target, &mut report)) {
         report.fail(&error);
     }
     report
