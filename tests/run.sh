@@ -49,8 +49,9 @@ if ((${#names[@]} == 0)); then
     RUSTDOCFLAGS='-D warnings' step cargo doc --workspace --no-deps
 fi
 
-# Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted.
-runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private --)
+# Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
+# background job ignores SIGINT, and so would all that the tests start.
+runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0
