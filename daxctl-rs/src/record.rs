@@ -362,8 +362,14 @@ impl Stored {
 /// Reads a file's record: the enforced one if there is one.
 ///
 /// # Errors
-/// Those of fgetxattr(2), but for "none here".
+/// Those of flistxattr(2) and fgetxattr(2), but for "none here".
 pub fn load(target: &Target) -> Result<Stored> {
+    match xattr::may_have(target, &[attribute(Hold::Frozen), attribute(Hold::None)]) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Stored::Absent),
+        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
+        Err(error) => return Err(Error::from(error)),
+    }
     match load_kept_for(target, Hold::Frozen)? {
         Stored::Absent => load_kept_for(target, Hold::None),
         stored => Ok(stored),

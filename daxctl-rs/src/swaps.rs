@@ -1,10 +1,10 @@
 //! Active swapfiles.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libdaxfile::statx::Statx;
 use nix::sys::stat::makedev;
@@ -12,45 +12,41 @@ use nix::sys::stat::makedev;
 use crate::error::{Named, Result};
 use crate::name::unescape;
 
+/// How long the table serves: many small files are looked at in this time, and nobody can tell whether a swapfile became
+/// active shortly before the look at it or shortly after.
+const FRESH: Duration = Duration::from_millis(10);
+
+struct Table {
+    read_at: Instant,
+    /// Device and inode number of each swapfile.
+    swapfiles: Vec<(u64, u64)>,
+}
+
+static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+
 /// Whether the kernel swaps to this inode. No call tells S_SWAPFILE, but proc_swaps(5) names the files.
 ///
 /// # Errors
 /// Those of reading it.
 pub(crate) fn active(statx: &Statx) -> Result<bool> {
     let (major, minor) = statx.device;
-    let device = makedev(major.into(), minor.into());
-    let is_this = |line: &[u8]| {
-        let name = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-        let metadata = std::fs::metadata(Path::new(&unescape(name)));
-        metadata.is_ok_and(|metadata| metadata.ino() == statx.inode && metadata.dev() == device)
+    let inode = (makedev(major.into(), minor.into()), statx.inode);
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = table.take().filter(|table| table.read_at.elapsed() < FRESH);
+    let now = match fresh {
+        Some(table) => table,
+        None => Table { read_at: Instant::now(), swapfiles: read()? },
     };
-    let swaps = read()?;
-    Ok(swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty()).any(is_this))
+    Ok(table.insert(now).swapfiles.contains(&inode))
 }
 
-/// The table as it is now; empty where the kernel does not swap. It stays open, since it is read once a file.
-fn read() -> Result<Vec<u8>> {
-    static TABLE: OnceLock<File> = OnceLock::new();
-    let table = match TABLE.get() {
-        Some(table) => table,
-        None => match File::open("/proc/swaps") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            opened => {
-                let opened = opened.named("open(/proc/swaps)")?;
-                TABLE.get_or_init(|| opened)
-            }
-        },
+fn read() -> Result<Vec<(u64, u64)>> {
+    let swaps = match std::fs::read("/proc/swaps") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        swaps => swaps.named("read(/proc/swaps)")?,
     };
-    let (mut swaps, mut length) = (vec![0; 4096], 0);
-    loop {
-        match table.read_at(&mut swaps[length..], length as u64).named("pread64(/proc/swaps)")? {
-            0 => break,
-            more => length += more,
-        }
-        if length == swaps.len() {
-            swaps.resize(length * 2, 0);
-        }
-    }
-    swaps.truncate(length);
-    Ok(swaps)
+    let lines = swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty());
+    let name = |line: &[u8]| unescape(line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default());
+    let found = lines.filter_map(|line| std::fs::metadata(Path::new(&name(line))).ok());
+    Ok(found.map(|metadata| (metadata.dev(), metadata.ino())).collect())
 }

@@ -1,6 +1,6 @@
 //! Extended attributes of an open file.
 //!
-//! Reference: xattr(7), fgetxattr(2), fsetxattr(2), fremovexattr(2). `user.*` is read and written with the rights of the
+//! Reference: xattr(7), fgetxattr(2), flistxattr(2), fsetxattr(2), fremovexattr(2). `user.*` is read and written with the rights of the
 //! contents; `security.*` is read by anyone and written with CAP_SYS_ADMIN.
 
 use std::ffi::CStr;
@@ -33,6 +33,26 @@ pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> 
         }
         Err(Errno::ENODATA) => Ok(None),
         Err(errno) => Err(Error { call: CALL, errno }),
+    }
+}
+
+/// Whether the file may have an attribute of that name; `false` is certain. One call for what is mostly not there costs
+/// less than asking for each.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the filesystem has no attributes.
+#[doc(alias = "flistxattr")]
+pub fn may_have(fd: impl AsFd, names: &[&CStr]) -> Result<bool> {
+    let mut list = [0u8; 1024];
+    // SAFETY: the buffer is live, exclusively borrowed and as long as is said.
+    let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
+    match Errno::result(returned) {
+        Ok(length) => {
+            let mut listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
+            Ok(listed.any(|listed| names.iter().any(|name| name.to_bytes_with_nul() == listed)))
+        }
+        Err(Errno::ERANGE | Errno::E2BIG) => Ok(true),
+        Err(errno) => Err(Error { call: "flistxattr", errno }),
     }
 }
 

@@ -234,13 +234,13 @@ impl<W: Write> Page<'_, W> {
 
     fn strip(&self, cells: &[Layout]) -> String {
         cells
-            .iter()
-            .map(|cell| match cell {
-                Layout::Written => self.good("#"),
-                Layout::Unwritten => self.paint(AnsiColor::Yellow, "u"),
-                Layout::Shared => self.paint(AnsiColor::Cyan, "s"),
-                Layout::Unknown => self.bad("?"),
-                Layout::Hole => self.bad("."),
+            .chunk_by(|one, next| one == next)
+            .map(|cells| match cells[0] {
+                Layout::Written => self.good(&"#".repeat(cells.len())),
+                Layout::Unwritten => self.paint(AnsiColor::Yellow, &"u".repeat(cells.len())),
+                Layout::Shared => self.paint(AnsiColor::Cyan, &"s".repeat(cells.len())),
+                Layout::Unknown => self.bad(&"?".repeat(cells.len())),
+                Layout::Hole => self.bad(&".".repeat(cells.len())),
             })
             .collect()
     }

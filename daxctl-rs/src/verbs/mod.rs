@@ -9,6 +9,8 @@ pub mod unpin;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use rayon::prelude::*;
 
@@ -30,15 +32,22 @@ fn look_at_each(
     look: impl Fn(&Target, &mut FileReport) -> Result<()> + Sync,
 ) -> Status {
     let [_, _, ..] = paths else { return each(paths, progress, sink, look) };
-    let mut status = Status::Done;
-    progress.begin(paths.len() as u64, Unit::Files);
-    for paths in paths.chunks(TOGETHER) {
+    let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
         let known = Known::default();
         let look = |path: &PathBuf| report(path, Target::open_on(path, &known), |target, report| look(&target, report));
-        let reports: Vec<FileReport> = paths.par_iter().map(look).collect();
-        progress.advance(reports.len() as u64);
-        status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
-    }
+        paths.par_iter().map(look).collect()
+    };
+    let mut status = Status::Done;
+    progress.begin(paths.len() as u64, Unit::Files);
+    // While some are reported, the next are looked at.
+    thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(1);
+        scope.spawn(move || paths.chunks(TOGETHER).map(look_together).try_for_each(|reports| sender.send(reports)));
+        for reports in receiver {
+            progress.advance(reports.len() as u64);
+            status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
+        }
+    });
     progress.end();
     status
 }
