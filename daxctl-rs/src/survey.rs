@@ -1,5 +1,7 @@
 //! Everything that is known of a file at one moment, from one pass over its map.
 
+use std::ops::Range;
+
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
@@ -34,34 +36,80 @@ pub struct Survey {
     pub state: State,
     /// Whether the map is proved untorn.
     pub consistent: bool,
-    /// Number of runs by position, and what a record would keep of them.
-    pub kept: (u64, Kept),
 }
 
-/// Looks at a file, and at who shares its blocks.
-///
-/// # Errors
-/// Those of the calls that read inode, record, map and owners.
-pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Survey> {
-    let mut shared = Vec::new();
-    let mut survey = take(target, needs, lease, |run| {
-        if run.flags.contains(ExtentFlags::SHARED) {
-            shared.push(run.physical..run.physical.saturating_add(run.length));
-        }
-    })?;
-    let device = survey.inode.statx.device;
-    if let Some(blocker) = survey.blockers.iter_mut().find(|blocker| blocker.kind == Kind::Shared) {
-        blocker.sharers = sharers::find(target, device, shared)?;
-    }
-    Ok(survey)
+/// A survey, and what a record keeps of the map that it saw.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The survey.
+    pub survey: Survey,
+    /// Number of runs by position.
+    pub extents: u64,
+    /// What is kept of them.
+    pub map: Kept,
 }
 
 /// Looks at a file; `visit` gets every run.
 ///
 /// # Errors
 /// Those of the calls that read inode, record and map.
-pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit: impl FnMut(&Run)) -> Result<Survey> {
+pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: impl FnMut(&Run)) -> Result<Survey> {
+    look(target, target.inode_state()?, needs, lease, visit)
+}
+
+/// Looks at a file, and at who shares its blocks.
+///
+/// # Errors
+/// Those of [`take`], and of the calls that read owners.
+pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Survey> {
+    let mut shared = Shared::default();
+    let survey = take(target, needs, lease, |run| shared.push(run))?;
+    shared.name_owners(target, survey)
+}
+
+/// Looks at a file to record it.
+///
+/// # Errors
+/// Those of [`with_sharers`].
+pub fn to_record(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Recorded> {
     let inode = target.inode_state()?;
+    let mut recorder = Recorder::new(inode.statx.size, LIMIT);
+    let mut shared = Shared::default();
+    let survey = look(target, inode, needs, lease, |run| {
+        recorder.push(run);
+        shared.push(run);
+    })?;
+    let (extents, map) = recorder.finish();
+    Ok(Recorded { survey: shared.name_owners(target, survey)?, extents, map })
+}
+
+/// Where the blocks are that others have, too.
+#[derive(Debug, Default)]
+struct Shared(Vec<Range<u64>>);
+
+impl Shared {
+    fn push(&mut self, run: &Run) {
+        if run.flags.contains(ExtentFlags::SHARED) {
+            self.0.push(run.physical..run.physical.saturating_add(run.length));
+        }
+    }
+
+    fn name_owners(self, target: &Target, mut survey: Survey) -> Result<Survey> {
+        let device = survey.inode.statx.device;
+        if let Some(blocker) = survey.blockers.iter_mut().find(|blocker| blocker.kind == Kind::Shared) {
+            blocker.sharers = sharers::find(target, device, self.0)?;
+        }
+        Ok(survey)
+    }
+}
+
+fn look(
+    target: &Target,
+    inode: InodeState,
+    needs: Needs,
+    lease: Option<&Lease<'_>>,
+    mut visit: impl FnMut(&Run),
+) -> Result<Survey> {
     let statx = inode.statx;
     let stored = record::load(target)?;
     let own = match &stored {
@@ -71,12 +119,10 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     let block_size = target.filesystem.block_size;
     let mut overview = Overview::new(statx.size, block_size);
     let mut scan = Scan::new(statx.size, block_size, needs);
-    let mut recorder = Recorder::new(statx.size, LIMIT);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
     let consistent = map::read(target, &inode, lease, |run| {
         overview.push(&run);
         scan.push(&run);
-        recorder.push(&run);
         if let Some(comparison) = &mut comparison {
             comparison.push(&run);
         }
@@ -91,7 +137,7 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, mut visit:
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
-    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, kept: recorder.finish(), stored })
+    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, stored })
 }
 
 /// What a record of at most `limit` bytes keeps of the map as it is now, for a file that was recorded with this size.

@@ -21,7 +21,7 @@ use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::record::{LIMIT, Record, attribute};
 use crate::status::Status;
-use crate::survey::{self, Survey};
+use crate::survey::{self, Recorded, Survey};
 use crate::target::Target;
 
 /// Attempts before a file is called busy.
@@ -99,7 +99,7 @@ fn lease(target: &Target) -> Result<Lease<'_>> {
 pub struct Candidate<'a> {
     target: &'a Target,
     needs: Needs,
-    survey: Survey,
+    found_as: Recorded,
     /// What was found on the file, not held, and is to be held again as it is.
     found: Option<Record>,
     lease: Option<Lease<'a>>,
@@ -110,13 +110,13 @@ pub struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// A file that was probed and surveyed and has no blocker; `found` is its own record if it is pinned but not held.
+    /// A file that was probed, and has no blocker as it was found; `found` is its own record if it is pinned but not held.
     #[must_use]
-    pub fn new(target: &'a Target, needs: Needs, survey: Survey, found: Option<Record>) -> Self {
+    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
         Candidate {
             target,
             needs,
-            survey,
+            found_as,
             found,
             lease: None,
             written: None,
@@ -141,8 +141,8 @@ impl<'a> Candidate<'a> {
             None => {
                 let mut wanted = Xflags::IMMUTABLE;
                 wanted.set(Xflags::NODEFRAG, self.target.filesystem.keeps_nodefrag());
-                let added = wanted - self.survey.inode.xflags();
-                let record = super::record(self.target, self.needs, added, &self.survey);
+                let added = wanted - self.found_as.survey.inode.xflags();
+                let record = super::record(self.target, self.needs, added, &self.found_as);
                 let (target, size) = (self.target, record.size);
                 let replaced = Replaced::read(target, self.needs.hold)?;
                 let stored = record.store(target, |limit| survey::keep(target, size, limit));
@@ -159,7 +159,7 @@ impl<'a> Candidate<'a> {
         self.written = Some(record.encode());
         self.target.fsync()?;
         // Of those that a found record names, some may be on still; a failure must not take them away.
-        self.added = record.added - self.survey.inode.xflags();
+        self.added = record.added - self.found_as.survey.inode.xflags();
         super::add_flags(self.target, record.added)?;
         if !self.target.inode_state()?.immutable() {
             return Err(Error::new(Status::Unable, "the filesystem did not keep the immutable flag"));
@@ -228,9 +228,10 @@ impl<'a> Candidate<'a> {
 
     fn look_again(&mut self) -> Result<()> {
         probe(self.target)?;
-        self.survey = survey::take(self.target, self.needs, None, |_| ())?;
-        let drifted = self.found.is_some() && self.survey.state != crate::drift::State::NotHeld;
-        if drifted || !self.survey.blockers.is_empty() {
+        self.found_as = survey::to_record(self.target, self.needs, None)?;
+        let survey = &self.found_as.survey;
+        let drifted = self.found.is_some() && survey.state != crate::drift::State::NotHeld;
+        if drifted || !survey.blockers.is_empty() {
             return Err(Error::new(Status::No, "it was changed while it was being pinned; see daxfile check"));
         }
         Ok(())
@@ -245,7 +246,9 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
             return;
         }
         let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
-        while let Some(wait) = pending().filter_map(|candidate| too_young(candidate.survey.inode.statx.mtime)).max() {
+        while let Some(wait) =
+            pending().filter_map(|candidate| too_young(candidate.found_as.survey.inode.statx.mtime)).max()
+        {
             pause(wait);
         }
         for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_none()) {

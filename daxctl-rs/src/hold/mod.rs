@@ -12,12 +12,12 @@ use libdaxfile::xattr;
 use crate::error::{Error, Result};
 use crate::needs::{Hold, Needs};
 use crate::record::{Record, attribute};
-use crate::survey::Survey;
+use crate::survey::Recorded;
 use crate::target::Target;
 
 /// The record of a file as a survey found it.
-fn record(target: &Target, needs: Needs, added: Xflags, survey: &Survey) -> Record {
-    let (extents, map) = survey.kept.clone();
+fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> Record {
+    let Recorded { survey, extents, map } = recorded;
     Record {
         needs,
         added,
@@ -26,8 +26,8 @@ fn record(target: &Target, needs: Needs, added: Xflags, survey: &Survey) -> Reco
         size: survey.inode.statx.size,
         mtime: survey.inode.statx.mtime,
         time: now(),
-        extents,
-        map,
+        extents: *extents,
+        map: map.clone(),
     }
 }
 

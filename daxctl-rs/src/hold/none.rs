@@ -9,15 +9,16 @@ use super::Replaced;
 use crate::error::{Error, Result};
 use crate::needs::{Hold, Needs};
 use crate::record::attribute;
-use crate::survey::{self, Survey};
+use crate::survey::{self, Recorded, Survey};
 use crate::target::Target;
 
-/// Records the map that `survey` found; returns what is found then. A record where enforced holds are kept would hide
+/// Records the map as it was found; returns what is found then. A record where enforced holds are kept would hide
 /// this one, and goes.
 ///
 /// # Errors
 /// Those of fremovexattr(2), fsetxattr(2), fsync(2) and the survey; what was written is taken back then.
-pub fn pin(target: &Target, needs: Needs, survey: &Survey, lease: Option<&Lease<'_>>) -> Result<Survey> {
+pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Lease<'_>>) -> Result<Survey> {
+    let survey = &recorded.survey;
     let replaced = Replaced::read(target, needs.hold)?;
     let hiding = match survey.stored.attribute() {
         Some(found) if found != attribute(needs.hold) => Some(Replaced::read(target, Hold::Frozen)?),
@@ -28,7 +29,7 @@ pub fn pin(target: &Target, needs: Needs, survey: &Survey, lease: Option<&Lease<
         xattr::remove(target, attribute(Hold::Frozen))
             .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
     }
-    let stored = super::record(target, needs, Xflags::empty(), survey)
+    let stored = super::record(target, needs, Xflags::empty(), recorded)
         .store(target, |limit| survey::keep(target, survey.inode.statx.size, limit))
         .map_err(|error| not_permitted(error, "the record needs write access to the file"));
     let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use libdaxfile::lease::Lease;
-
 use crate::blockers::{self, Kind};
 use crate::drift::State;
 use crate::error::{Error, Result};
@@ -20,22 +18,17 @@ use crate::target::Target;
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     super::look_at_each(paths, progress, sink, |target, report| {
-        let survey = look(target, *needs, None, report)?;
+        let survey = or_unsupported(target, survey::with_sharers(target, *needs, None), report)?;
         judge(target, needs, &survey, report)
     })
 }
 
-/// Surveys a file; where its filesystem shows no map at all, that is the blocker.
+/// Where a file's filesystem shows no map at all, that is the blocker.
 ///
 /// # Errors
 /// Those of the survey.
-pub(super) fn look(
-    target: &Target,
-    needs: Needs,
-    lease: Option<&Lease<'_>>,
-    report: &mut FileReport,
-) -> Result<Survey> {
-    survey::with_sharers(target, needs, lease).inspect_err(|error| {
+pub(super) fn or_unsupported<T>(target: &Target, surveyed: Result<T>, report: &mut FileReport) -> Result<T> {
+    surveyed.inspect_err(|error| {
         if error.status == Status::Unable {
             report.blockers = Some(vec![blockers::unsupported(target)]);
         }

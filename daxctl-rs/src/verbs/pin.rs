@@ -17,7 +17,7 @@ use crate::progress::{Progress, Unit};
 use crate::record::{Record, Stored};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::survey::Survey;
+use crate::survey::{self, Recorded};
 use crate::target::Target;
 
 /// Files frozen together: each takes two descriptors, and 1,024 is the usual limit.
@@ -53,7 +53,7 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
 /// What is to happen to a file that was looked at.
 enum Next {
     Nothing,
-    Freeze(Box<Survey>, Option<Record>),
+    Freeze(Box<Recorded>, Option<Record>),
 }
 
 /// Pins the first of the files, at least one, and reports on these.
@@ -75,20 +75,22 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
             Ok((target, lock, next))
         });
         match looked {
-            Ok((target, lock, Next::Freeze(survey, found))) => {
-                frozen.push((reports.len(), target, lock, survey, found))
+            Ok((target, lock, Next::Freeze(recorded, found))) => {
+                frozen.push((reports.len(), target, lock, recorded, found))
             }
             Ok((_, _, Next::Nothing)) => {}
             Err(error) => report.fail(&error),
         }
         reports.push(report);
     }
-    let (files, surveys): (Vec<_>, Vec<_>) =
-        frozen.into_iter().map(|(index, target, lock, survey, found)| ((index, target, lock), (survey, found))).unzip();
+    let (files, recorded): (Vec<_>, Vec<_>) = frozen
+        .into_iter()
+        .map(|(index, target, lock, recorded, found)| ((index, target, lock), (recorded, found)))
+        .unzip();
     let mut candidates: Vec<Candidate<'_>> = files
         .iter()
-        .zip(surveys)
-        .map(|((_, target, _), (survey, found))| Candidate::new(target, options.needs, *survey, found))
+        .zip(recorded)
+        .map(|((_, target, _), (recorded, found))| Candidate::new(target, options.needs, *recorded, found))
         .collect();
     frozen::pin(&mut candidates, progress);
     for ((index, target, _), candidate) in files.iter().zip(candidates) {
@@ -125,8 +127,10 @@ fn look(
         Hold::None => Lease::take(target, Kind::Read).ok(),
         Hold::Frozen => None,
     };
-    let survey = check::look(target, needs, lease.as_ref(), report)?;
-    check::judge(target, &needs, &survey, report)?;
+    let surveyed = survey::to_record(target, needs, lease.as_ref());
+    let recorded = check::or_unsupported(target, surveyed, report)?;
+    let survey = &recorded.survey;
+    check::judge(target, &needs, survey, report)?;
     // Not before: of a file in use, too, all that stands against pinning is told.
     probed?;
     if report.exit_status != Status::Done {
@@ -163,10 +167,10 @@ fn look(
                 Stored::Own(record) => Some(record.clone()),
                 _ => None,
             };
-            Ok(Next::Freeze(Box::new(survey), found))
+            Ok(Next::Freeze(Box::new(recorded), found))
         }
         Hold::None => {
-            report.describe(target, &none::pin(target, needs, &survey, lease.as_ref())?);
+            report.describe(target, &none::pin(target, needs, &recorded, lease.as_ref())?);
             report.action = Some(Action::Pinned);
             Ok(Next::Nothing)
         }

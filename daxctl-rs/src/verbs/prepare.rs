@@ -44,7 +44,7 @@ fn prepare(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<()> {
-    let survey = check::look(&target, *needs, None, report)?;
+    let survey = check::or_unsupported(&target, survey::with_sharers(&target, *needs, None), report)?;
     let unsure =
         matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
