@@ -1,5 +1,8 @@
 //! Extent maps: read in one pass, joined into runs, and proved untorn where that can be.
 
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
@@ -92,9 +95,7 @@ pub fn read(
         extents.for_each(&mut join);
         true
     } else {
-        for extent in Extents::new(target, 0..u64::MAX, Request::SYNC) {
-            join(extent?);
-        }
+        each_extent(target, &mut join)?;
         let leased = match lease {
             Some(lease) => lease.undisturbed()?,
             None => false,
@@ -105,6 +106,38 @@ pub fn read(
         visit(run);
     }
     Ok(consistent)
+}
+
+/// Gives every extent to `act`. Of a long map, the next are fetched meanwhile.
+fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
+    /// Extents fetched at a time.
+    const BATCH: usize = 4096;
+    /// Batches that are fetched before another thread pays.
+    const SHORT: usize = 2;
+    let mut extents = Extents::new(target, 0..u64::MAX, Request::SYNC);
+    for extent in extents.by_ref().take(SHORT * BATCH) {
+        act(extent?);
+    }
+    let Some(next) = extents.next() else { return Ok(()) };
+    act(next?);
+    thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(4);
+        scope.spawn(move || {
+            let mut fetch = || -> libdaxfile::Result<Vec<Extent>> { extents.by_ref().take(BATCH).collect() };
+            loop {
+                let batch = fetch();
+                let over = batch.as_ref().is_ok_and(Vec::is_empty);
+                // Nobody listens any more after an error.
+                if over || sender.send(batch).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver.into_iter().try_for_each(|batch| {
+            batch?.into_iter().for_each(&mut act);
+            Ok(())
+        })
+    })
 }
 
 fn one_call(target: &Target, state: &InodeState) -> Result<Option<xfs::WholeMap>> {
