@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use daxfile_tests::child::{finish, spawn};
-use daxfile_tests::tools::{Piece, filefrag, require, sh, sh_status};
-use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
+use daxfile_tests::tools::{Piece, filefrag, on, require, sh, sh_status};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, run};
 use serde_json::Value;
 
 const ENFORCED: &str = "security.daxfile.pin";
@@ -606,6 +606,30 @@ fn a_forged_record_gives_way_but_for_an_unknown_version() {
 }
 
 /// Somebody's own pin with hold none says nothing of the flag that the administrator sets later.
+/// Somebody else's flags keep the record from being removed: that is said, and not that root lacks some right.
+#[test]
+fn flags_in_the_way_are_named() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        for (flags, hold, says) in [
+            ("i", "none", "immutable, but not by its pin: chattr -i first"),
+            ("a", "none", "append-only: chattr -a first"),
+            ("ia", "frozen", "append-only: chattr -ia first"),
+        ] {
+            let file = scratch.path(format!("{flags}-{hold}"));
+            sh(on(&file, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync $F"));
+            run(&["pin", "--hold", hold], &file).expect(0);
+            sh(on(&file, &format!("chattr -i $F; chattr +{flags} $F")));
+            for options in [&["unpin"][..], &["unpin", "--dry-run"]] {
+                let answer = run(options, &file).expect(1);
+                assert!(answer.stderr.contains(says), "{answer}");
+            }
+            sh(on(&file, &format!("chattr -{flags} $F")));
+            run(&["unpin"], &file).expect(0);
+        }
+    });
+}
+
 #[test]
 fn an_unenforced_record_moves_no_flag() {
     for kind in [Kind::xfs(), Kind::ext4()] {

@@ -153,6 +153,24 @@ fn xattr_absent_is_no_error() {
 }
 
 #[test]
+fn attributes_that_may_be_there() {
+    let file = tempfile_in(ON_DISK).unwrap();
+    let names = [c"user.daxfile.test", c"user.daxfile.other"];
+    assert!(!xattr::may_have(&file, &names).unwrap());
+    xattr::set(&file, c"user.daxfile.test.longer", b"").unwrap();
+    assert!(!xattr::may_have(&file, &names).unwrap());
+    xattr::set(&file, names[1], b"").unwrap();
+    assert!(xattr::may_have(&file, &names).unwrap());
+    xattr::remove(&file, names[1]).unwrap();
+    // More than fits into one look.
+    for n in 0..5 {
+        let name = std::ffi::CString::new(format!("user.{n}{}", "x".repeat(240))).unwrap();
+        xattr::set(&file, &name, b"").unwrap();
+    }
+    assert!(xattr::may_have(&file, &names).unwrap());
+}
+
+#[test]
 fn xattr_names_its_errors() {
     let file = tempfile_in(ON_DISK).unwrap();
     let no_such_namespace = c"daxfile.test";

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use libdaxfile::fsxattr::Xflags;
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
@@ -63,6 +64,18 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
                 format!("{what} on an immutable file: chattr -i first, if it is not pinned"),
             ));
         }
+    }
+    // Of the flags that forbid it, only the hold's own goes with it.
+    let flags = target.inode_state()?.xflags();
+    let chattr = match hold {
+        // Under IMMUTABLE, ext4 takes no change of another flag.
+        Hold::Frozen if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -ia")),
+        Hold::None if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -a")),
+        Hold::None if flags.contains(Xflags::IMMUTABLE) => Some(("immutable, but not by its pin", "chattr -i")),
+        _ => None,
+    };
+    if let Some((what, command)) = chattr {
+        return Err(Error::new(Status::No, format!("{what}: {command} first")));
     }
     if dry_run {
         return rehearse(target, stored);
