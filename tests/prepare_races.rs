@@ -12,13 +12,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use daxfile_tests::child::{self, spawn};
-use daxfile_tests::tools::{compile, require, sh};
+use daxfile_tests::tools::{attack, require, sh};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
@@ -101,15 +100,6 @@ fn appended(from: u64, to: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = words.flat_map(|word| mix(word).to_le_bytes()).collect();
     bytes.truncate((to - from / 8 * 8) as usize);
     bytes.split_off((from % 8) as usize)
-}
-
-fn attack(name: &'static str) -> PathBuf {
-    static PROGRAMS: OnceLock<BTreeMap<&str, PathBuf>> = OnceLock::new();
-    let programs = PROGRAMS.get_or_init(|| {
-        let source = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("attacks/{name}.c"));
-        ["stamp", "append", "naive"].into_iter().map(|name| (name, compile(source(name)))).collect()
-    });
-    programs[name].clone()
 }
 
 fn filesystems() -> Vec<Kind> {

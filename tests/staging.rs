@@ -11,11 +11,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::generate::{Generated, Random};
-use daxfile_tests::tools::{Piece, compile, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::tools::{Piece, attack, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Kind, Scratch, Xfs};
 use serde_json::Value;
 
@@ -30,8 +29,7 @@ fn has_rmapbt(scratch: &Scratch) -> bool {
 }
 
 fn stage() -> Command {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    Command::new(PROGRAM.get_or_init(|| compile(concat!(env!("CARGO_MANIFEST_DIR"), "/stage.c"))))
+    Command::new(attack("stage"))
 }
 
 #[track_caller]

@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{finish, spawn};
-use daxfile_tests::tools::{Piece, compile_static, filefrag, normalise, require, sh, xfs_bmap};
+use daxfile_tests::tools::{Piece, attack, filefrag, normalise, require, sh, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Scratch, report, run};
 
 use crate::table::{Access, Attack, By, Effect, Expected, Fs, Hold};
@@ -109,9 +109,8 @@ fn kind(fs: Fs) -> Kind {
     }
 }
 
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| compile_static(Path::new(env!("CARGO_MANIFEST_DIR")).join("attacks/strike.c")))
+fn program() -> PathBuf {
+    attack("strike")
 }
 
 /// Everything that may tell that an attack had an effect.

@@ -1,13 +1,10 @@
 //! Other people's programs: readers of extent maps to compare with, and a shell.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
 
 use crate::child::finish;
 use crate::command::status_of;
-use crate::workdir::new_dir;
 
 /// A stretch of a file that lies in one stretch of the device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,33 +192,9 @@ pub fn sha256(path: impl AsRef<Path>) -> String {
     text.split_whitespace().next().expect("a digest").to_owned()
 }
 
-/// Compiles a C program; what comes of it goes away with this process.
-#[track_caller]
-pub fn compile(source: impl AsRef<Path>) -> PathBuf {
-    compile_with(source.as_ref(), &[])
-}
-
-/// The same without shared libraries, for places that have none.
-#[track_caller]
-pub fn compile_static(source: impl AsRef<Path>) -> PathBuf {
-    compile_with(source.as_ref(), &["-static"])
-}
-
-fn compile_with(source: &Path, how: &[&str]) -> PathBuf {
-    require(&["cc"]);
-    let program = new_dir("c.").keep().join("program");
-    output(Command::new("cc").args(["-O2", "-pthread"]).args(how).arg("-o").arg(&program).arg(source));
-    program
-}
-
-/// A program of attacks/, compiled once.
-#[track_caller]
+/// A program of attacks/, which the build script has compiled.
 pub fn attack(name: &str) -> PathBuf {
-    static COMPILED: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("attacks/{name}.c"));
-    // One that failed to compile leaves the map as it was.
-    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    compiled.entry(name.to_owned()).or_insert_with(|| compile(source)).clone()
+    Path::new(env!("OUT_DIR")).join(name)
 }
 
 /// Fails, naming the Debian package, unless all these programs are on the path.
@@ -250,7 +223,6 @@ fn package_of(program: &str) -> &str {
         "dpkg-deb" => "dpkg",
         "cmp" => "diffutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
-        "cc" => "gcc",
         "perl" => "perl-base",
         "man" => "man-db",
         same => same,

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# lab.sh KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a virtual
+# machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 maps a_test_name
+set -euo pipefail
+if (($# < 2)); then
+    sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/packages.sh
+need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binutils \
+    /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring \
+    mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
+    mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base
+# Packages whose programs the tests call.
+packages=(attr bash btrfs-progs coreutils diffutils e2fsprogs erofs-utils findutils grep jq kmod libcap2-bin mawk
+    mount perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
+modules=(loop xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic nd_e820 nd_pmem nd_btt dax_pmem)
+IFS=, read -ra names <<<"$2"
+limit=15m
+for argument in "${@:3}"; do
+    case $argument in --ignored | --include-ignored) limit=3h ;; esac
+done
+
+kernel=$(tests/lab/fetch.sh "$1")
+version=${kernel##*/}
+echo "== Linux $version: ${names[*]}"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tree=$work/tree
+mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc,lab}
+ln -s usr/{bin,sbin,lib,lib64} "$tree"
+
+# The whole workspace, for that is how run.sh builds it.
+cargo build --workspace
+cargo test --workspace "${names[@]/#/--test=}" --no-run --message-format=json >"$work/built"
+target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
+mapfile -t programs < <(jq -r 'select(.executable).executable' "$work/built")
+attacks=$(jq -r 'select(.reason == "build-script-executed" and (.package_id | contains("daxfile-tests"))).out_dir' "$work/built")
+
+# Everything stands at the path that it has here, for some of it is compiled into the tests.
+copy() {
+    sed 's,^/,,' | tar -C / --dereference --files-from=- -c | tar -C "$tree" --keep-directory-symlink -x
+}
+executables=("$target/debug/daxfile" "${programs[@]}" "$attacks"/*)
+printf '%s\n' "${executables[@]}" "$PWD"/{README.md,man,tests} | copy
+strip "${executables[@]/#/$tree}"
+
+mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' |
+    while read -r file; do if [[ -f $file && -r $file ]]; then echo "$file"; fi; done)
+mapfile -t libraries < <(printf '%s\n' "${executables[@]}" "${files[@]}" | xargs ldd 2>/dev/null |
+    grep -oE '/[^ ]+ \(0x' | cut -d' ' -f1 | sort -u)
+printf '%s\n' "${files[@]}" "${libraries[@]}" /etc/{passwd,group,nsswitch.conf,mke2fs.conf} | copy
+ln -sf bash "$tree/usr/bin/sh"
+ln -sf mawk "$tree/usr/bin/awk"
+
+for module in "${modules[@]}"; do
+    modprobe --dirname "$kernel" --set-version "$version" --show-depends --ignore-install "$module" 2>/dev/null || :
+done | awk '$1 == "insmod" { print $2 }' | sort -u | sed "s,^$kernel/,," |
+    tar -C "$kernel" --files-from=- -c | tar -C "$tree" --keep-directory-symlink -x
+cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$tree/lib/modules/$version/"
+depmod -b "$tree" "$version"
+
+cp tests/lab/init "$tree/init"
+printf '%s\n' "${modules[@]}" >"$tree/lab/modules"
+printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
+printf '%s\0' "${@:3}" >"$tree/lab/arguments"
+(cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"
+
+linux=$kernel/boot/vmlinuz-$version
+[[ -e $linux ]] || linux=$kernel/usr/lib/modules/$version/vmlinuz
+: >"$work/out"
+timeout "$limit" qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
+    -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 -serial file:"$work/console" -serial file:"$work/out" \
+    -kernel "$linux" -initrd "$work/initramfs" \
+    -append "console=ttyS0 panic=-1 oops=panic memmap=512M!1G" </dev/null &
+qemu=$!
+tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
+status=0
+wait "$qemu" || status=$?
+# The guest's status N comes out as 2N + 1 (QEMU's isa-debug-exit); what else ends QEMU is no end of the tests.
+case $status in
+    1) exit 0 ;;
+    3) exit 1 ;;
+    124) echo "lab.sh: Linux $version: not done after $limit" ;;
+    *) echo "lab.sh: Linux $version: the guest died" ;;
+esac
+tail -n 60 "$work/console"
+exit 1
