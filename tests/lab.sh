@@ -15,7 +15,9 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
 # Packages whose programs the tests call.
 packages=(attr bash btrfs-progs coreutils diffutils e2fsprogs erofs-utils findutils grep jq kmod libcap2-bin mawk
     mount perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
-modules=(loop xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic nd_e820 nd_pmem nd_btt dax_pmem)
+# The guest loads these at once; the others when they are asked for.
+devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
+modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic)
 IFS=, read -ra names <<<"$2"
 limit=15m
 for argument in "${@:3}"; do
@@ -26,7 +28,8 @@ kernel=$(tests/lab/fetch.sh "$1")
 version=${kernel##*/}
 echo "== Linux $version: ${names[*]}"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+qemu=
+trap '[[ -z $qemu ]] || kill "$qemu" 2>/dev/null; rm -rf "$work"' EXIT
 tree=$work/tree
 mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc,lab}
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
@@ -62,7 +65,7 @@ cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$tree
 depmod -b "$tree" "$version"
 
 cp tests/lab/init "$tree/init"
-printf '%s\n' "${modules[@]}" >"$tree/lab/modules"
+printf '%s\n' "${devices[@]}" >"$tree/lab/devices"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"
 (cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"

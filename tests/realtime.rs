@@ -1,0 +1,97 @@
+//! Files on the realtime device of an XFS.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+
+use daxfile_tests::tools::{Piece, filefrag, flags, sh, sh_status, xfs_bmap};
+use daxfile_tests::{Ext4, Scratch, report, run};
+use serde_json::Value;
+
+/// An XFS with a realtime device, on which files are by default; it goes away with the filesystem that holds its images.
+struct Realtime {
+    scratch: Scratch,
+    device: PathBuf,
+}
+
+impl Realtime {
+    fn new() -> Realtime {
+        let scratch = Scratch::with_size(Ext4::default(), 1 << 30);
+        let at = scratch.mount_point().display();
+        // Detached while mounted, a loop device goes when it is unmounted.
+        let device = sh(format!(
+            "cd '{at}'; truncate -s 320M data; truncate -s 256M realtime; mkdir mnt
+             device=$(losetup --show --find realtime)
+             trap 'losetup --detach $device' EXIT
+             mkfs.xfs -q -m reflink=0 -d rtinherit=1 -r rtdev=$device data
+             mount -o loop,rtdev=$device data mnt
+             echo $device"
+        ));
+        Realtime { scratch, device: device.trim().into() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.mount_point().join("mnt").join(name)
+    }
+}
+
+fn map_of(file: &Value) -> Vec<Piece> {
+    let piece = |extent: &Value| Piece {
+        logical: extent["logical"].as_u64().unwrap(),
+        physical: extent["physical"].as_u64().unwrap(),
+        length: extent["length"].as_u64().unwrap(),
+        unwritten: false,
+        shared: false,
+    };
+    file["extents"].as_array().unwrap().iter().map(piece).collect()
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+fn a_realtime_file_is_pinned_in_the_lab() {
+    let xfs = Realtime::new();
+    let path = xfs.path("file");
+    let name = path.display();
+    // In more than one extent, in the file's order reversed.
+    sh(format!("xfs_io -f -c 'pwrite -q 1m 64k' -c fsync -c 'pwrite -q 0 1m' -c fsync '{name}'"));
+
+    let stat = report(&["stat", "--extents"], &path, 0);
+    assert_eq!(stat["map"]["address_space"], "realtime device");
+    assert_eq!(stat["map"]["realtime_device"], xfs.device.to_str().unwrap());
+    assert_eq!(map_of(&stat), xfs_bmap(&path));
+    assert_eq!(filefrag(&path), xfs_bmap(&path));
+    assert!(run(&["stat"], &path).expect(0).text().contains(xfs.device.to_str().unwrap()));
+
+    let block = |device: &str, skip: u64| {
+        sh(format!("dd if='{device}' bs=4k skip={} count=1 iflag=direct status=none | sha256sum", skip / 4096))
+    };
+    let first = xfs_bmap(&path)[0];
+    assert_eq!(block(xfs.device.to_str().unwrap(), first.physical), block(path.to_str().unwrap(), first.logical));
+
+    let was = (flags(&path), filefrag(&path));
+    assert!(was.0.contains('r'), "not on the realtime device: {}", was.0);
+    run(&["check"], &path).expect(0);
+    run(&["pin"], &path).expect(0);
+    run(&["verify"], &path).expect(0);
+    assert_ne!(sh_status(format!("truncate -s 0 '{name}'")), 0);
+    run(&["unpin"], &path).expect(0);
+    assert_eq!((flags(&path), filefrag(&path)), was);
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
+    let xfs = Realtime::new();
+    let path = xfs.path("new");
+    run(&["alloc", "-s", "4M"], &path).expect(0);
+    assert_eq!(report(&["stat"], &path, 0)["map"]["address_space"], "realtime device");
+
+    let sparse = xfs.path("sparse");
+    sh(format!("xfs_io -f -c 'pwrite -q 64k 64k' -c 'falloc 256k 64k' -c 'truncate 1m' '{}'", sparse.display()));
+    run(&["check"], &sparse).expect(1);
+    run(&["prepare"], &sparse).expect(0);
+    for path in [path, sparse] {
+        run(&["pin"], &path).expect(0);
+        run(&["verify"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
+    }
+}
