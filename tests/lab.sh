@@ -14,7 +14,7 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base
 # Packages whose programs the tests call.
 packages=(attr bash btrfs-progs coreutils diffutils e2fsprogs erofs-utils findutils grep jq kmod libcap2-bin mawk
-    mount perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
+    mount ncurses-base perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic)

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
-# Runs every test. `--full` adds those that take long; NAME... runs only the tests whose names contain one of them.
+# Runs every test, and some of them in the lab, on Debian's kernels. `--full` adds those that take long, and more kernels;
+# NAME... runs only the tests whose names contain one of them, and none in the lab.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/packages.sh
 
 full=()
 names=()
+kernels=(6.1)
 for argument; do
     case $argument in
-        --full) full=(--include-ignored) ;;
+        --full)
+            full=(--include-ignored --skip in_the_lab)
+            kernels=(6.1 6.12 newest)
+            ;;
         -*)
             echo "usage: tests/run.sh [--full] [NAME...]" >&2
             exit 2
@@ -58,6 +63,11 @@ status=0
 step cargo test --workspace --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
     -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
 step cargo test --workspace --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
+if ((${#names[@]} == 0)); then
+    for kernel in "${kernels[@]}"; do
+        step tests/lab.sh "$kernel" dax,realtime,main_job,blockers 2>&1 | tee -a "$log" || status=$?
+    done
+fi
 
 fuzzed=0
 if ((${#names[@]} == 0)); then
