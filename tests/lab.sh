@@ -19,7 +19,7 @@ packages=(attr bash btrfs-progs coreutils diffutils e2fsprogs erofs-utils findut
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic)
 IFS=, read -ra names <<<"$2"
-limit=15m
+limit=30m
 for argument in "${@:3}"; do
     case $argument in --ignored | --include-ignored) limit=3h ;; esac
 done
@@ -76,7 +76,7 @@ linux=$kernel/boot/vmlinuz-$version
 timeout "$limit" qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
     -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 -serial file:"$work/console" -serial file:"$work/out" \
     -kernel "$linux" -initrd "$work/initramfs" \
-    -append "console=ttyS0 panic=-1 oops=panic memmap=512M!1G" </dev/null &
+    -append "console=ttyS0 quiet mitigations=off panic=-1 oops=panic memmap=512M!1G" </dev/null &
 qemu=$!
 tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
 status=0

@@ -65,7 +65,7 @@ step cargo test --workspace --no-fail-fast --all-targets --config "target.'cfg(u
 step cargo test --workspace --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 if ((${#names[@]} == 0)); then
     for kernel in "${kernels[@]}"; do
-        step tests/lab.sh "$kernel" dax,realtime,main_job,blockers 2>&1 | tee -a "$log" || status=$?
+        step tests/lab.sh "$kernel" dax,realtime,main_job in_the_lab pins_survive a_writer_inside a_file_in_use 2>&1 | tee -a "$log" || status=$?
     done
 fi
 
