@@ -29,7 +29,7 @@ version=${kernel##*/}
 echo "== Linux $version: ${names[*]}"
 work=$(mktemp -d)
 qemu=
-trap '[[ -z $qemu ]] || kill "$qemu" 2>/dev/null; rm -rf "$work"' EXIT
+trap '[[ -z $qemu ]] || kill "$qemu" || :; rm -rf "$work"' EXIT
 tree=$work/tree
 mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc,lab}
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
@@ -81,6 +81,7 @@ qemu=$!
 tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
 status=0
 wait "$qemu" || status=$?
+qemu=
 # The guest's status N comes out as 2N + 1 (QEMU's isa-debug-exit); what else ends QEMU is no end of the tests.
 case $status in
     1) exit 0 ;;
