@@ -1,5 +1,5 @@
 //! Compiles the C programs of attacks/, so that the tests find them where there is neither compiler nor library, too.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
+#![allow(clippy::expect_used, clippy::disallowed_methods)]
 
 use std::path::Path;
 use std::process::Command;

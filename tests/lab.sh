@@ -65,6 +65,7 @@ cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$tree
 depmod -b "$tree" "$version"
 
 cp tests/lab/init "$tree/init"
+cp tests/lab/skipped "$tree/lab/skipped"
 printf '%s\n' "${devices[@]}" >"$tree/lab/devices"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"
