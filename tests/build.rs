@@ -13,7 +13,8 @@ fn main() {
             continue;
         }
         let program = Path::new(&out).join(source.file_stem().expect("a name"));
-        let compiled = Command::new("cc").args(["-O2", "-pthread", "-static", "-o"]).arg(&program).arg(&source).status();
+        let compiled =
+            Command::new("cc").args(["-O2", "-pthread", "-static", "-o"]).arg(&program).arg(&source).status();
         assert!(
             compiled.is_ok_and(|status| status.success()),
             "cc failed on {}: apt-get install gcc libc6-dev xfslibs-dev (or run tests/run.sh)",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use daxfile_tests::child::finish;
 use daxfile_tests::tools::{attack, filefrag, flags, on, sh, sha256};
 use daxfile_tests::{Kind, Run, Scratch, report, run};
 use tempfile::TempDir;
@@ -35,7 +36,7 @@ impl Drop for Pmem {
 }
 
 fn map_sync(path: &Path) -> std::process::Output {
-    Command::new(attack("sync_map")).arg(path).arg("4096").output().unwrap()
+    finish(Command::new(attack("sync_map")).arg(path).arg("4096"))
 }
 
 /// Whether an access is DAX now, as `statx(2)` tells xfs_io(8).
