@@ -281,6 +281,15 @@ proptest! {
     }
 }
 
+/// What stands where a path should is passed over, not collected.
+#[test]
+fn a_path_of_another_form_costs_nothing() {
+    for path in [format!("[{}0]", "0,".repeat(100_000)), format!("{{{}\"b\":0}}", "\"a\":0,".repeat(100_000))] {
+        let text = format!("{{\"schema_version\": 1, \"files\": [{{\"path\": {path}}}]}}");
+        parse(text.as_bytes()).expect_err("not a path");
+    }
+}
+
 /// Which of the two counts must not depend on who reads it.
 #[test]
 fn a_key_given_twice_is_refused() {

@@ -1,11 +1,14 @@
 //! Manifests: what `stat --json --extents` wrote, read back to compare files with.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use libdaxfile::fiemap::{Extent, ExtentFlags};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 use crate::map::Joiner;
@@ -52,11 +55,38 @@ struct RawEntry {
     extents: Option<Vec<RawExtent>>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum RawPath {
     Text(String),
-    Bytes { bytes: String },
+    Bytes(String),
+}
+
+impl<'de> Deserialize<'de> for RawPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(PathVisitor)
+    }
+}
+
+/// serde's own way to tell the forms apart first collects whatever stands there, at many times its length.
+struct PathVisitor;
+
+impl<'de> Visitor<'de> for PathVisitor {
+    type Value = RawPath;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a path, or its bytes in base64")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<RawPath, E> {
+        Ok(RawPath::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<RawPath, A::Error> {
+        #[derive(Deserialize)]
+        struct Raw {
+            bytes: String,
+        }
+        Raw::deserialize(MapAccessDeserializer::new(map)).map(|raw| RawPath::Bytes(raw.bytes))
+    }
 }
 
 #[derive(Deserialize)]
@@ -108,7 +138,7 @@ impl Entry {
     fn new(raw: RawEntry) -> std::result::Result<Self, String> {
         let path = match raw.path {
             RawPath::Text(text) => PathBuf::from(text),
-            RawPath::Bytes { bytes } => {
+            RawPath::Bytes(bytes) => {
                 let bytes = data_encoding::BASE64.decode(bytes.as_bytes()).map_err(|error| error.to_string())?;
                 PathBuf::from(OsString::from_vec(bytes))
             }
