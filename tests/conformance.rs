@@ -1115,7 +1115,7 @@ fn an_interrupted_alloc_leaves_nothing() {
 fn interrupted_at_every_call() {
     require(&["strace"]);
     const CALLS: &str =
-        "ioctl,fcntl,flock,statx,fsync,fsetxattr,fremovexattr,fgetxattr,fallocate,ftruncate,pwrite64,linkat";
+        "ioctl,fcntl,flock,statx,fsync,fsetxattr,fremovexattr,fgetxattr,flistxattr,fallocate,ftruncate,pwrite64,linkat";
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     for verb in &VERBS {

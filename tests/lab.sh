@@ -77,7 +77,7 @@ linux=$kernel/boot/vmlinuz-$version
 timeout "$limit" qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
     -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 -serial file:"$work/console" -serial file:"$work/out" \
     -kernel "$linux" -initrd "$work/initramfs" \
-    -append "console=ttyS0 quiet mitigations=off panic=-1 oops=panic memmap=512M!1G" </dev/null &
+    -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic memmap=512M!1G" </dev/null &
 qemu=$!
 tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
 status=0

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use daxfile_tests::child::{finish, spawn};
+use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
@@ -354,6 +354,26 @@ fn thousands_of_pins_under_attack_on_xfs() {
 #[ignore = "long: tests/run.sh --full"]
 fn thousands_of_pins_under_attack_on_ext4() {
     thousands(Kind::ext4());
+}
+
+/// One processor, on which a real-time thread interrupts whoever is between a check and what follows from it.
+fn hogged(kind: Kind) {
+    let preemption = "mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; cat /sys/kernel/debug/sched/preempt";
+    assert!(sh(preemption).contains("(full)"), "this needs preempt=full");
+    sh("echo 0 >/sys/devices/system/cpu/cpu1/online");
+    let hog = Killed(spawn(&mut Command::new(attack("hog"))));
+    let tally = besiege(Way::Daxfile, kind, |tally| tally.pins >= FEW || tally.unseen > 0);
+    drop(hog);
+    sh("echo 1 >/sys/devices/system/cpu/cpu1/online");
+    assert_eq!(tally.unseen, 0, "let in unseen: {:#?}", tally.unseen_ones);
+    assert!(tally.succeeded > 0, "none succeeded");
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL pin_races"]
+fn pins_beside_a_real_time_hog_in_the_lab() {
+    hogged(Kind::xfs());
+    hogged(Kind::ext4());
 }
 
 /// The same harness must see what the obvious way lets in.

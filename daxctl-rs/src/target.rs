@@ -50,12 +50,11 @@ pub struct InodeState {
 }
 
 impl InodeState {
-    /// The flags of `FS_IOC_FSGETXATTR`; where it is missing, or older than a flag, those that statx(2) tells as well.
+    /// The flags of `FS_IOC_FSGETXATTR`, and of those that it does not know on every kernel what statx(2) tells. (Of IMMUTABLE
+    /// that is too much: filesystems that cannot be written tell it of every file.)
     #[must_use]
     pub fn xflags(&self) -> Xflags {
         let mut told = Xflags::empty();
-        told.set(Xflags::IMMUTABLE, self.statx.attributes.contains(Attributes::IMMUTABLE));
-        told.set(Xflags::APPEND, self.statx.attributes.contains(Attributes::APPEND));
         told.set(Xflags::VERITY, self.statx.attributes.contains(Attributes::VERITY));
         self.fsxattr.map_or(told, |fsxattr| fsxattr.xflags() | told)
     }
