@@ -177,11 +177,19 @@ fn chosen((first, last): (usize, usize), few: Option<usize>, random: &mut Random
     (first + start..=last).step_by(step).collect()
 }
 
+/// A run may make fewer calls than the one that was counted, for some it makes only after a time: then it has ended.
+fn put_away<T>(file: &Path) -> Result<T, ()> {
+    Daxfile::new(["unpin"]).arg(file).run().expect(0);
+    fs::remove_file(file).unwrap();
+    Err(())
+}
+
 /// Somebody comes in while the pin stands at a call. Returns what came of the pin, and of the intruder before it went on.
 fn intrude(scratch: &Scratch, pin: &[&str], call: usize, way: &str, forced: bool) -> Option<String> {
     let file = new_file(scratch, "file");
     let original = looks(&file);
-    let held = Held::at(call, &Daxfile::new(pin).arg("--json").arg(&file), scratch).ok()?;
+    let held =
+        Held::at(call, &Daxfile::new(pin).arg("--json").arg(&file), scratch).or_else(|_| put_away(&file)).ok()?;
     let start = Instant::now();
     let mut intruder = Intruder::start(&file, way);
     let early = intruder.answer(if forced { HANGS } else { MOMENT });
@@ -305,7 +313,7 @@ fn verb(name: &str, file: &Path) -> Daxfile {
 fn pair(scratch: &Scratch, held: &str, other: &str, call: usize) -> Option<(i32, i32)> {
     let file = unprepared(scratch, held);
     let (contents, before) = (sha256(&file), held_by(&file));
-    let halted = Held::at(call, &verb(held, &file), scratch).ok()?;
+    let halted = Held::at(call, &verb(held, &file), scratch).or_else(|_| put_away(&file)).ok()?;
     let second = verb(other, &file).run();
     let first = halted.end();
     let context = format!("{held} at call {call}, meanwhile {other}: {first}, {second}");

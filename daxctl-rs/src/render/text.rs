@@ -233,7 +233,8 @@ impl<W: Write> Page<'_, W> {
             put(&mut row[22..43], extent.physical);
             put(&mut row[43..], extent.length);
             if extent.flags != named.0 {
-                named = (extent.flags, format!("  {}", flag_names(extent.flags).join(",")));
+                let names = flag_names(extent.flags).join(",");
+                named = (extent.flags, if names.is_empty() { names } else { format!("  {names}") });
             }
             self.out.write_all(&row)?;
             self.out.write_all(named.1.as_bytes())?;
