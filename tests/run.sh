@@ -8,11 +8,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 full=()
 names=()
 kernels=(6.1)
+in_lab=dax,realtime,main_job
 for argument; do
     case $argument in
         --full)
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
+            in_lab+=,pin_races
             ;;
         -*)
             echo "usage: tests/run.sh [--full] [NAME...]" >&2
@@ -65,7 +67,8 @@ step cargo test --workspace --no-fail-fast --all-targets --config "target.'cfg(u
 step cargo test --workspace --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 if ((${#names[@]} == 0)); then
     for kernel in "${kernels[@]}"; do
-        step tests/lab.sh "$kernel" dax,realtime,main_job in_the_lab pins_survive a_writer_inside a_file_in_use 2>&1 | tee -a "$log" || status=$?
+        step tests/lab.sh "$kernel" "$in_lab" in_the_lab pins_survive a_writer_inside a_file_in_use 2>&1 |
+            tee -a "$log" || status=$?
     done
 fi
 
