@@ -23,10 +23,10 @@ int main(void)
 		return 2;
 	}
 	for (;;) {
-		long long until = now() + 1000000LL * (1 + random() % 12);
+		long long until = now() + 1000000LL * (1 + random() % 6);
 
 		while (now() < until)
 			;
-		usleep(500 + random() % 4000);
+		usleep(500 + random() % 8000);
 	}
 }

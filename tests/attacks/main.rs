@@ -32,7 +32,7 @@ struct Found {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
+    let (mut arguments, names) = arguments();
     // Most of the time is spent waiting for a device.
     arguments.test_threads = arguments.test_threads.or(Some(8));
     let attacks: &'static [Attack] = attacks().leak();
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         attacks.iter().enumerate().flat_map(|(row, attack)| trials(row, attack, &page, &found)).collect();
     let rows = Arc::clone(&page);
     trials.push(trial("page".to_owned(), move || rows.has_only(attacks)));
+    trials.retain(|trial| names.is_empty() || names.iter().any(|name| trial.name().contains(name)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let found = found.lock().unwrap();
     if arguments.list || found.cells.len() + found.outside + found.twins == 0 {
@@ -67,6 +68,24 @@ fn main() -> ExitCode {
         found.unseen,
     );
     conclusion.exit_code()
+}
+
+/// The options, and the names of tests, of which libtest_mimic takes one and the other test programs any number.
+fn arguments() -> (Arguments, Vec<String>) {
+    const WITH_VALUE: [&str; 5] = ["--skip", "--test-threads", "--format", "--color", "--logfile"];
+    let mut words = std::env::args();
+    let mut options: Vec<String> = words.next().into_iter().collect();
+    let mut names = Vec::new();
+    while let Some(word) = words.next() {
+        if !word.starts_with('-') {
+            names.push(word);
+            continue;
+        }
+        let value = if WITH_VALUE.contains(&&*word) { words.next() } else { None };
+        options.push(word);
+        options.extend(value);
+    }
+    (Arguments::from_iter(options), names)
 }
 
 fn trials(row: usize, attack: &'static Attack, page: &Arc<Page>, found: &Arc<Mutex<Found>>) -> Vec<Trial> {
