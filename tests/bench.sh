@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# bench.sh [PART...]: times daxfile and its peers in turn (A B A B ...) on a loop-mounted XFS, and prints medians and their
+# ratios. Parts: extents, files, space, pins, startup, growth. The variable RUNS says how many rounds, 5 unless set.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/packages.sh
+
+runs=${RUNS:-5}
+parts=("$@")
+((${#parts[@]})) || parts=(extents files space pins startup growth)
+
+if ((EUID != 0)); then
+    exec sudo --preserve-env=PATH,RUNS,TMPDIR "$0" "$@"
+fi
+if [[ -z ${IN_NAMESPACE:-} ]]; then
+    need cc=gcc /usr/include/stdio.h=libc6-dev mkfs.xfs=xfsprogs filefrag=e2fsprogs mount=mount unshare=util-linux \
+        perl=perl-base
+    cargo build --release
+    # Whatever ends this script, nothing stays mounted.
+    IN_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
+fi
+
+daxfile=$PWD/target/release/daxfile
+work=$(mktemp -d -t daxfile-bench.XXXXXX)
+trap 'cd /; umount "$work/mnt" 2>/dev/null || :; rm -rf "$work"' EXIT
+for program in fiemap measure; do
+    cc -O2 -Wall -o "$work/$program" "tests/bench/$program.c"
+done
+truncate -s 24G "$work/image"
+mkfs.xfs -q -m rmapbt=0 "$work/image"
+mkdir "$work/mnt"
+mount -o loop "$work/image" "$work/mnt"
+cd "$work/mnt"
+
+# compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile; BEFORE is run before each, unmeasured.
+compare() {
+    local title=$1 before=$2 run i
+    local -a labels=() commands=()
+    shift 2
+    while (($#)); do
+        labels+=("$1")
+        commands+=("$2")
+        shift 2
+    done
+    # The first round warms the caches, and is not counted.
+    for ((run = 0; run <= runs; run++)); do
+        for i in "${!commands[@]}"; do
+            eval "$before"
+            if ! eval "'$work/measure' ${commands[i]}" >>"$work/samples.$i.$((run > 0))" 2>"$work/errors"; then
+                echo "failed: ${commands[i]}" >&2
+                cat "$work/errors" >&2
+                exit 1
+            fi
+        done
+    done
+    for i in "${!commands[@]}"; do
+        printf '%s\t%s' "$title" "${labels[i]}"
+        for column in 1 2 3; do
+            printf '\t%s' "$(median "$column" <"$work/samples.$i.1")"
+        done
+        echo
+    done | awk -F'\t' '
+        NR == 1 { wall = $3; cpu = $4; peak = $5 }
+        { printf "| %s | %s | %.3f s | %.3f s | %.1f MiB |", NR == 1 ? $1 : "", $2, $3 / 1e6, $4 / 1e6, $5 / 1024 }
+        NR == 1 { print " | |" }
+        NR > 1 { printf " %.2f | %.2f |\n", wall / $3, cpu / $4 }'
+    rm -f "$work"/samples.*
+}
+
+median() {
+    cut -d' ' -f"$1" | sort -n | awk '{ value[NR] = $1 } END { print value[int((NR + 1) / 2)] }'
+}
+
+header() {
+    echo
+    echo "| work | command | wall | CPU | peak memory | daxfile's wall ÷ its | daxfile's CPU ÷ its |"
+    echo "|---|---|---|---|---|---|---|"
+}
+
+# Files of 1,000, 10,000, 100,000 and 1,000,000 extents of a block each, written: all free space is in single blocks.
+fragments() {
+    [[ ! -e extents.1000000 ]] || return 0
+    local blocks=1111000
+    xfs_io -f -c "falloc 0 $((2 * blocks * 4096))" filler
+    xfs_io -f -c "falloc 0 $(($(stat -f -c %a .) * 4096 - (64 << 20)))" rest
+    seq 0 8192 $(((2 * blocks - 1) * 4096)) | sed 's/.*/fpunch & 4096/' | xfs_io filler >/dev/null
+    sync -f .
+    local n
+    for n in 1000 10000 100000 1000000; do
+        xfs_io -f -c "falloc 0 $((n * 4096))" "extents.$n"
+        dd if=/dev/zero of="extents.$n" bs=4000K count="$((n / 1000))" oflag=direct conv=notrunc,fsync status=none
+    done
+    rm rest
+    sync -f .
+}
+
+many() {
+    [[ ! -e list ]] || return 0
+    mkdir many
+    perl -e 'for (1 .. 100000) { open my $file, ">", "many/$_" or die; print $file "x" x 4096 }'
+    sync -f .
+    seq -f 'many/%.0f' 100000 >list
+}
+
+part_extents() {
+    fragments
+    local file=extents.1000000 peers
+    peers=('raw FIEMAP' "'$work/fiemap' $file" filefrag "filefrag -v $file" 'xfs_io fiemap' "xfs_io -c 'fiemap -v' $file"
+        xfs_bmap "xfs_bmap -v -p $file")
+    header
+    local verb
+    for verb in stat 'stat --extents' 'stat --json --extents' check; do
+        compare "$verb, 1,000,000 extents" : "daxfile $verb" "'$daxfile' $verb $file" "${peers[@]}"
+    done
+    "$daxfile" pin -q $file
+    compare 'verify, 1,000,000 extents' : 'daxfile verify' "'$daxfile' verify $file" "${peers[@]}"
+    "$daxfile" unpin -q $file
+}
+
+part_files() {
+    many
+    header
+    compare 'stat, 100,000 files' : 'daxfile stat' "'$daxfile' stat --files-from list" filefrag 'xargs -a list filefrag'
+    compare 'check, 100,000 files' : 'daxfile check' "'$daxfile' check --files-from list" filefrag 'xargs -a list filefrag'
+    "$daxfile" pin -q --hold none --files-from list
+    compare 'verify, 100,000 files' : 'daxfile verify' "'$daxfile' verify --files-from list" \
+        filefrag 'xargs -a list filefrag'
+    "$daxfile" unpin -q --files-from list
+}
+
+part_space() {
+    header
+    compare 'alloc, 4 GiB' 'rm -f new; sync -f .' 'daxfile alloc' "'$daxfile' alloc -s 4G new" \
+        'fallocate, dd direct' "sh -c 'fallocate -l 4G new; dd if=/dev/zero of=new bs=8M oflag=direct conv=notrunc,fsync count=512'" \
+        'xfs_io pwrite -d' "xfs_io -f -c 'pwrite -q -d -b 4m 0 4g' -c fsync new" \
+        'dd' "dd if=/dev/zero of=new bs=1M count=4096 conv=fsync"
+    compare 'prepare, 4 GiB unwritten' 'rm -f new; fallocate -l 4G new; sync -f .' 'daxfile prepare' "'$daxfile' prepare new" \
+        'dd direct' 'dd if=/dev/zero of=new bs=8M oflag=direct conv=notrunc,fsync count=512'
+    compare 'prepare, 1 GiB shared' \
+        'rm -f new other; dd if=/dev/zero of=other bs=8M oflag=direct count=128 status=none; cp --reflink=always other new; sync -f .' \
+        'daxfile prepare' "'$daxfile' prepare new" \
+        'xfs_io funshare' "xfs_io -c 'funshare 0 1g' -c fsync new" \
+        'dd direct' 'dd if=/dev/zero of=new bs=8M oflag=direct conv=notrunc,fsync count=128'
+    rm -f new other
+}
+
+part_pins() {
+    many
+    head -n 10000 list >some
+    header
+    compare 'pin and unpin, 10,000 files' : 'daxfile' \
+        "sh -c '\"$daxfile\" pin -q --files-from some && \"$daxfile\" unpin -q --files-from some'" \
+        'chattr +i, chattr -i' "sh -c 'xargs -a some chattr +i && xargs -a some chattr -i'"
+}
+
+part_startup() {
+    head -c 4096 /dev/zero >small
+    sync -f .
+    header
+    hundred() { echo "sh -c 'i=0; while [ \$i -lt 100 ]; do $1; i=\$((i + 1)); done'"; }
+    compare '100 times stat of a small file' : 'daxfile stat' "$(hundred "$daxfile stat small")" \
+        'filefrag' "$(hundred 'filefrag small')" 'stat' "$(hundred 'stat small')"
+    compare '100 times -V' : 'daxfile -V' "$(hundred "$daxfile -V")" 'filefrag -V' "$(hundred 'filefrag -V')"
+}
+
+part_growth() {
+    fragments
+    many
+    header
+    local n
+    for n in 1000 10000 100000 1000000; do
+        compare "stat, $n extents" : 'daxfile stat' "'$daxfile' stat extents.$n" 'raw FIEMAP' "'$work/fiemap' extents.$n"
+    done
+    for n in 100 1000 10000 100000; do
+        head -n "$n" list >some
+        compare "stat, $n files" : 'daxfile stat' "'$daxfile' stat --files-from some" filefrag 'xargs -a some filefrag'
+    done
+}
+
+echo "kernel $(uname -r), $(nproc) cores; XFS on a loop device over $(stat -f -c %T "$work"); caches warm; medians of $runs"
+for part in "${parts[@]}"; do
+    "part_$part"
+done
