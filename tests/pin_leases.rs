@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::spawn;
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh, sha256};
+use daxfile_tests::tools::{attack, looks, on, require, sh, sha256};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
 
 const HANGS: Duration = Duration::from_secs(60);
@@ -140,10 +140,6 @@ fn new_file(scratch: &Scratch, name: &str) -> PathBuf {
     file
 }
 
-fn looks(file: &Path) -> (String, Vec<Piece>) {
-    (sh(on(file, "stat --format '%s %y' $F; sha256sum <$F")), filefrag(file))
-}
-
 /// Flag and records: `i`, `security` and `user`, or nothing.
 fn held_by(file: &Path) -> String {
     let text = sh(on(file, "lsattr $F | cut -d' ' -f1; getfattr -d -m pin --absolute-names $F"));
@@ -252,7 +248,7 @@ const FROZEN: &[&str] = &["pin"];
 const NONE: &[&str] = &["pin", "--hold", "none"];
 
 fn somebody_comes_in(few: Option<usize>) {
-    on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let tally = intrusions(kind, FROZEN, &WAYS, few, false);
         // Before the flag it comes in, and the pin is busy; after it, it is refused.
         for seen in ["pin: map in: 5", "pin: write in: 5", "pin: map refused: 0", "pin: cut refused: 0"] {
@@ -274,7 +270,7 @@ fn somebody_comes_in_at_every_call() {
 
 fn leases_broken_by_force(ways: &[&str], few: Option<usize>) {
     let _impatient = Impatient::new();
-    on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         // Before the flag, frozen has its lease for one call only; none has it nearly throughout.
         for (pin, few) in [(FROZEN, None), (NONE, few)] {
             let tally = intrusions(kind.clone(), pin, ways, few, true);
@@ -342,7 +338,7 @@ fn end_of(name: &str) -> &'static str {
 }
 
 fn pairs(few: Option<usize>) {
-    on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
+    on_each(Kind::xfs_and_ext4(), |kind| {
         let (scratch, mut random) = (Scratch::new(kind), Random::new("pin_leases"));
         for held in ["pin", "unpin", "prepare"] {
             let file = unprepared(&scratch, held);

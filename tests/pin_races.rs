@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, attack, filefrag, on, require, sh};
+use daxfile_tests::tools::{attack, looks, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
 
 /// Words of the log, as attacks/hostile.c has them.
@@ -180,11 +180,6 @@ fn run_program(command: &mut Command) -> Run {
         stdout: out.stdout,
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
     }
-}
-
-/// Contents, size, mtime, map, as other people's programs tell them.
-fn looks(file: &Path) -> (String, Vec<Piece>) {
-    (sh(on(file, "stat --format '%s %y' $F; sha256sum <$F")), filefrag(file))
 }
 
 /// Neither flag nor record may be left.

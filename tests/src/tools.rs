@@ -192,6 +192,12 @@ pub fn sha256(path: impl AsRef<Path>) -> String {
     text.split_whitespace().next().expect("a digest").to_owned()
 }
 
+/// Size, mtime, contents and map, as other people's programs tell them.
+#[track_caller]
+pub fn looks(file: &Path) -> (String, Vec<Piece>) {
+    (sh(on(file, "stat --format '%s %y' $F; sha256sum <$F")), filefrag(file))
+}
+
 /// A program of attacks/, which the build script has compiled.
 pub fn attack(name: &str) -> PathBuf {
     Path::new(env!("OUT_DIR")).join(name)
