@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by demo.sh and run.sh.
+# Sourced by the other scripts.
 
 # Debian keeps mkfs and its like where an ordinary user's PATH does not lead.
 PATH=$PATH:/usr/sbin:/sbin
@@ -29,4 +29,17 @@ need() {
     "${sudo[@]}" apt-get update -qq </dev/null >/dev/null
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+}
+
+# archive: prints where the machine's own sources, whatever form they are in, have Debian's packages.
+archive() {
+    local codename url
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    url=$(apt-get indextargets --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages' |
+        awk -v suite="$codename" '$1 == suite && $2 == "main" { print $3; exit }')
+    if [[ -z $url ]]; then
+        echo "apt's sources do not name $codename main" >&2
+        return 1
+    fi
+    echo "$url"
 }

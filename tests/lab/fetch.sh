@@ -2,6 +2,7 @@
 # fetch.sh 6.1|6.12|newest: prints the directory of that Debian kernel, which it fetches the first time. Delete the
 # directory above it to fetch again.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../packages.sh"
 
 case $1 in
     6.1) suites=(bookworm) ;;
@@ -23,14 +24,7 @@ apt=$(mktemp -d "$cache/apt.XXXXXX")
 trap 'rm -rf "$apt"' EXIT
 mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,kernel}
 
-# The archive is the machine's own, whatever form its sources are in.
-codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-archive=$(apt-get indextargets --format "\$(RELEASE) \$(COMPONENT) \$(REPO_URI)" 'Created-By: Packages' |
-    awk -v suite="$codename" '$1 == suite && $2 == "main" { print $3; exit }')
-if [[ -z $archive ]]; then
-    echo "fetch.sh: apt's sources do not name $codename main" >&2
-    exit 1
-fi
+archive=$(archive)
 printf "deb [arch=amd64 signed-by=$keyring] $archive %s main\n" "${suites[@]}" >"$apt/sources.list"
 
 cat >"$apt/apt.conf" <<END
