@@ -153,7 +153,7 @@ fn the_page_has_every_name() {
 
 #[test]
 fn the_pages_are_well_formed() {
-    for page in ["man/daxfile.8", "man/daxfile-holds.7"] {
+    for page in ["man/daxfile.8", "man/daxfile-holds.7", "man/daxfile-json.5"] {
         let mut lint = Command::new("mandoc")
             .args(["-T", "lint", "-W", "warning"])
             .stdin(Stdio::piped())
