@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# Checks what a release is made of: licences and sources, the oldest Rust, the crates, the Debian package, an installation
+# without clang, a static build. What is to be installed is installed in a clean root of Debian, and used there.
+# release.sh [CHECK...]: only these.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if ((EUID != 0)) || [[ -z ${DAXFILE_RELEASE-} ]]; then
+    . tests/packages.sh
+    # As root, and in a mount namespace of its own: whatever ends it, nothing stays mounted.
+    exec "${sudo[@]}" unshare --mount --propagation private -- \
+        env DAXFILE_RELEASE=inside HOME="$HOME" PATH="$PATH" bash tests/release.sh "$@"
+fi
+. tests/packages.sh
+need debootstrap=debootstrap lintian=lintian mkfs.xfs=xfsprogs cc=gcc jq=jq systemd-analyze=systemd man=man-db \
+    /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
+
+target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
+scratch=$(mktemp -d)
+trap 'umount -lR "$scratch"/*/{dev,proc,sys,src,rust,cargo} 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
+
+say() {
+    printf '\n-- %s\n' "$*"
+}
+
+fail() {
+    echo "release.sh: $*" >&2
+    exit 1
+}
+
+# root NAME [PACKAGE...]: makes $scratch/NAME a clean root of Debian with these packages. The first time it is fetched;
+# delete ~/.cache/daxfile-roots to fetch it again.
+root() {
+    local name=$1 cache=${XDG_CACHE_HOME:-$HOME/.cache}/daxfile-roots packages
+    shift
+    packages=$(IFS=,; echo "$*")
+    local tar=$cache/$packages.tar
+    if [[ ! -e $tar ]]; then
+        mkdir -p "$cache"
+        # On Debian the machine's own release.
+        debootstrap --variant=minbase --include="$packages" "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
+            "$scratch/fetched" "$(archive)" >"$scratch/log" || { tail -n 20 "$scratch/log"; fail debootstrap; }
+        tar -C "$scratch/fetched" -cf "$tar.new" .
+        mv "$tar.new" "$tar"
+        rm -rf "$scratch/fetched"
+    fi
+    mkdir "$scratch/$name"
+    tar -C "$scratch/$name" -xf "$tar"
+    mount --rbind /dev "$scratch/$name/dev"
+    mount -t proc proc "$scratch/$name/proc"
+    mount --rbind /sys "$scratch/$name/sys"
+}
+
+# within NAME COMMAND...: runs it in that root.
+within() {
+    local name=$1
+    shift
+    env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
+        chroot "$scratch/$name" "$@" </dev/null
+}
+
+# demonstrate NAME: the demonstration there, with the daxfile that is installed there.
+demonstrate() {
+    cp tests/demo.sh "$scratch/$1/tmp/"
+    within "$1" env DAXFILE_DEMO=inside bash /tmp/demo.sh >"$scratch/demo" 2>&1 || { cat "$scratch/demo"; fail "$1: demo.sh"; }
+    echo "$1: $(grep -c '^\$ ' "$scratch/demo") commands of demo.sh, each with the status it should have"
+}
+
+plain=(attr e2fsprogs man-db mount systemd-sysv udev xfsprogs)
+
+check_deny() {
+    say "cargo-deny: licences, bans, sources"
+    local deny=$target/tools/bin/cargo-deny
+    [[ -x $deny ]] || cargo install --quiet --locked --root "$target/tools" cargo-deny@0.20.2
+    "$deny" --log-level error check licenses bans sources
+    echo "skipped: cargo-deny advisories: their database is no package: 'cargo deny check advisories' fetches it"
+}
+
+check_msrv() {
+    local oldest
+    oldest=$(cargo metadata --format-version 1 --no-deps | jq -r '.packages[] | select(.name == "daxfile").rust_version')
+    say "Rust $oldest"
+    # What the dependencies of the two crates say of themselves.
+    local newer
+    newer=$(cargo metadata --format-version 1 --locked | jq -r --arg oldest "$oldest" '
+        def version: split(".") | map(tonumber);
+        . as $all | ($all.resolve.nodes | map({key: .id, value: .}) | from_entries) as $nodes
+        | def needed: . as $id | $id, ($nodes[$id].deps[]
+            | select(any(.dep_kinds[]; .kind != "dev")) | .pkg | needed);
+        [$all.packages[] | select(.name == "daxfile").id | needed] | unique as $ids
+        | $all.packages[] | select(.id as $id | $ids | index($id))
+        | select(.rust_version != null and (.rust_version | version) > ($oldest | version))
+        | "\(.name) \(.version) needs Rust \(.rust_version)"')
+    [[ -z $newer ]] || fail "$newer"
+    echo "no dependency asks for a newer one"
+    # Calls that are newer; the lint goes by rust-version.
+    touch libdaxfile/src/lib.rs daxctl-rs/src/lib.rs
+    cargo clippy --quiet -p libdaxfile -p daxfile -- -D clippy::incompatible_msrv
+    echo "nothing is called of the standard library that is newer"
+    if cargo "+$oldest" --version >/dev/null 2>&1; then
+        cargo "+$oldest" build --quiet --locked -p daxfile --target-dir "$target/$oldest"
+        echo "it builds"
+    else
+        echo "skipped: a build with Rust $oldest: 'rustup toolchain install $oldest' makes it possible"
+    fi
+}
+
+check_publish() {
+    say "cargo publish --dry-run"
+    cargo publish --quiet --workspace --dry-run --allow-dirty --locked
+    local crate
+    for crate in libdaxfile daxfile; do
+        cargo package --quiet --list --allow-dirty --locked -p "$crate" >"$scratch/files"
+        for file in LICENSE-MIT LICENSE-APACHE README.md CHANGELOG.md src/lib.rs; do
+            grep -qx "$file" "$scratch/files" || fail "$crate: $file is not in the package"
+        done
+        echo "$crate: $(wc -l <"$scratch/files") files"
+    done
+}
+
+check_deb() {
+    say "The Debian package"
+    local deb first
+    deb=$(tests/deb.sh)
+    first=$(sha256sum "$deb")
+    rm "$deb"
+    [[ $(tests/deb.sh) == "$deb" && $(sha256sum "$deb") == "$first" ]] || fail "made twice, it is not the same"
+    echo "${deb##*/}: $(stat -c %s "$deb") bytes, the same when made again"
+    lintian --allow-root --fail-on error "$deb"
+
+    root deb "${plain[@]}"
+    cp "$deb" "$scratch/deb/tmp/daxfile.deb"
+    within deb dpkg -i /tmp/daxfile.deb
+    demonstrate deb
+    within deb man --where daxfile daxfile-holds daxfile-json
+    systemd-analyze verify --man=no --root="$scratch/deb" daxfile-verify.{service,timer}
+    [[ -L $scratch/deb/etc/systemd/system/timers.target.wants/daxfile-verify.timer ]] || fail "the timer is not enabled"
+
+    # Removed, it says what is pinned, and leaves it so.
+    cat >"$scratch/deb/tmp/pinned.sh" <<'INSIDE'
+set -e
+truncate -s 320M /image
+mkfs.xfs -q /image
+mount -o loop /image /srv
+daxfile alloc -s 1M /srv/one
+daxfile alloc -s 1M /srv/two
+daxfile pin /srv/one
+printf '%s\n' /srv/one /srv/two >/etc/daxfile/pins
+dpkg --remove daxfile 2>/warned
+cat /warned >&2
+lsattr /srv/one | grep -q '^----i'
+grep -q '^  /srv/one$' /warned
+! grep -q /srv/two /warned
+# What it says there of a way out.
+way=$(sed -n 's/^To unpin one by hand: //p' /warned)
+FILE=/srv/one
+eval "${way//FILE/\$FILE}"
+rm /srv/one
+umount /srv
+dpkg --purge daxfile
+INSIDE
+    within deb bash /tmp/pinned.sh
+    local left
+    left=$(cd "$scratch/deb" && find . -xdev -name '*daxfile*' -not -path './tmp/*' -not -path './var/log/*' \
+        -not -path './var/lib/dpkg/*')
+    [[ -z $left ]] || fail "purged, it leaves $left"
+    echo "purged, it leaves nothing"
+}
+
+check_install() {
+    say "cargo install, without clang"
+    root install "${plain[@]}" gcc libc6-dev
+    ! within install sh -c 'command -v clang' || fail "that root has clang"
+    local sysroot cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    sysroot=$(rustc --print sysroot)
+    mkdir -p "$scratch/install"/{src,rust,cargo}
+    mount --bind "$PWD" "$scratch/install/src"
+    mount --bind "$sysroot" "$scratch/install/rust"
+    mount --bind "$cargo_home" "$scratch/install/cargo"
+    # Whatever is needed is fetched outside: the root has no certificates.
+    cargo fetch --quiet --locked
+    within install env PATH="/rust/bin:/usr/bin:/bin" CARGO_HOME=/cargo CARGO_TARGET_DIR=/tmp/target \
+        cargo install --quiet --offline --locked --root /usr/local --path /src/daxctl-rs
+    demonstrate install
+}
+
+check_static() {
+    say "A static build"
+    local host
+    host=$(rustc --print host-tuple)
+    RUSTFLAGS='-C target-feature=+crt-static' \
+        cargo build --quiet --release --locked -p daxfile --target "$host" --target-dir "$target/static"
+    local built=$target/static/$host/release/daxfile
+    install -D "$built" "$scratch/empty/daxfile"
+    chroot "$scratch/empty" /daxfile -V
+    root static "${plain[@]}"
+    install "$built" "$scratch/static/usr/local/bin/"
+    demonstrate static
+}
+
+checks=(deny msrv publish deb install static)
+(($# == 0)) || checks=("$@")
+for check in "${checks[@]}"; do
+    "check_$check"
+done
