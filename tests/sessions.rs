@@ -12,7 +12,7 @@ use std::process::Command;
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::require;
-use daxfile_tests::{Daxfile, Kind, Scratch};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, run};
 
 /// Hides, as a sed(1) script, what another kernel, mkfs or moment would make different.
 const NORMALISE: &str = r"
@@ -111,7 +111,7 @@ fn normalise(text: &str) -> String {
 }
 
 fn session(name: &str) {
-    require(&["xfs_io", "jq", "filefrag", "chattr", "setfattr", "fallocate", "tar"]);
+    require(&["xfs_io", "jq", "filefrag", "chattr", "setfattr", "fallocate", "tar", "logrotate", "dpkg"]);
     let expected = sessions_dir().join(name).with_extension("txt");
     let text = fs::read_to_string(&expected).unwrap();
     let now = normalise(&perform(&parse(&text), &Scratch::new(Kind::xfs())));
@@ -127,15 +127,101 @@ fn session(name: &str) {
     }
 }
 
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
+}
+
+/// What stands in README.md between fences of this kind.
+fn fenced(kind: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let parts = readme.split("```").skip(1).step_by(2);
+    parts.filter_map(|part| part.strip_prefix(kind)?.strip_prefix('\n').map(str::to_owned)).collect()
+}
+
 /// README.md does not show exit statuses.
 #[test]
 fn readme() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let (_, session) = readme.split_once("```console\n").expect("a session");
-    let (session, _) = session.split_once("```\n").expect("its end");
-    let now = perform(&parse(session), &Scratch::new(Kind::xfs()));
+    let sessions = fenced("console");
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    let now = perform(&parse(&sessions[0]), &Scratch::new(Kind::xfs()));
     let now: String = now.split_inclusive('\n').filter(|line| !line.starts_with('[')).collect();
-    assert_eq!(normalise(&now), normalise(session));
+    assert_eq!(normalise(&now), normalise(&sessions[0]));
+}
+
+/// Runs a script where `daxfile` is the one under test, and `pins` stands for the list in /etc.
+fn script(text: &str, dir: &Path) -> Run {
+    let text = text.replace("/etc/daxfile/pins", "pins");
+    Daxfile::new([text]).wrap(["bash", "-c", "PATH=${0%/*}:$PATH; eval \"$1\" 2>&1"]).dir(dir).run()
+}
+
+#[test]
+fn the_scripts_of_the_readme() {
+    require(&["chattr", "setfattr", "lsattr"]);
+    let scratch = Scratch::new(Kind::xfs());
+    let dir = scratch.mount_point();
+    let file = dir.join("disk.img");
+    run(&["alloc", "-s", "1M"], &file).expect(0);
+    run(&["pin"], &file).expect(0);
+    let scripts = fenced("sh");
+    assert_eq!(scripts.len(), 2, "each has its test here: {scripts:?}");
+    let [way_out, monitor] = [&scripts[0], &scripts[1]];
+
+    let could_not = script(monitor, dir).expect(0);
+    assert!(could_not.text().ends_with("could not look: mend this job\n"), "no list: {could_not}");
+    fs::write(dir.join("pins"), "disk.img\n").unwrap();
+    assert_eq!(script(monitor, dir).expect(0).text(), "disk.img: as it was, 1 extent\n");
+
+    script(&way_out.replace("FILE", "disk.img"), dir).expect(0);
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(4096).unwrap();
+    let unpinned = script(monitor, dir).expect(0);
+    let said = "disk.img: not pinned\na file has been changed, or unpinned\n";
+    assert_eq!(unpinned.text(), said, "{unpinned}");
+}
+
+/// The literal displays under EXAMPLES: `# ` begins a command, which goes on where a line begins with blanks.
+fn examples(page: &str) -> Vec<Vec<(String, String)>> {
+    let (_, rest) = page.split_once(".Sh EXAMPLES\n").expect("examples");
+    let (section, _) = rest.split_once("\n.Sh ").unwrap();
+    let displays = section.split(".Bd -literal -offset indent\n").skip(1);
+    displays
+        .map(|display| {
+            let mut commands: Vec<(String, String)> = Vec::new();
+            let (display, _) = display.split_once(".Ed").expect("its end");
+            for line in display.replace("\\e", "\\").replace("\\-", "-").lines() {
+                match (line.strip_prefix("# "), commands.last_mut()) {
+                    (Some(command), _) => commands.push((command.to_owned(), String::new())),
+                    (None, Some((command, _))) if line.starts_with("    ") => *command += &format!("\n{line}"),
+                    (None, Some((_, output))) => *output += &format!("{line}\n"),
+                    (None, None) => panic!("{line}: not after a command"),
+                }
+            }
+            commands
+        })
+        .collect()
+}
+
+/// Every command does what it is shown to do, or succeeds, in a directory with some images.
+#[test]
+fn the_examples_of_the_pages() {
+    require(&["jq"]);
+    let mut all = 0;
+    for page in ["man/daxfile.8", "man/daxfile-json.5"] {
+        let scratch = Scratch::new(Kind::xfs());
+        let dir = scratch.mount_point();
+        script("mkdir images; for i in images/a images/b; do daxfile alloc -s 1M $i; done; echo images/a >pins", dir);
+        if page == "man/daxfile-json.5" {
+            script("daxfile alloc -s 1M disk.img; daxfile pin disk.img images/a", dir);
+        }
+        for commands in examples(&read(page)) {
+            let told = commands.iter().any(|(_, output)| !output.is_empty());
+            for (command, output) in commands {
+                let run = script(&command.replace("/srv/images", "images"), dir).expect(0);
+                assert!(!told || run.text() == output, "{page}: {run}");
+                all += 1;
+            }
+        }
+    }
+    assert!(all >= 9, "{all} examples");
 }
 
 macro_rules! sessions {
@@ -162,6 +248,7 @@ sessions! {
     ci_job
     refused
     upgrade
+    other_programs
     many_files
     drift
     json
