@@ -56,8 +56,9 @@ fn kept(size: u64) -> impl Strategy<Value = (u64, Kept)> {
 
 fn needs() -> impl Strategy<Value = Needs> {
     let number = || proptest::option::of(1..=u64::MAX);
-    (any::<bool>(), number(), number(), 0..16u8).prop_map(|(frozen, align, max_extents, allow)| Needs {
-        hold: if frozen { Hold::Frozen } else { Hold::None },
+    let hold = prop_oneof![Just(Hold::Frozen), Just(Hold::Writable), Just(Hold::None)];
+    (hold, number(), number(), 0..16u8).prop_map(|(hold, align, max_extents, allow)| Needs {
+        hold,
         align,
         max_extents,
         allow: Allow::from_bits_retain(allow),
@@ -76,7 +77,11 @@ fn record() -> impl Strategy<Value = Record> {
     (needs(), flags, inode, size.prop_flat_map(|size| (Just(size), kept(size)))).prop_map(
         |(needs, flags, (inode, generation, uuid, mtime, time), (size, (extents, map)))| Record {
             needs,
-            added: if needs.hold == Hold::Frozen { flags } else { Xflags::empty() },
+            added: match needs.hold {
+                Hold::Frozen => flags,
+                Hold::Writable => flags & Xflags::NODEFRAG,
+                Hold::None => Xflags::empty(),
+            },
             identity: Identity { inode, generation },
             uuid: uuid.filter(|uuid| *uuid != [0; 16]),
             size,

@@ -8,6 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use daxfile::needs::Hold;
+use daxfile::record::{self, Stored};
+use daxfile::target::Target;
 use daxfile_tests::tools::{require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use jsonschema::Validator;
@@ -122,12 +125,13 @@ fn with<'a>(args: &'a [&'a str], files: &[&'a Path]) -> Vec<&'a OsStr> {
 #[test]
 fn every_report_is_of_the_form_of_the_schema() {
     let checker = Checker { validator: validator(), seen: Mutex::default() };
-    let situations: [fn(&Checker); 8] = [
+    let situations: [fn(&Checker); 9] = [
         the_life_of_a_pin,
         preparation,
         drift_of_runs_and_digests,
         blockers,
         strange_records,
+        not_held,
         errors,
         against_manifests,
         other_filesystems,
@@ -310,6 +314,22 @@ fn strange_records(checker: &Checker) {
         checker.run(status, with(&["unpin", "--dry-run"], &[file]));
         checker.run(status, with(&["unpin"], &[file]));
     }
+}
+
+/// A machine that was started without the guard has such files.
+fn not_held(checker: &Checker) {
+    let scratch = Scratch::new(Kind::ext4());
+    let file = scratch.path("file");
+    shell(&scratch, "xfs_io -f -c 'pwrite -q 0 64k' file; sync file");
+    checker.run(0, with(&["pin"], &[&file]));
+    let Stored::Own(mut record) = record::load(&Target::open(&file).unwrap()).unwrap() else { panic!("no record") };
+    (record.needs.hold, record.added) = (Hold::Writable, Default::default());
+    let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    shell(&scratch, &format!("chattr -i file; setfattr -n security.daxfile.pin -v 0x{hex} file"));
+    assert_eq!(checker.run(0, with(&["stat"], &[&file]))["files"][0]["pin"]["state"], "not_held");
+    checker.run(1, with(&["verify"], &[&file]));
+    checker.run(0, with(&["check", "--hold", "writable"], &[&file]));
+    checker.run(0, with(&["unpin"], &[&file]));
 }
 
 fn errors(checker: &Checker) {

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::filesystem::Kind as FilesystemKind;
 use crate::map::{Alignment, Placed, Run, block_end};
 use crate::name::quote;
-use crate::needs::{Allow, Needs};
+use crate::needs::{Allow, Hold, Needs};
 use crate::sharers::Sharer;
 use crate::size;
 use crate::staging::Staging;
@@ -277,10 +277,7 @@ impl Scan {
         }
         let xflags = inode.xflags();
         let whole_file = [
-            (
-                Kind::Staging,
-                matches!(beside.staging, Some(Staging::Found { .. })) && !Kind::Staging.allowed_by(self.needs.allow),
-            ),
+            (Kind::Staging, stages(beside.staging, self.needs.hold) && !Kind::Staging.allowed_by(self.needs.allow)),
             (Kind::Empty, inode.statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
             (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
             (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
@@ -295,6 +292,15 @@ impl Scan {
         }
         let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size };
         Ok(self.found.into_iter().map(|(kind, ranges)| describe.blocker(kind, ranges)).collect())
+    }
+}
+
+/// Whether writes may go elsewhere. Where nobody writes, what cannot be told is none.
+fn stages(staging: Option<Staging>, hold: Hold) -> bool {
+    match staging {
+        Some(Staging::Found { .. }) => true,
+        Some(Staging::CannotTell { .. }) => hold == Hold::Writable,
+        Some(Staging::None) | None => false,
     }
 }
 

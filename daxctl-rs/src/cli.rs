@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use daxfile::needs::{Allow, Hold, Needs};
@@ -149,13 +150,16 @@ pub(crate) struct NeedsArgs {
 }
 
 impl NeedsArgs {
-    pub(crate) fn needs(&self) -> Needs {
-        Needs {
+    pub(crate) fn needs(&self) -> Result<Needs> {
+        if self.hold.0 == Hold::Writable && !self.allow.is_empty() {
+            bail!("--allow does not go with --hold writable: a write would change such a map");
+        }
+        Ok(Needs {
             hold: self.hold.0,
             align: self.shape.align,
             max_extents: self.shape.max_extents,
             allow: self.allow.iter().fold(Allow::empty(), |all, one| all | one.0),
-        }
+        })
     }
 }
 
@@ -164,12 +168,13 @@ struct HoldArg(Hold);
 
 impl ValueEnum for HoldArg {
     fn value_variants<'a>() -> &'a [Self] {
-        &[HoldArg(Hold::Frozen), HoldArg(Hold::None)]
+        &[HoldArg(Hold::Frozen), HoldArg(Hold::Writable), HoldArg(Hold::None)]
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
             Hold::Frozen => "The immutable flag: contents, size and name are fixed, too",
+            Hold::Writable => "BPF LSM programs: size and name are fixed, and the contents written in place",
             Hold::None => "Nothing: drift is found, not prevented",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
@@ -207,7 +212,7 @@ pub(crate) struct Files {
     pub(crate) files: Vec<PathBuf>,
 }
 
-fn alignment(text: &str) -> Result<u64, String> {
+fn alignment(text: &str) -> std::result::Result<u64, String> {
     match size::parse(text)? {
         align if align.is_power_of_two() && align >= 512 => Ok(align),
         _ => Err("must be a power of two, at least 512".into()),

@@ -199,7 +199,7 @@ pub struct Moved {
     pub shared: u64,
 }
 
-/// The state of a pin, computed from flag, record and map: nothing could be written under IMMUTABLE.
+/// The state of a pin, computed from flag or guard, record and map: nothing could be written under IMMUTABLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -209,7 +209,7 @@ pub enum State {
     Drifted,
     /// Held and as recorded, but somebody still has it open for writing.
     WriterInside,
-    /// Recorded, but the flag is off.
+    /// Recorded, but the flag is off, or the guard does not have it.
     NotHeld,
     /// No record.
     Unpinned,
@@ -235,14 +235,15 @@ impl State {
     }
 }
 
-/// Computes the state. `moved` is what the comparison with the file's own record found.
+/// Computes the state. `held` says whether what the record calls the hold is there, `moved` is what the comparison with
+/// the file's own record found.
 #[must_use]
-pub fn state(stored: &Stored, immutable: bool, statx: &Statx, moved: Option<&Moved>) -> State {
+pub fn state(stored: &Stored, held: bool, statx: &Statx, moved: Option<&Moved>) -> State {
     match stored {
         Stored::Absent => State::Unpinned,
         Stored::Foreign(_) => State::ForeignRecord,
         Stored::Bad(..) | Stored::UnknownVersion(..) => State::BadRecord,
-        Stored::Own(record) if record.needs.hold == Hold::Frozen && !immutable => State::NotHeld,
+        Stored::Own(record) if record.needs.hold != Hold::None && !held => State::NotHeld,
         Stored::Own(record) => {
             let differs = moved.is_none_or(|moved| !moved.changes.is_empty()) || attributes_differ(record, statx);
             if differs { State::Drifted } else { State::Pinned }

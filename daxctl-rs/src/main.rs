@@ -59,9 +59,9 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
             };
             alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter, sink)
         }
-        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs(), meter, sink),
+        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs()?, meter, sink),
         Verb::Pin { needs, wait, dry_run, files } => {
-            let options = pin::Options { needs: needs.needs(), wait: Duration::from_secs(*wait), dry_run: *dry_run };
+            let options = pin::Options { needs: needs.needs()?, wait: Duration::from_secs(*wait), dry_run: *dry_run };
             let files = list(files)?;
             meter.catch_signals().context("sigaction")?;
             pin::run(&files, &options, meter, sink)
@@ -69,7 +69,7 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
         Verb::Prepare { needs, dry_run, files } => {
             let files = list(files)?;
             meter.catch_signals().context("sigaction")?;
-            prepare::run(&files, &needs.needs(), *dry_run, meter, sink)
+            prepare::run(&files, &needs.needs()?, *dry_run, meter, sink)
         }
         Verb::Unpin { dry_run, files } => {
             let files = list(files)?;

@@ -9,6 +9,8 @@ pub enum Hold {
     /// The IMMUTABLE inode flag.
     #[default]
     Frozen,
+    /// BPF LSM programs: the contents may change in place.
+    Writable,
     /// Nothing: drift is found, not prevented.
     None,
 }
@@ -19,6 +21,7 @@ impl Hold {
     pub fn name(self) -> &'static str {
         match self {
             Hold::Frozen => "frozen",
+            Hold::Writable => "writable",
             Hold::None => "none",
         }
     }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | 7 | `daxfile` |
 //! | 7 | 1 | version: 1 |
-//! | 8 | 1 | hold: 0 frozen, 1 none |
+//! | 8 | 1 | hold: 0 frozen, 1 none, 2 writable |
 //! | 9 | 1 | allowed: 1 hole, 2 unwritten, 4 shared, 8 empty |
 //! | 10 | 1 | form of the map: 0 runs, 1 digests |
 //! | 11 | 1 | 0 |
@@ -143,6 +143,7 @@ impl Record {
         let hold = match self.needs.hold {
             Hold::Frozen => 0,
             Hold::None => 1,
+            Hold::Writable => 2,
         };
         let form = matches!(self.map, Kept::Digests { .. });
         bytes.extend([VERSION, hold, self.needs.allow.bits(), form.into(), 0]);
@@ -193,12 +194,14 @@ impl Record {
         let hold = match hold {
             0 => Hold::Frozen,
             1 => Hold::None,
+            2 => Hold::Writable,
             _ => return Err(bad("an unknown hold")),
         };
         let allow = Allow::from_bits(allow).ok_or(bad("unknown kinds allowed"))?;
         let added = Xflags::from_bits_retain(u32::from_le_bytes(reader.bytes()?));
         let may_add = match hold {
             Hold::Frozen => Xflags::IMMUTABLE | Xflags::NODEFRAG,
+            Hold::Writable => Xflags::NODEFRAG,
             Hold::None => Xflags::empty(),
         };
         if zero != 0 || !may_add.contains(added) {
@@ -327,7 +330,7 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
 #[must_use]
 pub fn attribute(hold: Hold) -> &'static CStr {
     match hold {
-        Hold::Frozen => c"security.daxfile.pin",
+        Hold::Frozen | Hold::Writable => c"security.daxfile.pin",
         Hold::None => c"user.daxfile.pin",
     }
 }
@@ -376,7 +379,7 @@ pub fn load(target: &Target) -> Result<Stored> {
     }
 }
 
-/// Reads what is in one hold's attribute.
+/// Reads what is in one hold's attribute, which may be that of another hold that is kept there.
 ///
 /// # Errors
 /// Those of fgetxattr(2), but for "none here".
@@ -394,7 +397,7 @@ pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
     };
     Ok(match Record::decode(&bytes) {
         // Whoever may write user.* must not be able to speak of an enforced hold.
-        Ok(record) if record.needs.hold != hold => Stored::Bad(hold, "it speaks of another hold"),
+        Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
         Ok(record) if record.identity == target.identity => Stored::Own(record),
         Ok(record) => Stored::Foreign(record),
         Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),

@@ -10,8 +10,9 @@ use crate::blockers::{Beside, Blocker, Kind, Scan};
 use crate::drift::{self, Comparison, Moved, State};
 use crate::error::Result;
 use crate::filesystem;
+use crate::hold::writable;
 use crate::map::{self, Overview, Run};
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::record::{self, Kept, LIMIT, Recorder, Stored};
 use crate::sharers;
 use crate::staging;
@@ -136,7 +137,11 @@ fn look(
         realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
-    let state = drift::state(&stored, inode.immutable(), &statx, moved.as_ref());
+    let held = match own.map(|record| record.needs.hold) {
+        Some(Hold::Writable) => writable::holds(target)?,
+        _ => inode.immutable(),
+    };
+    let state = drift::state(&stored, held, &statx, moved.as_ref());
     Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, stored })
 }
 

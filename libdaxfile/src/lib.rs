@@ -25,6 +25,7 @@ pub mod fiemap;
 pub mod fsmap;
 pub mod fsuuid;
 pub mod fsxattr;
+pub mod guard;
 pub mod inode;
 mod ioctl;
 pub mod lease;

@@ -2,6 +2,7 @@
 
 pub mod frozen;
 pub mod none;
+pub mod writable;
 
 use std::ffi::CStr;
 
@@ -62,15 +63,22 @@ fn now() -> Time {
     Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
 }
 
-/// Ends a pin: takes away the flags that it added, then the record, and makes both durable. Should the record not go,
-/// the flags come back, so that the file is pinned or unpinned and nothing between.
+/// Ends a pin: takes the file from the guard, takes away the flags that the pin added, then the record, and makes that
+/// durable. Should the record not go, the others come back, so that the file is pinned or unpinned and nothing between.
 ///
 /// # Errors
-/// Those of the three calls.
+/// Those of these calls.
 pub fn release(target: &Target, record: &Record) -> Result<()> {
+    let guarded = record.needs.hold == Hold::Writable;
+    if guarded {
+        writable::release(target)?;
+    }
     let cleared = clear_flags(target, record.added)?;
     if let Err(error) = xattr::remove(target, attribute(record.needs.hold)) {
         add_flags(target, cleared)?;
+        if guarded {
+            writable::hold_again(target)?;
+        }
         return Err(error.into());
     }
     target.fsync().map_err(|error| error.because("unpinned, but a crash may pin it again: unpin once more"))

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::blockers::{self, Kind};
 use crate::drift::State;
 use crate::error::{Error, Result};
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::progress::Progress;
 use crate::record::Stored;
 use crate::report::{FileReport, Sink};
@@ -42,7 +42,7 @@ pub(super) fn or_unsupported<T>(target: &Target, surveyed: Result<T>, report: &m
 pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mut FileReport) -> Result<()> {
     report.describe(target, survey);
     let mut blockers = survey.blockers.clone();
-    if survey.state == State::Pinned {
+    if survey.state == State::Pinned && needs.hold != Hold::Writable {
         // What was copied since has not moved; verify says yes to it, too.
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
         report.note_shared();

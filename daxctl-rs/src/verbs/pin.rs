@@ -11,7 +11,7 @@ use super::check;
 use crate::drift::State;
 use crate::error::{Error, Result};
 use crate::hold::frozen::{self, Candidate};
-use crate::hold::none;
+use crate::hold::{none, writable};
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::record::{Record, Stored};
@@ -118,6 +118,7 @@ fn look(
     let statx = target.statx()?;
     let missing = match needs.hold {
         Hold::Frozen => frozen::missing_capabilities(&statx)?,
+        Hold::Writable => writable::missing_capabilities()?,
         Hold::None => Vec::new(),
     };
     let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal().is_none();
@@ -125,7 +126,7 @@ fn look(
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
     let lease = match needs.hold {
         Hold::None => Lease::take(target, Kind::Read).ok(),
-        Hold::Frozen => None,
+        Hold::Frozen | Hold::Writable => None,
     };
     let surveyed = survey::to_record(target, needs, lease.as_ref());
     let recorded = check::or_unsupported(target, surveyed, report)?;
@@ -151,23 +152,28 @@ fn look(
         let missing = missing.join(", ");
         return Err(Error::new(
             Status::NotPermitted,
-            format!("hold frozen needs {missing}; --hold none records the map with write access alone"),
+            format!("hold {} needs {missing}; --hold none records the map with write access alone", needs.hold.name()),
         ));
     }
     if options.dry_run {
-        if needs.hold == Hold::None {
-            target.require_write_access()?;
+        match needs.hold {
+            Hold::None => target.require_write_access()?,
+            Hold::Writable => writable::require()?,
+            Hold::Frozen => {}
         }
         report.action = Some(Action::WouldPin);
         return Ok(Next::Nothing);
     }
+    let found = match &survey.stored {
+        Stored::Own(record) => Some(record.clone()),
+        _ => None,
+    };
     match needs.hold {
-        Hold::Frozen => {
-            let found = match &survey.stored {
-                Stored::Own(record) => Some(record.clone()),
-                _ => None,
-            };
-            Ok(Next::Freeze(Box::new(recorded), found))
+        Hold::Frozen => Ok(Next::Freeze(Box::new(recorded), found)),
+        Hold::Writable => {
+            report.describe(target, &writable::pin(target, needs, &recorded, found.as_ref())?);
+            report.action = Some(Action::Pinned);
+            Ok(Next::Nothing)
         }
         Hold::None => {
             report.describe(target, &none::pin(target, needs, &recorded, lease.as_ref())?);

@@ -6,7 +6,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
-use crate::hold::{self, frozen};
+use crate::hold::{self, frozen, writable};
 use crate::needs::Hold;
 use crate::progress::Progress;
 use crate::record::{self, Stored, attribute};
@@ -65,13 +65,20 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
             ));
         }
     }
+    // In the attribute of one enforced hold there may be the record of another.
+    let hold = match stored {
+        Stored::Own(record) => record.needs.hold,
+        _ => hold,
+    };
     // Of the flags that forbid it, only the hold's own goes with it.
     let flags = target.inode_state()?.xflags();
     let chattr = match hold {
         // Under IMMUTABLE, ext4 takes no change of another flag.
         Hold::Frozen if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -ia")),
-        Hold::None if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -a")),
-        Hold::None if flags.contains(Xflags::IMMUTABLE) => Some(("immutable, but not by its pin", "chattr -i")),
+        _ if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -a")),
+        Hold::None | Hold::Writable if flags.contains(Xflags::IMMUTABLE) => {
+            Some(("immutable, but not by its pin", "chattr -i"))
+        }
         _ => None,
     };
     if let Some((what, command)) = chattr {
@@ -80,7 +87,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
     if dry_run {
         return rehearse(target, stored);
     }
-    if hold == Hold::Frozen && matches!(stored, Stored::Own(_)) {
+    if hold != Hold::None && matches!(stored, Stored::Own(_)) {
         // Found out only halfway, the hold would have been lifted for a moment.
         rehearse(target, stored)?;
     }
@@ -104,9 +111,16 @@ fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();
     }
-    let missing = frozen::missing_for_thawing(&target.statx()?)?;
+    let hold = match stored {
+        Stored::Own(record) => record.needs.hold,
+        _ => Hold::Frozen,
+    };
+    let missing = match hold {
+        Hold::Writable => writable::missing_capabilities()?,
+        _ => frozen::missing_for_thawing(&target.statx()?)?,
+    };
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Status::NotPermitted, format!("to end hold frozen needs {}", missing.join(", "))))
+    Err(Error::new(Status::NotPermitted, format!("to end hold {} needs {}", hold.name(), missing.join(", "))))
 }

@@ -66,7 +66,9 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         report.notes.extend(Some(say).filter(|say: &String| !say.is_empty()));
         report.raise(Status::No);
     }
-    if report.note_shared() && strict {
+    // What is shared can be written, then, and goes elsewhere.
+    let writable = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Writable);
+    if report.note_shared() && (strict || writable) {
         report.raise(Status::No);
     }
     if let Stored::Own(record) = &survey.stored

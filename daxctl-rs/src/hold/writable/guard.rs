@@ -1,0 +1,443 @@
+//! The guard's loader: its programs and maps, pinned below /sys/fs/bpf/daxfile, where flock(2) keeps changes apart.
+//!
+//! The maps are shared by all builds of daxfile. The links are in a directory whose name has the object's digest and
+//! their number: a build that finds another's puts its own beside these before it takes those away, so that no moment
+//! passes without a guard. With the last file all of it goes.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf, EbpfLoader};
+use libdaxfile::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use sha2::{Digest, Sha256};
+
+use super::{Lack, Part};
+use crate::error::{Error, Named, Result};
+use crate::status::Status;
+use crate::target::Target;
+
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PINS: &str = "/sys/fs/bpf/daxfile";
+const FILES: &str = "daxfile_files";
+const FILESYSTEMS: &str = "daxfile_fs";
+const FILTER: &str = "daxfile_filter";
+const MAPS: [&str; 3] = [FILES, FILESYSTEMS, FILTER];
+
+type Key = [u8; 24];
+type Filter = [u64; 64];
+
+/// Where a program stands, and what is open where the kernel has no such place; `None` where nothing is.
+struct Place {
+    program: &'static str,
+    hook: &'static str,
+    leaves_open: Option<&'static str>,
+}
+
+const fn place(program: &'static str, hook: &'static str, leaves_open: &'static str) -> Place {
+    Place { program, hook, leaves_open: Some(leaves_open) }
+}
+
+const fn passing(program: &'static str, hook: &'static str) -> Place {
+    Place { program, hook, leaves_open: None }
+}
+
+const INODE_SETATTR: &str = "inode_setattr";
+
+/// Those at functions stand there twice; see the object's source.
+const PLACES: [Place; 29] = [
+    place("file_permission", "file_permission", "writes past the end and allocation are not refused"),
+    place(INODE_SETATTR, INODE_SETATTR, "truncation is not refused"),
+    place("file_ioctl", "file_ioctl", "extents can be swapped away"),
+    passing("file_ioctl_compat", "file_ioctl_compat"),
+    place("file_open", "file_open", "opening for appending is not refused"),
+    place("file_fcntl", "file_fcntl", "a descriptor can be made to append"),
+    place("inode_unlink", "inode_unlink", "the file can be deleted"),
+    place("inode_rmdir", "inode_rmdir", "the guard's own pins can be removed"),
+    place("inode_rename", "inode_rename", "the file can be replaced"),
+    place("inode_setxattr", "inode_setxattr", "the record can be forged where the kernel does not refuse it"),
+    place("inode_removexattr", "inode_removexattr", "the record can be removed where the kernel does not refuse it"),
+    place("bpf_map", "bpf_map", "the guard's list of files can be changed without CAP_SYS_ADMIN"),
+    place("place_write", "rw_verify_area", "no write could be let through"),
+    place("forget_write", "vfs_fallocate", "a write that was refused by another LSM may let an allocation through"),
+    place("writev", "vfs_writev", "flags of writes, such as RWF_APPEND, are not seen"),
+    place("writev_end", "vfs_writev", "flags of writes outlast them"),
+    place("aio", "aio_write", "flags of aio writes, such as RWF_APPEND, are not seen"),
+    place("aio_end", "aio_write", "flags of writes outlast them"),
+    place("uring", "io_write", "flags of io_uring writes, such as RWF_APPEND, are not seen"),
+    place("uring_end", "io_write", "flags of writes outlast them"),
+    place("clone", "vfs_clone_file_range", "its blocks can be shared"),
+    place("clone_end", "vfs_clone_file_range", "reads after a refused clone are refused"),
+    passing("do_clone", "do_clone_file_range"),
+    passing("do_clone_end", "do_clone_file_range"),
+    place("dedupe", "vfs_dedupe_file_range_one", "its blocks can be shared"),
+    place("dedupe_end", "vfs_dedupe_file_range_one", "reads after a refused deduplication are refused"),
+    place("copy", "vfs_copy_file_range", "its blocks can be shared"),
+    place("copy_end", "vfs_copy_file_range", "reads after a refused copy are refused"),
+    // Before Linux 6.3, in place of the one above.
+    passing("inode_setattr_old", INODE_SETATTR),
+];
+
+/// What the guard lacks on this kernel, or in this process: loads it, and lets it go. An empty answer promises that a file
+/// can be held.
+#[must_use]
+pub fn lacks() -> Vec<Lack> {
+    load(false).map_or_else(|lacks| lacks, |_| Vec::new())
+}
+
+/// Loads every program that this kernel has a place for.
+fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
+    if let Ok(active) = fs::read_to_string("/sys/kernel/security/lsm")
+        && !active.trim().split(',').any(|lsm| lsm == "bpf")
+    {
+        let active = active.trim();
+        return Err(vec![Lack::new(
+            Part::Lsm,
+            format!("bpf is not among the active LSMs: boot with lsm={active},bpf"),
+        )]);
+    }
+    let btf = Btf::from_sys_fs()
+        .map_err(|_| vec![Lack::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")])?;
+    let mut loader = EbpfLoader::new();
+    // That is said of task storage, which only programs use.
+    loader.btf(Some(&btf)).allow_unsupported_maps();
+    if pinned {
+        for map in MAPS {
+            loader.map_pin_path(map, Path::new(PINS).join(map));
+        }
+    }
+    let mut object = loader.load(OBJECT).map_err(|error| vec![refused(&error, None)])?;
+    let mut lacks = Vec::new();
+    let mut setattr = false;
+    for place in &PLACES {
+        // What the old form makes of the arguments is of no account where the new one is right.
+        if place.program == "inode_setattr_old" && setattr {
+            continue;
+        }
+        match load_place(&mut object, place, &btf) {
+            Ok(()) => setattr |= place.hook == INODE_SETATTR,
+            Err(_) if place.leaves_open.is_none() => {}
+            // The old form may fit.
+            Err(_) if place.program == INODE_SETATTR => {}
+            Err(error) => lacks.push(missing(place, &error)),
+        }
+        if lacks.iter().any(|lack| lack.part == Part::Permission) {
+            return Err(lacks.split_off(lacks.len() - 1));
+        }
+    }
+    if !setattr && let Some(place) = PLACES.iter().find(|place| place.program == INODE_SETATTR) {
+        let message = format!("no hook {INODE_SETATTR}: {}", place.leaves_open.unwrap_or_default());
+        lacks.push(Lack { hook: Some(INODE_SETATTR), ..Lack::new(Part::Hook, message) });
+    }
+    if lacks.is_empty() { Ok(object) } else { Err(lacks) }
+}
+
+/// Both copies, where there are two.
+fn load_place(object: &mut Ebpf, place: &Place, btf: &Btf) -> std::result::Result<(), ProgramError> {
+    let second = format!("{}_2", place.program);
+    for name in [place.program, second.as_str()] {
+        match object.program_mut(name) {
+            Some(Program::Lsm(program)) => program.load(place.hook, btf)?,
+            Some(Program::FEntry(program)) => program.load(place.hook, btf)?,
+            Some(Program::FExit(program)) => program.load(place.hook, btf)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn missing(place: &Place, error: &ProgramError) -> Lack {
+    let lack = refused(error, Some(place.hook));
+    match lack.part {
+        Part::Hook => {
+            let open = place.leaves_open.unwrap_or_default();
+            Lack { message: format!("{}: without it, {open}", lack.message), ..lack }
+        }
+        _ => lack,
+    }
+}
+
+/// What an error of loading means.
+fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>) -> Lack {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        if let Some(errno @ (Errno::EPERM | Errno::EACCES)) = errno
+            && !describes_verifier(error)
+        {
+            let locked = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+            let why = if locked.contains("[confidentiality]") {
+                "the kernel is locked down (confidentiality)"
+            } else {
+                "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy"
+            };
+            let meaning = libdaxfile::meaning(errno);
+            return Lack { hook, ..Lack::new(Part::Permission, format!("not permitted: bpf: {meaning}: {why}")) };
+        }
+        source = error.source();
+    }
+    let message = match hook {
+        Some(hook) => format!("no program can stand at {hook} ({})", first_line(error)),
+        None => format!("the guard cannot be loaded ({})", first_line(error)),
+    };
+    Lack { hook, ..Lack::new(Part::Hook, message) }
+}
+
+/// The verifier's refusals are EACCES, too.
+fn describes_verifier(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.to_string().contains("verifier")
+}
+
+fn first_line(error: &(dyn std::error::Error + 'static)) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// The directory of the pins, locked; it is made where it is missing, and bpffs mounted.
+fn lock() -> Result<Flock<File>> {
+    let mounted = statfs(BPFFS).named("statfs(/sys/fs/bpf)")?.filesystem_type() == BPF_FS_MAGIC;
+    if !mounted {
+        mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some("mode=700"),
+        )
+        .named("mount(/sys/fs/bpf)")?;
+    }
+    loop {
+        match DirBuilder::new().mode(0o700).create(PINS) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).named("mkdir(/sys/fs/bpf/daxfile)");
+            }
+            _ => {}
+        }
+        let directory = File::open(PINS).named("open(/sys/fs/bpf/daxfile)")?;
+        let locked = Flock::lock(directory, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| Error::call("flock(/sys/fs/bpf/daxfile)", errno))?;
+        // Who had the lock may have taken all of it away.
+        if Path::new(PINS).is_dir() && same_directory(&locked)? {
+            return Ok(locked);
+        }
+    }
+}
+
+fn same_directory(directory: &File) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let there = directory.metadata().named("fstat")?;
+    Ok(fs::metadata(PINS).is_ok_and(|here| here.ino() == there.ino()))
+}
+
+/// Directories of links, each with the number that its name promises.
+fn directories_of_links() -> io::Result<Vec<(PathBuf, usize)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(PINS)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(number) = name.strip_prefix("links-").and_then(|rest| rest.rsplit('-').next()?.parse().ok()) {
+            found.push((path, number));
+        }
+    }
+    Ok(found)
+}
+
+fn has_all(path: &Path, number: usize) -> bool {
+    fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
+}
+
+/// Whether no link is missing, as far as the caller may look.
+pub(super) fn is_whole() -> Result<bool> {
+    match directories_of_links() {
+        Ok(found) => Ok(found.iter().any(|(path, number)| has_all(path, *number))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => Ok(true),
+        Err(error) => Err(error).named("readdir(/sys/fs/bpf/daxfile)"),
+    }
+}
+
+fn digest() -> String {
+    Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Has this build's programs at work, and no other's.
+fn ensure() -> Result<()> {
+    let mine = format!("links-{}-", digest());
+    let is_mine = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().starts_with(&mine);
+    let found = directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")?;
+    let there = found.iter().any(|(path, number)| is_mine(path) && has_all(path, *number));
+    if !there {
+        let mut object = load(true).map_err(|lacks| lacks.first().map_or_else(unknown, Lack::error))?;
+        let new = Path::new(PINS).join("new");
+        remove_all(&new)?;
+        DirBuilder::new().mode(0o700).create(&new).named("mkdir(/sys/fs/bpf/daxfile/new)")?;
+        let number = attach(&mut object, &new)?;
+        let path = Path::new(PINS).join(format!("{mine}{number}"));
+        remove_all(&path)?;
+        fs::rename(&new, &path).named("rename(/sys/fs/bpf/daxfile/new)")?;
+    }
+    for (path, _) in found.iter().filter(|(path, _)| !is_mine(path)) {
+        remove_all(path)?;
+    }
+    Ok(())
+}
+
+fn unknown() -> Error {
+    Error::new(Status::Failed, "the guard cannot be loaded")
+}
+
+/// Attaches all that was loaded; returns how many.
+fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
+    let mut number = 0;
+    // Those that let writes through come first.
+    let names: Vec<String> =
+        PLACES.iter().rev().flat_map(|place| [place.program.to_owned(), format!("{}_2", place.program)]).collect();
+    for name in names {
+        let link = match object.program_mut(&name) {
+            Some(Program::Lsm(program)) if program.fd().is_ok() => {
+                program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
+            }
+            Some(Program::FEntry(program)) if program.fd().is_ok() => {
+                program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
+            }
+            Some(Program::FExit(program)) if program.fd().is_ok() => {
+                program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
+            }
+            _ => continue,
+        };
+        let link = link.map_err(|error| refused(&error, None).error())?;
+        link.pin(directory.join(&name)).map_err(|error| refused(&error, None).error())?;
+        number += 1;
+    }
+    Ok(number)
+}
+
+fn remove_all(directory: &Path) -> Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.named("readdir(/sys/fs/bpf/daxfile)")?,
+    };
+    for entry in entries {
+        fs::remove_file(entry.named("readdir(/sys/fs/bpf/daxfile)")?.path()).named("unlink(/sys/fs/bpf/daxfile)")?;
+    }
+    fs::remove_dir(directory).named("rmdir(/sys/fs/bpf/daxfile)")
+}
+
+fn map(name: &str) -> Result<MapData> {
+    MapData::from_pin(Path::new(PINS).join(name)).map_err(|error| failed(&error))
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Error::call("bpf", Errno::from_raw(errno));
+        }
+        source = error.source();
+    }
+    Error::new(Status::Failed, format!("bpf: {}", first_line(error)))
+}
+
+/// The list of files, and what is derived from it.
+struct Lists {
+    files: HashMap<MapData, Key, u32>,
+    filesystems: HashMap<MapData, [u8; 16], u32>,
+    filter: Array<MapData, Filter>,
+}
+
+impl Lists {
+    fn open() -> Result<Self> {
+        Ok(Lists {
+            files: HashMap::try_from(Map::HashMap(map(FILES)?)).map_err(|error| failed(&error))?,
+            filesystems: HashMap::try_from(Map::HashMap(map(FILESYSTEMS)?)).map_err(|error| failed(&error))?,
+            filter: Array::try_from(Map::Array(map(FILTER)?)).map_err(|error| failed(&error))?,
+        })
+    }
+
+    fn keys(&self) -> Result<Vec<Key>> {
+        self.files.keys().collect::<std::result::Result<_, _>>().map_err(|error| failed(&error))
+    }
+
+    /// Makes the derived lists those of these files.
+    fn derive(&mut self, keys: &[Key]) -> Result<()> {
+        let mut filter: Filter = [0; 64];
+        let mut filesystems = std::collections::BTreeMap::<[u8; 16], u32>::new();
+        for key in keys {
+            let (uuid, number) = key.split_at(16);
+            let number = number.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+            let word = usize::try_from(number >> 6 & 63).unwrap_or(0);
+            filter[word] |= 1 << (number & 63);
+            let mut filesystem = [0; 16];
+            filesystem.copy_from_slice(uuid);
+            *filesystems.entry(filesystem).or_default() += 1;
+        }
+        let old: Vec<[u8; 16]> =
+            self.filesystems.keys().collect::<std::result::Result<_, _>>().map_err(|error| failed(&error))?;
+        for (filesystem, number) in &filesystems {
+            self.filesystems.insert(filesystem, number, 0).map_err(|error| failed(&error))?;
+        }
+        for gone in old.iter().filter(|old| !filesystems.contains_key(*old)) {
+            self.filesystems.remove(gone).map_err(|error| failed(&error))?;
+        }
+        self.filter.set(0, filter, 0).map_err(|error| failed(&error))
+    }
+}
+
+fn key(target: &Target) -> Key {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&target.filesystem.uuid.unwrap_or_default());
+    key[16..].copy_from_slice(&target.identity.inode.to_ne_bytes());
+    key
+}
+
+/// Puts a file under the guard, which is loaded if it is not there.
+pub(super) fn arm(target: &Target) -> Result<()> {
+    let _lock = lock()?;
+    ensure()?;
+    let mut lists = Lists::open()?;
+    let key = key(target);
+    let mut keys = lists.keys()?;
+    if !keys.contains(&key) {
+        keys.push(key);
+    }
+    lists.derive(&keys)?;
+    lists.files.insert(key, target.identity.generation, 0).map_err(|error| match failed(&error) {
+        error if error.errno == Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
+        error => error,
+    })
+}
+
+/// Takes a file from it, and takes it away if that was the last.
+pub(super) fn disarm(target: &Target) -> Result<()> {
+    let _lock = lock()?;
+    let gone = key(target);
+    if Path::new(PINS).join(FILES).exists() {
+        let mut lists = Lists::open()?;
+        let mut keys = lists.keys()?;
+        if keys.contains(&gone) {
+            lists.files.remove(&gone).map_err(|error| failed(&error))?;
+            keys.retain(|key| *key != gone);
+            lists.derive(&keys)?;
+        }
+        if !keys.is_empty() {
+            return Ok(());
+        }
+    }
+    take_away()
+}
+
+fn take_away() -> Result<()> {
+    for (path, _) in directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")? {
+        remove_all(&path)?;
+    }
+    remove_all(&Path::new(PINS).join(OsStr::new("new")))?;
+    remove_all(Path::new(PINS))
+}

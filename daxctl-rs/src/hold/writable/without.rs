@@ -1,0 +1,23 @@
+//! A build without the guard.
+
+use super::{Lack, Part};
+use crate::error::Result;
+use crate::target::Target;
+
+/// What the guard lacks here.
+#[must_use]
+pub fn lacks() -> Vec<Lack> {
+    vec![Lack::new(Part::Build, "this daxfile was built without the guard (cargo's feature guard)")]
+}
+
+pub(super) fn is_whole() -> Result<bool> {
+    Ok(true)
+}
+
+pub(super) fn arm(_: &Target) -> Result<()> {
+    super::require()
+}
+
+pub(super) fn disarm(_: &Target) -> Result<()> {
+    super::require()
+}
