@@ -12,6 +12,7 @@ if ((EUID != 0)) || [[ -z ${DAXFILE_RELEASE-} ]]; then
 fi
 . tests/packages.sh
 need debootstrap=debootstrap lintian=lintian mkfs.xfs=xfsprogs cc=gcc jq=jq systemd-analyze=systemd man=man-db \
+    qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod \
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
@@ -197,7 +198,57 @@ check_static() {
     demonstrate static
 }
 
-checks=(deny msrv publish deb install static)
+check_boot() {
+    say "A boot with systemd, in the lab"
+    local deb kernel version image=$scratch/image
+    deb=$(tests/deb.sh)
+    root boot "${plain[@]}"
+    cp "$deb" "$scratch/boot/tmp/daxfile.deb"
+    within boot dpkg -i /tmp/daxfile.deb >/dev/null
+    echo '/dev/vda /data xfs x-systemd.requires=systemd-modules-load.service 0 0' >"$scratch/boot/etc/fstab"
+    printf '%s\n' crc32c_generic virtio_pci virtio_blk xfs >"$scratch/boot/etc/modules-load.d/disk.conf"
+    install -m 755 tests/lab/booted "$scratch/boot/booted"
+
+    # A file that is listed, on a disk of its own.
+    truncate -s 320M "$image"
+    mkfs.xfs -q "$image"
+    mkdir "$scratch/boot/data"
+    mount -o loop "$image" "$scratch/boot/data"
+    within boot daxfile alloc -s 1M /data/one
+    within boot daxfile pin /data/one
+    umount "$scratch/boot/data"
+    echo /data/one >"$scratch/boot/etc/daxfile/pins"
+
+    kernel=$(tests/lab/fetch.sh 6.12)
+    version=${kernel##*/}
+    for module in autofs4 crc32c_generic virtio_pci virtio_blk xfs; do
+        modprobe --dirname "$kernel" --set-version "$version" --show-depends --ignore-install "$module" 2>/dev/null || :
+    done | awk '$1 == "insmod" { print $2 }' | sort -u | sed "s,^$kernel/,," |
+        tar -C "$kernel" --files-from=- -c | tar -C "$scratch/boot" --keep-directory-symlink -x
+    cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$scratch/boot/lib/modules/$version/"
+    depmod -b "$scratch/boot" "$version"
+    umount -lR "$scratch"/boot/{dev,proc,sys}
+    rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
+    (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"
+
+    timeout 5m qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
+        -no-reboot -serial file:"$scratch/console" -serial file:"$scratch/booted" \
+        -drive "file=$image,if=virtio,format=raw" -kernel "$kernel/boot/vmlinuz-$version" -initrd "$scratch/initramfs" \
+        -append "console=ttyS0 quiet mitigations=off panic=-1 oops=panic rdinit=/lib/systemd/systemd systemd.run=/booted" \
+        </dev/null || { tail -n 40 "$scratch/console"; fail "the guest has not ended"; }
+    diff - <(tr -d '\r' <"$scratch/booted") <<'BOOTED' || { tail -n 40 "$scratch/console"; fail "the units do otherwise"; }
+timer: active
+pinned: success
+not held: exit-code
+no list: no
+journal:
+/data/one: as it was, 1 extent
+/data/one: not_held
+BOOTED
+    echo "the timer runs; what is wrong makes the service fail, and is in the journal"
+}
+
+checks=(deny msrv publish deb install static boot)
 (($# == 0)) || checks=("$@")
 for check in "${checks[@]}"; do
     "check_$check"
