@@ -11,9 +11,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binutils \
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring \
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
-    mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base
+    mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base \
+    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync
 # Packages whose programs the tests call.
-packages=(attr bash btrfs-progs coreutils diffutils e2fsprogs erofs-utils findutils grep jq kmod libcap2-bin mawk
+packages=(attr bash bpftool btrfs-progs coreutils diffutils e2fsprogs erofs-utils findutils grep jq kmod libcap2-bin mawk
     mount ncurses-base perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
@@ -35,8 +36,8 @@ mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
 
 # The whole workspace, for that is how run.sh builds it.
-cargo build --workspace
-cargo test --workspace "${names[@]/#/--test=}" --no-run --message-format=json >"$work/built"
+cargo build --workspace --features daxfile/guard
+cargo test --workspace --features daxfile/guard "${names[@]/#/--test=}" --no-run --message-format=json >"$work/built"
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
 mapfile -t programs < <(jq -r 'select(.executable).executable' "$work/built")
 attacks=$(jq -r 'select(.reason == "build-script-executed" and (.package_id | contains("daxfile-tests"))).out_dir' "$work/built")
