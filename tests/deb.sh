@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/packages.sh
-need dpkg-shlibdeps=dpkg-dev cc=gcc /usr/include/stdio.h=libc6-dev
+need dpkg-shlibdeps=dpkg-dev cc=gcc /usr/include/stdio.h=libc6-dev clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev
 
 target=$(cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 cargo_deb=$target/tools/bin/cargo-deb
@@ -12,5 +12,5 @@ cargo_deb=$target/tools/bin/cargo-deb
 SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' daxctl-rs/debian/changelog | head -n 1)" +%s)
 export SOURCE_DATE_EPOCH
 
-cargo build --quiet --release --locked -p daxfile >&2
+cargo build --quiet --release --locked -p daxfile --features guard >&2
 "$cargo_deb" --quiet --no-build -p daxfile
