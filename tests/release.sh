@@ -107,7 +107,8 @@ check_msrv() {
 
 check_publish() {
     say "cargo publish --dry-run"
-    cargo publish --quiet --workspace --dry-run --allow-dirty --locked
+    # In a place of its own: by a path that it knows, cargo takes for libdaxfile what it unpacked the last time.
+    cargo publish --quiet --workspace --dry-run --allow-dirty --locked --target-dir "$scratch/publish"
     local crate
     for crate in libdaxfile daxfile; do
         cargo package --quiet --list --allow-dirty --locked -p "$crate" >"$scratch/files"
