@@ -148,6 +148,10 @@ impl Undo<'_> {
 
 fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
     let target = undo.target;
+    if cfg!(not(feature = "guard")) {
+        // Nothing is to be undone by a build that could not.
+        require()?;
+    }
     if target.filesystem.uuid.is_none() {
         return Err(Error::new(Status::Unable, "hold writable: without a UUID the guard cannot tell the filesystem"));
     }
