@@ -192,6 +192,9 @@ fn the_life_of_a_pin(checker: &Checker) {
         checker.run(1, with(&["check", "--max-extents", "1000"], &[file]));
         checker.run(0, with(&["stat", "--extents"], &[file]));
         checker.run(0, with(&["verify"], &[file]));
+        checker.run(0, with(&["map", "--format", "dmsetup"], &[file]));
+        checker.run(0, with(&["map", "--format", "resume"], &[file]));
+        checker.run(0, with(&["probe", "--hold", "frozen"], &[file]));
         if on_xfs {
             shell(&scratch, "cp --reflink=always file copy");
             let report = checker.run(0, with(&["verify"], &[file]));

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 full=()
 names=()
 kernels=(6.1)
-in_lab=dax,guard,realtime,main_job
+in_lab=dax,guard,realtime,main_job,map,probe
 for argument; do
     case $argument in
         --full)
@@ -28,7 +28,7 @@ need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
     mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
     /usr/bin/time=time rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
-    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev
+    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
 
 step() {
     echo
@@ -72,7 +72,8 @@ step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config 
 step cargo test --workspace "${guard[@]}" --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 if ((${#names[@]} == 0)); then
     for kernel in "${kernels[@]}"; do
-        step tests/lab.sh "$kernel" "$in_lab" in_the_lab pins_survive a_writer_inside a_file_in_use --skip toll 2>&1 |
+        step tests/lab.sh "$kernel" "$in_lab" in_the_lab what_is_said pins_survive a_writer_inside \
+            a_file_in_use --skip toll 2>&1 |
             tee -a "$log" || status=$?
     done
 fi

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use daxfile::needs::{Allow, Hold, Needs};
 use daxfile::size;
+use daxfile::verbs::map::Format;
 
 /// Makes the extent maps of files immutable, and proves that they stayed so.
 #[derive(Debug, Parser)]
@@ -71,6 +73,11 @@ pub(crate) enum Verb {
         #[command(flatten)]
         files: Files,
     },
+    /// Print what a shell completes command lines of daxfile by
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Make a file pinnable in place, whoever is at work on it
     Prepare {
         #[command(flatten)]
@@ -94,6 +101,15 @@ pub(crate) enum Verb {
         #[command(flatten)]
         files: Files,
     },
+    /// Say which holds can be had at a place, and what is missing
+    Probe {
+        /// Give the status that this hold would have: 0, or 3 or 4
+        #[arg(long)]
+        hold: Option<HoldArg>,
+        /// A directory, or a regular file
+        #[arg(value_name = "PATH", default_value = ".")]
+        path: PathBuf,
+    },
     /// End the hold, and remove the record
     Unpin {
         /// Only say what would be done
@@ -109,6 +125,17 @@ pub(crate) enum Verb {
         extents: bool,
         #[command(flatten)]
         files: Files,
+    },
+    /// Tell device-mapper, or a resuming kernel, where a pinned file's blocks are
+    Map {
+        /// Whom to tell
+        #[arg(long)]
+        format: FormatArg,
+        /// Also where nothing keeps the blocks there
+        #[arg(long)]
+        unpinned: bool,
+        /// The file
+        file: PathBuf,
     },
     /// Compare the map with the record, and name what moved
     Verify {
@@ -164,7 +191,7 @@ impl NeedsArgs {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct HoldArg(Hold);
+pub(crate) struct HoldArg(pub(crate) Hold);
 
 impl ValueEnum for HoldArg {
     fn value_variants<'a>() -> &'a [Self] {
@@ -178,6 +205,22 @@ impl ValueEnum for HoldArg {
             Hold::None => "Nothing: drift is found, not prevented",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FormatArg(pub(crate) Format);
+
+impl ValueEnum for FormatArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[FormatArg(Format::Dmsetup), FormatArg(Format::Resume)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self.0 {
+            Format::Dmsetup => PossibleValue::new("dmsetup").help("A table of linear targets"),
+            Format::Resume => PossibleValue::new("resume").help("The kernel's parameters resume and resume_offset"),
+        })
     }
 }
 

@@ -21,6 +21,7 @@ pub mod drift;
 pub mod error;
 pub mod filesystem;
 pub mod hold;
+pub mod host;
 pub mod manifest;
 pub mod map;
 pub mod mend;

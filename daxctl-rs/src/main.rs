@@ -13,12 +13,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 use daxfile::error::Named;
 use daxfile::manifest::Manifest;
 use daxfile::report::Sink;
 use daxfile::status::Status;
-use daxfile::verbs::{alloc, check, pin, prepare, stat, unpin, verify};
+use daxfile::verbs::{alloc, check, map, pin, prepare, probe, stat, unpin, verify};
 
 use cli::{Cli, Files, Verb};
 use render::Printer;
@@ -60,6 +61,8 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
             alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter, sink)
         }
         Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs()?, meter, sink),
+        Verb::Completions { shell } => completions(*shell),
+        Verb::Map { format, unpinned, file } => map::run(file, format.0, *unpinned, meter, sink),
         Verb::Pin { needs, wait, dry_run, files } => {
             let options = pin::Options { needs: needs.needs()?, wait: Duration::from_secs(*wait), dry_run: *dry_run };
             let files = list(files)?;
@@ -71,6 +74,7 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
             meter.catch_signals().context("sigaction")?;
             prepare::run(&files, &needs.needs()?, *dry_run, meter, sink)
         }
+        Verb::Probe { hold, path } => probe::run(path, hold.map(|hold| hold.0), sink),
         Verb::Unpin { dry_run, files } => {
             let files = list(files)?;
             meter.catch_signals().context("sigaction")?;
@@ -91,6 +95,14 @@ fn usage(message: &clap::Error) -> ExitCode {
     let printed = message.print().and_then(|()| std::io::stdout().flush());
     let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| unprinted(&error));
     failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
+}
+
+fn completions(shell: Shell) -> Status {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "daxfile", &mut script);
+    let mut stdout = std::io::stdout();
+    let printed = stdout.write_all(&script).and_then(|()| stdout.flush());
+    printed.err().and_then(|error| unprinted(&error)).unwrap_or_default()
 }
 
 /// The files that were named.

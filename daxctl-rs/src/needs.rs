@@ -16,6 +16,9 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// Every hold.
+    pub const ALL: [Hold; 3] = [Hold::Frozen, Hold::Writable, Hold::None];
+
     /// The name that `--hold` takes.
     #[must_use]
     pub fn name(self) -> &'static str {

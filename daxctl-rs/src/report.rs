@@ -11,6 +11,8 @@ use serde::{Serialize, Serializer};
 use crate::blockers::Blocker;
 use crate::drift::{self, Change, State};
 use crate::error::Error;
+use crate::filesystem::Mount;
+use crate::host::{Host, Layer};
 use crate::map::{Layout, Summary};
 use crate::name;
 use crate::needs::Hold;
@@ -49,12 +51,18 @@ pub struct FileReport {
     /// The map's runs, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "extents")]
     pub extents: Option<Vec<Extent>>,
+    /// Where its bytes are, as other programs take it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Mapping>,
     /// What preparing it takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work: Option<Work>,
     /// What stands against pinning it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blockers: Option<Vec<Blocker>>,
+    /// What can be had here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeFacts>,
     /// Its pin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<PinFacts>,
@@ -77,8 +85,10 @@ impl FileReport {
             file: None,
             map: None,
             extents: None,
+            mapping: None,
             work: None,
             blockers: None,
+            probe: None,
             pin: None,
             changes: None,
             notes: Vec::new(),
@@ -188,6 +198,81 @@ pub struct Work {
     pub write: u64,
     /// To be allocated, for a while at least.
     pub allocate: u64,
+}
+
+/// What a place, its machine and the caller have to do with holds.
+#[derive(Debug, Serialize)]
+pub struct ProbeFacts {
+    /// The kernel, and what bounds the caller in it.
+    #[serde(flatten)]
+    pub host: Host,
+    /// The filesystem.
+    pub filesystem: FilesystemFacts,
+    /// The device it is on, and what is below, outermost first; empty where it is on none, or on several.
+    pub devices: Vec<Layer>,
+    /// Each hold.
+    pub holds: Vec<HoldFacts>,
+}
+
+/// A filesystem.
+#[derive(Debug, Serialize)]
+pub struct FilesystemFacts {
+    /// Its name.
+    pub name: &'static str,
+    /// Its UUID.
+    pub uuid: Option<String>,
+    /// Its block size in bytes.
+    pub block_size: u64,
+    /// Features that it tells of.
+    pub features: Vec<String>,
+    /// Where and how it is mounted.
+    pub mount: Option<Mount>,
+}
+
+/// Whether a hold can be had.
+#[derive(Debug, Clone, Serialize)]
+pub struct HoldFacts {
+    /// Which.
+    pub hold: Hold,
+    /// What a pin would end with: 0, or 3 or 4.
+    pub exit_status: Status,
+    /// What is missing, if it cannot be had.
+    pub missing: Option<String>,
+}
+
+/// Where a file's bytes are, for one kind of reader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "format", rename_all = "snake_case")]
+pub enum Mapping {
+    /// For device-mapper.
+    Dmsetup {
+        /// The device, `major:minor`.
+        device: String,
+        /// The extents up to EOF.
+        segments: Vec<Segment>,
+    },
+    /// For resuming from hibernation.
+    Resume {
+        /// The device, `major:minor`.
+        device: String,
+        /// The value of the kernel's parameter `resume`.
+        resume: String,
+        /// The value of the kernel's parameter `resume_offset`, in pages.
+        resume_offset: u64,
+        /// Bytes a page.
+        page_size: u64,
+    },
+}
+
+/// A piece of a file that is in one place, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Segment {
+    /// Where it starts in the file.
+    pub logical: u64,
+    /// Where it starts on the device.
+    pub physical: u64,
+    /// How long it is.
+    pub length: u64,
 }
 
 /// A file's identity, size and attributes. Sizes in bytes.

@@ -222,7 +222,7 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
     Target::from_file(path, File::from(fd))
 }
 
-fn open_regular(path: &Path) -> Result<File> {
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
     // Opening acts on what is no regular file: a FIFO's writer goes on, and what it writes is lost; a device starts.
     if let Ok(stat) = lstat(path)
         && stat.st_mode & S_IFMT != S_IFLNK
@@ -242,7 +242,7 @@ fn open_regular(path: &Path) -> Result<File> {
     Ok(File::from(fd))
 }
 
-fn require_regular(mode: u32) -> Result<()> {
+pub(crate) fn require_regular(mode: u32) -> Result<()> {
     match mode & S_IFMT {
         S_IFREG => Ok(()),
         S_IFDIR => Err(Error::new(Status::Failed, "a directory, not a regular file")),

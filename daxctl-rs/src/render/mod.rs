@@ -28,8 +28,11 @@ impl Verb {
         match self {
             Verb::Alloc { .. } => "alloc",
             Verb::Check { .. } => "check",
+            Verb::Completions { .. } => "completions",
+            Verb::Map { .. } => "map",
             Verb::Pin { .. } => "pin",
             Verb::Prepare { .. } => "prepare",
+            Verb::Probe { .. } => "probe",
             Verb::Unpin { .. } => "unpin",
             Verb::Stat { .. } => "stat",
             Verb::Verify { .. } => "verify",

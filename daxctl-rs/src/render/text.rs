@@ -1,6 +1,8 @@
 //! Text for people.
 
 use std::io::{Result, Write};
+use std::iter::repeat;
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style as Ansi};
 use comfy_table::{Table, presets::NOTHING};
@@ -8,11 +10,12 @@ use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
 use daxfile::map::Layout;
 use daxfile::name::quote;
-use daxfile::report::{Action, FileReport, PinFacts, flag_names, format_time};
+use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time};
 use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
 use daxfile::status::Status;
+use daxfile::verbs::map::SECTOR;
 use libdaxfile::fiemap::{Extent, ExtentFlags};
 use libdaxfile::statx::Time;
 
@@ -28,6 +31,9 @@ pub(super) fn text(verb: &Verb, file: &FileReport, style: Style, out: &mut impl 
     match verb {
         Verb::Stat { .. } => page.stat(file),
         Verb::Check { .. } => page.check(file),
+        Verb::Completions { .. } => Ok(()),
+        Verb::Map { .. } => page.mapping(file),
+        Verb::Probe { .. } => page.probe(file),
         Verb::Verify { against: Some(_), .. } => page.verify_against(file),
         Verb::Verify { .. } => page.verify(file),
         Verb::Alloc { .. } | Verb::Prepare { .. } | Verb::Pin { .. } | Verb::Unpin { .. } => page.act(verb, file),
@@ -102,6 +108,66 @@ impl<W: Write> Page<'_, W> {
         };
         let says = self.good(&says);
         self.headline(file, &says)?;
+        self.notes(file)
+    }
+
+    /// Nothing but what the reader takes: what stands against it goes to standard error.
+    fn mapping(&mut self, file: &FileReport) -> Result<()> {
+        match &file.mapping {
+            None => Ok(()),
+            Some(Mapping::Dmsetup { device, segments }) => segments.iter().try_for_each(|segment| {
+                let [logical, length, physical] =
+                    [segment.logical, segment.length, segment.physical].map(|bytes| bytes / SECTOR);
+                writeln!(self.out, "{logical} {length} linear {device} {physical}")
+            }),
+            Some(Mapping::Resume { resume, resume_offset, .. }) => {
+                writeln!(self.out, "resume={resume} resume_offset={resume_offset}")
+            }
+        }
+    }
+
+    fn probe(&mut self, file: &FileReport) -> Result<()> {
+        let Some(probe) = &file.probe else { return Ok(()) };
+        let (host, filesystem) = (&probe.host, &probe.filesystem);
+        let unknown = || "unknown".to_owned();
+        let list = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(",") };
+        writeln!(self.out, "{}", quote(&file.path))?;
+        writeln!(self.out, "  kernel      {}", host.kernel)?;
+        writeln!(self.out, "  LSMs        {}", host.lsm.as_deref().map_or_else(unknown, list))?;
+        writeln!(self.out, "  lockdown    {}", host.lockdown.clone().unwrap_or_else(unknown))?;
+        let namespace = if host.initial_user_namespace == Some(false) { ", in a user namespace only" } else { "" };
+        writeln!(self.out, "  caller has  {}{namespace}", list(&host.capabilities).to_lowercase())?;
+        let seconds = host.lease_break_time.map_or_else(unknown, |seconds| format!("{seconds} s"));
+        writeln!(self.out, "  leases      broken by force after {seconds}")?;
+        let blocks = format!("blocks of {}", filesystem.block_size);
+        writeln!(self.out, "  filesystem  {}, {blocks}", filesystem.name)?;
+        if let Some(uuid) = &filesystem.uuid {
+            writeln!(self.out, "              UUID {uuid}")?;
+        }
+        if !filesystem.features.is_empty() {
+            writeln!(self.out, "              {}", filesystem.features.join(","))?;
+        }
+        if let Some(mount) = &filesystem.mount {
+            writeln!(self.out, "  mount       {} on {}", quote(&mount.source), quote(&mount.point))?;
+            writeln!(self.out, "              {}", quote(Path::new(&mount.options.join(","))))?;
+        }
+        for (layer, title) in probe.devices.iter().zip(["  device    "].into_iter().chain(repeat("    on      "))) {
+            let what = match (&layer.backing_file, &layer.mapped_name, layer.start) {
+                (Some(file), ..) => format!(" {}", quote(file)),
+                (_, Some(name), _) => format!(" {}", quote(Path::new(name))),
+                (.., Some(start)) => format!(" from {start}"),
+                _ => String::new(),
+            };
+            let dax = if layer.dax == Some(true) { ", DAX" } else { "" };
+            writeln!(self.out, "{title}  {} {}, {}{what}{dax}", layer.device, layer.name, layer.kind.name())?;
+        }
+        for (facts, title) in probe.holds.iter().zip(["  holds     "].into_iter().chain(repeat("            "))) {
+            let says = match &facts.missing {
+                None => self.good("yes"),
+                Some(missing) => format!("{}, {missing}", self.bad("no")),
+            };
+            writeln!(self.out, "{title}  {}: {says}", facts.hold.name())?;
+        }
         self.notes(file)
     }
 

@@ -2,8 +2,10 @@
 
 pub mod alloc;
 pub mod check;
+pub mod map;
 pub mod pin;
 pub mod prepare;
+pub mod probe;
 pub mod stat;
 pub mod unpin;
 pub mod verify;

@@ -28,7 +28,7 @@ pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut 
 }
 
 /// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
-fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
+pub(super) fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
     let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
     if survey.state != State::Pinned || !frozen {
         return Ok(());

@@ -1,0 +1,197 @@
+//! The kernel, what bounds this process in it, and the block devices below a filesystem.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use crate::error::{Error, Named, Result};
+use crate::name::{serialize_some, unescape};
+use crate::status::Status;
+
+/// Capabilities that one hold or another needs.
+const USED: [Capability; 6] = [
+    Capability::CAP_LINUX_IMMUTABLE,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_FOWNER,
+    Capability::CAP_LEASE,
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+];
+
+/// What a hold depends on besides the filesystem. `None` is what could not be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct Host {
+    /// The kernel's release.
+    pub kernel: String,
+    /// The active Linux security modules, in order (`/sys/kernel/security/lsm`).
+    pub lsm: Option<Vec<String>>,
+    /// What kernel_lockdown(7) is at.
+    pub lockdown: Option<String>,
+    /// Effective capabilities, of those that a hold may need.
+    pub capabilities: Vec<String>,
+    /// Whether these count outside of a user namespace of their own.
+    pub initial_user_namespace: Option<bool>,
+    /// After how many seconds a lease is broken by force (`/proc/sys/fs/lease-break-time`).
+    pub lease_break_time: Option<u64>,
+}
+
+impl Host {
+    /// Looks at this kernel and this process.
+    ///
+    /// # Errors
+    /// Those of uname(2) and capget(2).
+    pub fn look() -> Result<Self> {
+        let capabilities = caps::read(None, CapSet::Effective)
+            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
+        let used = USED.iter().filter(|capability| capabilities.contains(*capability));
+        Ok(Host {
+            kernel: uname().named("uname")?.release().to_string_lossy().into_owned(),
+            lsm: text("/sys/kernel/security/lsm").map(|list| list.split(',').map(str::to_owned).collect()),
+            lockdown: text("/sys/kernel/security/lockdown").and_then(|levels| chosen(&levels)),
+            capabilities: used.map(ToString::to_string).collect(),
+            initial_user_namespace: text("/proc/self/uid_map").map(|map| is_everybody(&map)),
+            lease_break_time: text("/proc/sys/fs/lease-break-time").and_then(|seconds| seconds.parse().ok()),
+        })
+    }
+}
+
+/// The one in brackets: `none [integrity] confidentiality`.
+fn chosen(levels: &str) -> Option<String> {
+    let (_, rest) = levels.split_once('[')?;
+    rest.split_once(']').map(|(level, _)| level.to_owned())
+}
+
+/// Whether a uid_map is that of user_namespaces(7) for the initial one.
+fn is_everybody(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// A block device, or one that it lies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// Its number, `major:minor`.
+    pub device: String,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: LayerKind,
+    /// Whether it says that it can be accessed as DAX (`queue/dax`).
+    pub dax: Option<bool>,
+    /// Of a partition, where it starts on the next layer, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// Of a loop device, the file that it is of.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_some")]
+    pub backing_file: Option<PathBuf>,
+    /// Of a device-mapper device, its name there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapped_name: Option<String>,
+}
+
+/// Kinds of block devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerKind {
+    /// A part of the next layer.
+    Partition,
+    /// A file.
+    Loop,
+    /// What device-mapper makes of others.
+    DeviceMapper,
+    /// What md makes of others.
+    Md,
+    /// None of these.
+    Disk,
+}
+
+impl LayerKind {
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LayerKind::Partition => "partition",
+            LayerKind::Loop => "loop",
+            LayerKind::DeviceMapper => "device-mapper",
+            LayerKind::Md => "md",
+            LayerKind::Disk => "disk",
+        }
+    }
+}
+
+/// The device, and what is below it for as long as that is one device, as sysfs tells. Empty where the number is of no block
+/// device.
+#[must_use]
+pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
+    /// More than any sane stack has.
+    const DEPTH: usize = 32;
+    let mut layers = Vec::new();
+    let mut next = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok();
+    while let Some(at) = next.take().filter(|_| layers.len() < DEPTH) {
+        let Some(layer) = layer(&at) else { break };
+        next = match layer.kind {
+            LayerKind::Partition => at.parent().map(Path::to_owned),
+            _ => only_slave(&at),
+        };
+        layers.push(layer);
+    }
+    layers
+}
+
+fn layer(at: &Path) -> Option<Layer> {
+    let has = |name: &str| at.join(name).exists();
+    let kind = match () {
+        () if has("partition") => LayerKind::Partition,
+        () if has("loop") => LayerKind::Loop,
+        () if has("dm") => LayerKind::DeviceMapper,
+        () if has("md") => LayerKind::Md,
+        () => LayerKind::Disk,
+    };
+    let queue = if kind == LayerKind::Partition { at.parent()? } else { at }.join("queue/dax");
+    Some(Layer {
+        device: text(at.join("dev"))?,
+        name: at.file_name()?.to_string_lossy().into_owned(),
+        kind,
+        dax: text(queue).map(|dax| dax == "1"),
+        start: text(at.join("start")).and_then(|sectors| sectors.parse::<u64>().ok()?.checked_mul(512)),
+        backing_file: bytes(&at.join("loop/backing_file")).ok().map(|name| PathBuf::from(unescape(&name))),
+        mapped_name: text(at.join("dm/name")),
+    })
+}
+
+fn only_slave(at: &Path) -> Option<PathBuf> {
+    let mut slaves = std::fs::read_dir(at.join("slaves")).ok()?.flatten();
+    let only = slaves.next().filter(|_| slaves.next().is_none())?;
+    std::fs::canonicalize(only.path()).ok()
+}
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    bytes(path.as_ref()).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = std::fs::read(path)?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_of_lockdown_is_the_one_in_brackets() {
+        assert_eq!(chosen("none [integrity] confidentiality").as_deref(), Some("integrity"));
+        assert_eq!(chosen(""), None);
+    }
+
+    #[test]
+    fn only_the_initial_namespace_has_everybody() {
+        assert!(is_everybody("         0          0 4294967295"));
+        assert!(!is_everybody("0 1000 1"));
+    }
+}

@@ -1,0 +1,164 @@
+//! `map`: a file's blocks as other programs take them: a device-mapper table, or where to resume from hibernation.
+//!
+//! Such numbers are as good as the promise that the blocks stay. So the file must be pinned, and as it was.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use libdaxfile::fsxattr::Xflags;
+use nix::sys::stat::{major, minor};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::blockers::Kind;
+use crate::drift::State;
+use crate::error::{Error, Named, Result};
+use crate::map::Run;
+use crate::needs::Needs;
+use crate::progress::Progress;
+use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
+use crate::status::Status;
+use crate::survey::{self, Survey};
+use crate::target::Target;
+
+use super::verify;
+
+/// Unit of device-mapper tables (`SECTOR_SHIFT`).
+pub const SECTOR: u64 = 512;
+
+/// Who is to read the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// device-mapper: linear targets, one an extent; see dmsetup(8).
+    Dmsetup,
+    /// The kernel that resumes from a swapfile: `Documentation/power/swsusp-and-swap-files.rst`.
+    Resume,
+}
+
+/// Maps the file; one that is not pinned, or has changed since, only if `unpinned`.
+pub fn run(path: &Path, format: Format, unpinned: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    super::each(&[path.to_owned()], progress, sink, |target, report| map(target, format, unpinned, report))
+}
+
+fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport) -> Result<()> {
+    if let Some(why) = target.filesystem.refusal() {
+        let name = target.filesystem.name();
+        return Err(Error::new(Status::Unable, format!("no map can be relied on with {name}: {why}")));
+    }
+    let mut runs = Vec::new();
+    let mut survey = survey::take(target, Needs::default(), None, |run| runs.push(*run))?;
+    verify::look_inside(target, &mut survey)?;
+    report.describe(target, &survey);
+    if !unpinned && survey.state != State::Pinned {
+        return Err(Error::new(Status::No, not_pinned(survey.state)));
+    }
+    require_places(format, &survey, report)?;
+    let size = survey.inode.statx.size;
+    let device = device(&survey)?;
+    let device = format!("{}:{}", device.0, device.1);
+    report.mapping = Some(match format {
+        Format::Dmsetup => Mapping::Dmsetup { device, segments: segments(&runs, size)? },
+        Format::Resume => {
+            let (resume_offset, page_size) = resume_offset(&runs)?;
+            // A number of a device can change from boot to boot; the realtime device has no other name.
+            let uuid = target.filesystem.uuid.filter(|_| !survey.inode.xflags().contains(Xflags::REALTIME));
+            let resume = uuid.map_or_else(|| device.clone(), |uuid| format!("UUID={}", format_uuid(uuid)));
+            Mapping::Resume { device, resume, resume_offset, page_size }
+        }
+    });
+    Ok(())
+}
+
+fn not_pinned(state: State) -> String {
+    match state {
+        State::Unpinned | State::NotHeld => "not pinned, so its blocks may move: pin it first, or --unpinned".into(),
+        state => format!("{}: see daxfile verify; or --unpinned", state.name()),
+    }
+}
+
+/// Refuses what has no place of its own for every byte.
+fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> Result<()> {
+    let mut against = survey.blockers.clone();
+    against.retain(|blocker| match blocker.kind {
+        // These say nothing of where the bytes are.
+        Kind::TooManyExtents | Kind::Misaligned | Kind::Staging | Kind::PastEof => false,
+        Kind::Immutable | Kind::AppendOnly | Kind::Verity | Kind::Merged => false,
+        // The kernel leaves the map of an active swapfile alone (`S_SWAPFILE`), and does not mind blocks never written.
+        Kind::Swapfile | Kind::Unwritten => format != Format::Resume,
+        _ => true,
+    });
+    if against.is_empty() {
+        return Ok(());
+    }
+    let kinds: Vec<_> = against.iter().map(|blocker| blocker.kind.name()).collect();
+    let message = format!("{}: daxfile check says where", kinds.join(", "));
+    report.block(against);
+    Err(Error::new(report.exit_status, message))
+}
+
+/// The device, by number, that the physical offsets are of.
+fn device(survey: &Survey) -> Result<(u64, u64)> {
+    match &survey.beside.realtime_device {
+        None => {
+            let (major, minor) = survey.inode.statx.device;
+            Ok((major.into(), minor.into()))
+        }
+        Some(path) => {
+            let number = std::fs::metadata(path).named("stat(the realtime device)")?.rdev();
+            Ok((major(number), minor(number)))
+        }
+    }
+}
+
+fn segments(runs: &[Run], size: u64) -> Result<Vec<Segment>> {
+    if !size.is_multiple_of(SECTOR) {
+        return Err(Error::new(
+            Status::No,
+            format!("its size, {size}, is no multiple of {SECTOR}: a table cannot end there"),
+        ));
+    }
+    let of_run = |run: &Run| Segment {
+        logical: run.logical,
+        physical: run.physical,
+        length: run.length.min(size.saturating_sub(run.logical)),
+    };
+    Ok(runs.iter().map(of_run).filter(|segment| segment.length > 0).collect())
+}
+
+/// Where the swap header is, in pages, and how long these are.
+fn resume_offset(runs: &[Run]) -> Result<(u64, u64)> {
+    let page_size = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;
+    let page_size = page_size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096);
+    match runs.first() {
+        Some(first) if first.physical.is_multiple_of(page_size) && first.length >= page_size => {
+            Ok((first.physical / page_size, page_size))
+        }
+        _ => Err(Error::new(Status::No, format!("its first {page_size} bytes are not one page of the device"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libdaxfile::fiemap::ExtentFlags;
+
+    use super::*;
+
+    fn run(logical: u64, physical: u64, length: u64) -> Run {
+        Run { logical, physical, length, flags: ExtentFlags::empty() }
+    }
+
+    #[test]
+    fn a_table_ends_with_the_file() {
+        let runs = [run(0, 8192, 4096), run(4096, 65536, 4096), run(8192, 1 << 20, 4096)];
+        let all = segments(&runs, 4608).map(|segments| segments.iter().map(|s| (s.physical, s.length)).collect());
+        assert_eq!(all, Ok(vec![(8192, 4096), (65536, 512)]));
+        assert_eq!(segments(&runs, 4609).map_err(|error| error.status), Err(Status::No));
+    }
+
+    #[test]
+    fn the_swap_header_is_one_page() {
+        assert_eq!(resume_offset(&[run(0, 40960, 8192)]), Ok((10, 4096)));
+        for first in [run(0, 1024, 8192), run(0, 40960, 1024)] {
+            assert_eq!(resume_offset(&[first]).map_err(|error| error.status), Err(Status::No));
+        }
+    }
+}

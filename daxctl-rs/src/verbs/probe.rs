@@ -1,0 +1,115 @@
+//! `probe`: which holds can be had at a place, and what each other one lacks.
+
+use std::fs::File;
+use std::path::Path;
+
+use libdaxfile::statx::{self, S_IFDIR, S_IFMT, Statx};
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, faccessat};
+
+use crate::error::{Error, Named, Result};
+use crate::filesystem::{Filesystem, Mount};
+use crate::hold::{frozen, writable};
+use crate::host::{self, Host};
+use crate::needs::Hold;
+use crate::report::{FileReport, FilesystemFacts, HoldFacts, ProbeFacts, Sink, format_uuid};
+use crate::status::Status;
+use crate::target::open_regular;
+
+/// Looks at a directory, or at a regular file. The status is that of `hold`, if one is asked about.
+pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
+    let mut report = FileReport::new(path);
+    match probe(path) {
+        Ok(facts) => {
+            let asked = facts.holds.iter().find(|facts| Some(facts.hold) == hold);
+            report.raise(asked.map_or(Status::Done, |facts| facts.exit_status));
+            report.probe = Some(facts);
+        }
+        Err(error) => report.fail(&error),
+    }
+    super::tell(report, sink)
+}
+
+fn probe(path: &Path) -> Result<ProbeFacts> {
+    let file = open_either(path)?;
+    let statx = statx::get(&file)?;
+    let filesystem = Filesystem::of(&file)?;
+    let host = Host::look()?;
+    let holds = Hold::ALL.map(|hold| assess(hold, &file, &statx, &filesystem, &host));
+    let holds = holds.into_iter().collect::<Result<_>>()?;
+    Ok(ProbeFacts {
+        filesystem: FilesystemFacts {
+            name: filesystem.name(),
+            uuid: filesystem.uuid.map(format_uuid),
+            block_size: filesystem.block_size,
+            features: filesystem.features(),
+            mount: Mount::of(&file)?,
+        },
+        devices: host::layers(statx.device),
+        host,
+        holds,
+    })
+}
+
+/// Never waits, whatever it is.
+fn open_either(path: &Path) -> Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    match open(path, flags, Mode::empty()) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(libdaxfile::Errno::ENOTDIR) => {
+            let file = open_regular(path)?;
+            crate::target::require_regular(statx::get(&file)?.mode.into())?;
+            Ok(file)
+        }
+        Err(errno) => Err(Error::call("open", errno)),
+    }
+}
+
+fn assess(hold: Hold, file: &File, statx: &Statx, filesystem: &Filesystem, host: &Host) -> Result<HoldFacts> {
+    let lacks = |exit_status, missing: String| Ok(HoldFacts { hold, exit_status, missing: Some(missing) });
+    if let Some(why) = filesystem.refusal() {
+        return lacks(Status::Unable, why.into());
+    }
+    if filesystem.read_only {
+        return lacks(Status::Unable, "mounted read-only".into());
+    }
+    match hold {
+        Hold::Frozen => {
+            let missing = frozen::missing_capabilities(statx)?;
+            if !missing.is_empty() {
+                return lacks(Status::NotPermitted, format!("needs {}", missing.join(", ")));
+            }
+            if host.initial_user_namespace == Some(false) {
+                return lacks(Status::NotPermitted, "needs CAP_SYS_ADMIN outside of any user namespace".into());
+            }
+        }
+        Hold::Writable => {
+            if filesystem.uuid.is_none() {
+                return lacks(Status::Unable, "the filesystem has no UUID for the guard to know it by".into());
+            }
+            let all = writable::lacks();
+            if let Some(first) = all.first() {
+                let all: Vec<_> = all.iter().map(|lack| lack.message.as_str()).collect();
+                return lacks(first.part.status(), all.join("; "));
+            }
+            let missing = writable::missing_capabilities()?;
+            if !missing.is_empty() {
+                return lacks(Status::NotPermitted, format!("needs {}", missing.join(", ")));
+            }
+        }
+        Hold::None => {
+            if let Err(error) = may_write(file, statx) {
+                return lacks(error.status, "needs write access".into());
+            }
+        }
+    }
+    Ok(HoldFacts { hold, exit_status: Status::Done, missing: None })
+}
+
+fn may_write(file: &File, statx: &Statx) -> Result<()> {
+    if u32::from(statx.mode) & S_IFMT == S_IFDIR {
+        return faccessat(file, ".", AccessFlags::W_OK, AtFlags::AT_EACCESS).named("faccessat");
+    }
+    faccessat(file, "", AccessFlags::W_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH).named("faccessat")
+}

@@ -1,0 +1,92 @@
+//! Shells complete what `daxfile` takes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+
+use daxfile_tests::tools::{require, sh};
+use daxfile_tests::{Daxfile, Run};
+
+fn script(shell: &str) -> Run {
+    Daxfile::new(["completions", shell]).run().expect(0)
+}
+
+/// What a shell proposes, having read the script.
+fn proposed(shell: &str, ask: &str) -> BTreeSet<String> {
+    require(&[shell]);
+    let dir = tempfile::tempdir().unwrap();
+    let (file, ask_file) = (dir.path().join("daxfile"), dir.path().join("ask"));
+    std::fs::write(&file, script(shell).text()).unwrap();
+    std::fs::write(&ask_file, format!("source '{}'\n{ask}\n", file.display())).unwrap();
+    let said = sh(format!(
+        "cd /var/empty 2>/dev/null || cd /; HOME='{}' {shell} '{}'",
+        dir.path().display(),
+        ask_file.display()
+    ));
+    said.split_whitespace().map(str::to_owned).collect()
+}
+
+fn bash(words: &[&str]) -> BTreeSet<String> {
+    let last = words.len() - 1;
+    let [word, before] = [words[last], words[last - 1]];
+    let ask = format!(
+        "COMP_WORDS=({}) COMP_CWORD={last}; _daxfile daxfile '{word}' '{before}'; echo ${{COMPREPLY[*]}}",
+        words.iter().map(|word| format!("'{word}' ")).collect::<String>()
+    );
+    proposed("bash", &ask)
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn bash_completes_verbs_options_and_values() {
+    assert_eq!(bash(&["daxfile", "pi"]), set(&["pin"]));
+    assert_eq!(bash(&["daxfile", "pin", "--wa"]), set(&["--wait"]));
+    let holds = bash(&["daxfile", "pin", "--hold", ""]);
+    assert!(holds.is_superset(&set(&["frozen", "none"])), "{holds:?}");
+    assert_eq!(bash(&["daxfile", "map", "--format", ""]), set(&["dmsetup", "resume"]));
+}
+
+/// Every verb with every option that its help has, and no other.
+#[test]
+fn bash_completes_just_what_help_tells() {
+    let long = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        words.filter(|word| word.len() > 2 && word.starts_with("--")).map(str::to_owned).collect()
+    };
+    let verbs = bash(&["daxfile", ""]).into_iter().filter(|word| !word.starts_with('-') && word != "help");
+    let verbs: Vec<String> = verbs.collect();
+    assert!(verbs.len() >= 9, "{verbs:?}");
+    for verb in verbs {
+        let help = Daxfile::new([&verb, "-h"]).run().expect(0);
+        let of_help = help.text().lines().filter(|line| line.trim_start().starts_with('-'));
+        let of_help: BTreeSet<String> =
+            of_help.flat_map(|line| long(line.trim_start().split("  ").next().unwrap())).collect();
+        assert_eq!(bash(&["daxfile", &verb, "--"]), of_help, "bash (left) and daxfile {verb} -h (right)");
+    }
+}
+
+#[test]
+fn fish_completes_verbs_and_options() {
+    let ask = "complete -C 'daxfile pi' | string split -f1 \\t; complete -C 'daxfile pin --wa' | string split -f1 \\t";
+    assert_eq!(proposed("fish", ask), set(&["pin", "--wait"]));
+}
+
+/// Its completion takes a terminal; what it reads is the verbs and options that the script defines.
+#[test]
+fn zsh_takes_the_script() {
+    let ask = "autoload -U compinit; compinit -D; compdef _daxfile daxfile; echo $_comps[daxfile]; whence -w _daxfile_commands";
+    let ask = ask.replace("autoload", "functions -w _daxfile; autoload");
+    let said = proposed("zsh", &format!("autoload -U compinit; compinit -D\n{ask}"));
+    assert!(said.is_superset(&set(&["_daxfile", "_daxfile_commands:", "function"])), "{said:?}");
+    assert!(script("zsh").text().contains("--wait="));
+}
+
+#[test]
+fn an_unknown_shell_is_a_usage_error() {
+    for args in [&["completions"][..], &["completions", "no-such-shell"], &["completions", "bash", "zsh"]] {
+        let run = Daxfile::new(args).run().expect(2);
+        assert!(run.stdout.is_empty(), "{run}");
+    }
+}

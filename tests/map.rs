@@ -1,0 +1,209 @@
+//! What `map` prints leads other programs to the file's bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use daxfile_tests::generate::{Generated, Random};
+use daxfile_tests::tools::{filefrag, on, require, sh, sh_status, sha256};
+use daxfile_tests::{Ext4, Kind, Run, Scratch, Xfs, on_each, report, run};
+use nix::sys::stat::{major, minor};
+
+const SECTOR: u64 = 512;
+
+fn table(file: &Path) -> Run {
+    run(&["map", "--format", "dmsetup"], file)
+}
+
+fn resume(file: &Path) -> Run {
+    run(&["map", "--format", "resume"], file)
+}
+
+/// The lines of a table: start, length, device, offset; in sectors.
+fn lines(table: &Run) -> Vec<(u64, u64, String, u64)> {
+    let number = |word: &str| word.parse::<u64>().unwrap_or_else(|e| panic!("{word}: {e}: {table}"));
+    let line = |line: &str| match line.split(' ').collect::<Vec<_>>()[..] {
+        [start, length, "linear", device, offset] => (number(start), number(length), device.to_owned(), number(offset)),
+        _ => panic!("no line of a table: {line}"),
+    };
+    table.text().lines().map(line).collect()
+}
+
+fn number_of(device: &Path) -> String {
+    let number = device.metadata().unwrap().rdev();
+    format!("{}:{}", major(number), minor(number))
+}
+
+/// What a table's sectors have in them, from a copy of the device.
+fn through(table: &Run, scratch: &Scratch, copy: &File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (start, length, number, offset) in lines(table) {
+        assert_eq!(start * SECTOR, bytes.len() as u64, "a gap: {table}");
+        assert_eq!(number, number_of(scratch.device()), "{table}");
+        let mut piece = vec![0; usize::try_from(length * SECTOR).unwrap()];
+        copy.read_exact_at(&mut piece, offset * SECTOR).unwrap();
+        bytes.extend(piece);
+    }
+    bytes
+}
+
+#[test]
+fn the_sectors_of_a_table_are_the_files() {
+    const FILES: usize = 50;
+    let random = Random::new("map");
+    let kinds = Kind::pinnable();
+    let share = FILES.div_ceil(kinds.len());
+    on_each(kinds.clone(), |kind| {
+        let number = kinds.iter().position(|other| *other == kind).unwrap();
+        let mut random = random.fork(number as u64);
+        let scratch = Scratch::new(kind);
+        let made = (0..share).map(|number| {
+            let path = scratch.path(format!("file.{number}"));
+            Generated::new(&path).work(&scratch, &mut random, &[], 60);
+            sh(on(&path, "truncate -s %512 $F"));
+            run(&["prepare"], &path).expect(0);
+            run(&["pin"], &path).expect(0);
+            let table = table(&path).expect(0);
+            assert_eq!(lines(&table).len(), filefrag(&path).len());
+            (path, table)
+        });
+        let made: Vec<_> = made.collect();
+        // Past the device's page cache, which does not see what the filesystem writes.
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        let (device, at) = (scratch.device().display(), copy.display());
+        sh(format!("sync; dd if={device} of={at} bs=4M iflag=direct conv=sparse status=none"));
+        let copy = File::open(copy).unwrap();
+        for (path, table) in &made {
+            assert!(through(table, &scratch, &copy) == fs::read(path).unwrap(), "{}: {table}", path.display());
+        }
+        let extents: usize = made.iter().map(|(_, table)| lines(table).len()).sum();
+        assert!(extents > 2 * share, "too few extents for this to say much");
+    });
+}
+
+#[test]
+fn where_to_resume_is_where_filefrag_sees_the_first_block() {
+    on_each(vec![Kind::xfs(), Kind::ext4(), Kind::Xfs(Xfs { block_size: 1024, ..Xfs::default() })], |kind| {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("swap");
+        // Else the first block of the smallest could be within a page.
+        run(&["alloc", "-s", "16M", "--align", "4K"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
+        let uuid = sh(format!("blkid -p -o value -s UUID {}", scratch.device().display()));
+        let offset = filefrag(&path)[0].physical / 4096;
+        assert_eq!(resume(&path).expect(0).text(), format!("resume=UUID={} resume_offset={offset}\n", uuid.trim()));
+        let mapping = report(&["map", "--format", "resume"], &path, 0)["mapping"].clone();
+        assert_eq!((&mapping["resume_offset"], &mapping["page_size"]), (&offset.into(), &4096.into()));
+        assert_eq!(mapping["device"], number_of(scratch.device()));
+    });
+}
+
+/// The kernel holds the map of an active swapfile, and pin keeps away from it.
+#[test]
+fn an_active_swapfile_can_be_resumed_from() {
+    require(&["mkswap", "swapon", "swapoff"]);
+    let scratch = Scratch::new(Kind::xfs());
+    let path = scratch.path("swap");
+    // Not every block of a swapfile is ever written.
+    sh(on(&path, "fallocate -l 16M $F; chmod 600 $F; mkswap -q $F; swapon $F"));
+    let offset = filefrag(&path)[0].physical / 4096;
+    let told = run(&["map", "--format", "resume", "--unpinned"], &path);
+    let refused = run(&["map", "--format", "dmsetup", "--unpinned"], &path);
+    sh(on(&path, "swapoff $F"));
+    assert!(told.clone().expect(0).text().ends_with(&format!(" resume_offset={offset}\n")), "{told}");
+    assert!(refused.clone().expect(5).stderr.contains("unwritten, swapfile"), "{refused}");
+}
+
+/// Standard output has a table or nothing, for a shell puts it on another program's command line.
+#[track_caller]
+fn refused(run: Run, status: i32, why: &str) {
+    let run = run.expect(status);
+    assert_eq!(run.text(), "");
+    assert!(run.stderr.contains(why), "expected {why}: {run}");
+}
+
+#[test]
+fn what_could_move_is_refused() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        run(&["alloc", "-s", "1M"], &path).expect(0);
+        refused(table(&path), 1, "not pinned, so its blocks may move");
+        let free = run(&["map", "--format", "dmsetup", "--unpinned"], &path).expect(0);
+        run(&["pin", "--hold", "none"], &path).expect(0);
+        assert_eq!(table(&path).expect(0).text(), free.text());
+
+        sh(on(&path, "xfs_io -c 'fpunch 64k 64k' -c fsync $F"));
+        refused(table(&path), 1, "drifted: see daxfile verify");
+        run(&["unpin"], &path).expect(0);
+        run(&["prepare"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
+        sh(on(&path, "chattr -i $F"));
+        refused(resume(&path), 1, "not pinned");
+    });
+}
+
+#[test]
+fn what_has_no_place_of_its_own_is_refused() {
+    let scratch = Scratch::new(Kind::xfs());
+    let path = scratch.path("file");
+    let pin = || run(&["pin", "--allow", "hole,unwritten,shared,empty"], &path).expect(0);
+    let anew = |script: &str| {
+        run(&["unpin"], &path);
+        sh(on(&path, &format!("rm -f $F; {script}")));
+        pin();
+    };
+    anew("truncate -s 1M $F");
+    refused(table(&path), 1, "hole: daxfile check says where");
+    refused(resume(&path), 1, "hole");
+    anew("fallocate -l 1M $F");
+    refused(table(&path), 1, "unwritten");
+    anew("head -c 1M /dev/zero >$F; sync $F; cp --reflink=always $F $F.copy");
+    refused(table(&path), 1, "shared");
+    refused(resume(&path), 1, "shared");
+    anew(": >$F");
+    refused(table(&path), 1, "empty");
+    anew("head -c 8191 /dev/zero >$F; sync $F");
+    refused(table(&path), 1, "its size, 8191, is no multiple of 512");
+    let blockers = report(&["map", "--format", "dmsetup"], &path, 1);
+    assert!(blockers["mapping"].is_null() && blockers["error"]["call"].is_null(), "{blockers}");
+    run(&["unpin"], &path).expect(0);
+
+    let btrfs = Scratch::new(Kind::Btrfs);
+    let path = btrfs.path("file");
+    sh(on(&path, "head -c 1M /dev/zero >$F; sync $F"));
+    for unpinned in [&[][..], &["--unpinned"]] {
+        refused(run(&[&["map", "--format", "resume"], unpinned].concat(), &path), 3, "relied on with btrfs");
+    }
+}
+
+/// What the kernel makes of a table. Its filesystem is unmounted: mounted, it has the device to itself.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL map"]
+fn device_mapper_reads_the_file_in_the_lab() {
+    require(&["dmsetup"]);
+    for kind in [Kind::xfs(), Ext4::default().into()] {
+        let mut scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        sh(on(&path, "head -c 4M /dev/urandom >$F; xfs_io -c 'fcollapse 64k 64k' -c 'fcollapse 1m 64k' -c fsync $F"));
+        run(&["pin"], &path).expect(0);
+        let (contents, table) = (sha256(&path), table(&path).expect(0));
+        assert!(lines(&table).len() > 1, "{table}");
+        let was = number_of(scratch.device());
+        scratch.unmount();
+        let script = format!(
+            "export DM_DISABLE_UDEV=1; device=$(losetup --show --find --read-only '{}'); trap 'losetup --detach $device' EXIT
+             number=$(stat -c '%Hr:%Lr' $device)
+             sed \"s/ {was} / $number /\" <<<'{}' | dmsetup create --readonly daxfile-test
+             sha256sum </dev/mapper/daxfile-test; dmsetup remove --retry daxfile-test",
+            scratch.image().display(),
+            table.text().trim_end(),
+        );
+        assert_eq!(sh(script).split(' ').next(), Some(&*contents));
+        scratch.mount();
+        run(&["unpin"], &scratch.path("file")).expect(0);
+        assert_eq!(sh_status("test -e /dev/mapper/daxfile-test"), 1);
+    }
+}
