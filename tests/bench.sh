@@ -105,7 +105,7 @@ many() {
 part_extents() {
     fragments
     local file=extents.1000000 peers
-    peers=('raw FIEMAP' "'$work/fiemap' $file" filefrag "filefrag -v $file" 'xfs_io fiemap' "xfs_io -c 'fiemap -v' $file"
+    peers=('raw FIEMAP' "'$work/fiemap' $file" filefrag "filefrag -v $file" 'xfs_io fiemap' "xfs_io -r -c 'fiemap -v' $file"
         xfs_bmap "xfs_bmap -v -p $file")
     header
     local verb
