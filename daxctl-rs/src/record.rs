@@ -367,16 +367,18 @@ impl Stored {
 /// # Errors
 /// Those of flistxattr(2) and fgetxattr(2), but for "none here".
 pub fn load(target: &Target) -> Result<Stored> {
-    match xattr::may_have(target, &[attribute(Hold::Frozen), attribute(Hold::None)]) {
-        Ok(true) => {}
-        Ok(false) => return Ok(Stored::Absent),
+    const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
+    let may_have = match xattr::may_have(target, HOLDS.map(attribute)) {
         Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
-        Err(error) => return Err(Error::from(error)),
+        may_have => may_have?,
+    };
+    for (hold, _) in HOLDS.into_iter().zip(may_have).filter(|(_, may_have)| *may_have) {
+        match load_kept_for(target, hold)? {
+            Stored::Absent => {}
+            stored => return Ok(stored),
+        }
     }
-    match load_kept_for(target, Hold::Frozen)? {
-        Stored::Absent => load_kept_for(target, Hold::None),
-        stored => Ok(stored),
-    }
+    Ok(Stored::Absent)
 }
 
 /// Reads what is in one hold's attribute, which may be that of another hold that is kept there.

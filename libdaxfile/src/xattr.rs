@@ -36,22 +36,22 @@ pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> 
     }
 }
 
-/// Whether the file may have an attribute of that name; `false` is certain. One call for what is mostly not there costs
-/// less than asking for each.
+/// Which of these attributes the file may have; `false` is certain. One call for what is mostly not there costs less than
+/// asking for each.
 ///
 /// # Errors
 /// `EOPNOTSUPP` where the filesystem has no attributes.
 #[doc(alias = "flistxattr")]
-pub fn may_have(fd: impl AsFd, names: &[&CStr]) -> Result<bool> {
+pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<[bool; N]> {
     let mut list = [0u8; 1024];
     // SAFETY: the buffer is live, exclusively borrowed and as long as is said.
     let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
     match Errno::result(returned) {
         Ok(length) => {
-            let mut listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
-            Ok(listed.any(|listed| names.iter().any(|name| name.to_bytes_with_nul() == listed)))
+            let listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
+            Ok(names.map(|name| listed.clone().any(|listed| listed == name.to_bytes_with_nul())))
         }
-        Err(Errno::ERANGE | Errno::E2BIG) => Ok(true),
+        Err(Errno::ERANGE | Errno::E2BIG) => Ok([true; N]),
         Err(errno) => Err(Error { call: "flistxattr", errno }),
     }
 }
