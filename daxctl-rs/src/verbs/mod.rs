@@ -10,11 +10,10 @@ pub mod stat;
 pub mod unpin;
 pub mod verify;
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
-
-use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::filesystem::Known;
@@ -23,8 +22,9 @@ use crate::report::{FileReport, Sink};
 use crate::status::Status;
 use crate::target::Target;
 
-/// Files that are looked at together: enough for every core, few enough for the memory that their reports take.
-const TOGETHER: usize = 64;
+/// Files that a thread looks at before it hands on what it knows of them: enough that this costs little, few enough for
+/// the memory that their reports take.
+const TOGETHER: usize = 128;
 
 /// Looks at every file, at several at a time. Only for what takes no lock: a file may be named twice.
 fn look_at_each(
@@ -37,15 +37,23 @@ fn look_at_each(
     let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
         let known = Known::default();
         let look = |path: &PathBuf| report(path, Target::open_on(path, &known), |target, report| look(&target, report));
-        paths.par_iter().map(look).collect()
+        paths.iter().map(look).collect()
     };
+    let look_together = &look_together;
+    let batches = paths.len().div_ceil(TOGETHER);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(batches);
     let mut status = Status::Done;
     progress.begin(paths.len() as u64, Unit::Files);
-    // While some are reported, the next are looked at.
     thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
-        scope.spawn(move || paths.chunks(TOGETHER).map(look_together).try_for_each(|reports| sender.send(reports)));
-        for reports in receiver {
+        // Each thread takes every n-th batch. Taken from them in turn, the reports are in order, and no thread gets far ahead.
+        let reports = (0..threads).map(|first| {
+            let (sender, receiver) = sync_channel(1);
+            let batches = paths.chunks(TOGETHER).skip(first).step_by(threads);
+            scope.spawn(move || batches.map(look_together).try_for_each(|reports| sender.send(reports)));
+            receiver
+        });
+        let reports: Vec<_> = reports.collect();
+        for reports in reports.iter().cycle().map_while(|thread| thread.recv().ok()) {
             progress.advance(reports.len() as u64);
             status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
         }
