@@ -39,8 +39,8 @@ pub fn format(bytes: u64, exact: bool) -> String {
         return format!("{bytes} B");
     };
     let unit = UNITS[power as usize - 1];
-    let tenths = u128::from(bytes) * 10 / (1u128 << (10 * power));
-    match (tenths / 10, tenths % 10) {
+    let rest = bytes % (1 << (10 * power));
+    match (bytes >> (10 * power), (rest * 10) >> (10 * power)) {
         (whole, 0) => format!("{whole} {unit}"),
         (whole, tenth) => format!("{whole}.{tenth} {unit}"),
     }
