@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# lab.sh KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a virtual
-# machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 maps a_test_name
+# lab.sh [--kills N] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a
+# virtual machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 maps a_test_name
+# With --kills they are run N + 1 times: the machine is killed when they ask for it, and booted again.
 set -euo pipefail
-if (($# < 2)); then
-    sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}" >&2
+kills=0
+if [[ ${1-} == --kills && ${2-} =~ ^[1-9][0-9]*$ ]]; then
+    kills=$2
+    shift 2
+fi
+if (($# < 2)) || [[ $1 == -* ]]; then
+    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 2
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -74,12 +80,59 @@ printf '%s\0' "${@:3}" >"$tree/lab/arguments"
 
 linux=$kernel/boot/vmlinuz-$version
 [[ -e $linux ]] || linux=$kernel/usr/lib/modules/$version/vmlinuz
-: >"$work/out"
-timeout "$limit" qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
-    -no-reboot -device isa-debug-exit,iobase=0xf4,iosize=4 -serial file:"$work/console" -serial file:"$work/out" \
-    -kernel "$linux" -initrd "$work/initramfs" \
-    -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic memmap=512M!1G" </dev/null &
-qemu=$!
+pmem=(memmap=512M!1G)
+machine=(-M q35)
+if ((kills > 0)); then
+    # Four devices: a kernel that places itself at random keeps clear of no more. Between them, what keeps them apart.
+    pmem=(memmap=320M!1G memmap=320M!1408M memmap=320M!4608M memmap=320M!5120M)
+    # The memory is a file, which outlives the machine.
+    machine=(-M q35,memory-backend=ram -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
+fi
+
+start() {
+    : >"$work/out"
+    rm -f "$work/pid"
+    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config \
+        -display none -no-reboot -pidfile "$work/pid" -device isa-debug-exit,iobase=0xf4,iosize=4 \
+        -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
+        -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]}" </dev/null &
+    qemu=$!
+}
+
+# The number of the boot and what was said before go on top of the initramfs.
+add_boot() {
+    echo "$1 $kills" >"$tree/lab/boot"
+    touch "$work/said"
+    cp "$work/said" "$tree/lab/said"
+    cp "$work/base" "$work/initramfs"
+    (cd "$tree" && printf 'lab/%s\n' boot said | cpio --quiet -o -H newc -R 0:0) >>"$work/initramfs"
+}
+
+if ((kills > 0)); then
+    mv "$work/initramfs" "$work/base"
+    add_boot 0
+fi
+for ((boot = 0; boot < kills; boot++)); do
+    start
+    while kill -0 "$qemu" 2>/dev/null && ! grep -aq '^lab: kill now' "$work/out"; do
+        sleep 0.1
+    done
+    sleep "$((RANDOM % 2)).$((RANDOM % 10))"
+    # QEMU removes it when it ends by itself.
+    if ! { read -r pid <"$work/pid" && kill -KILL "$pid"; } 2>/dev/null; then
+        qemu=
+        cat "$work/out"
+        echo "lab.sh: Linux $version: over before kill $((boot + 1)) of $kills"
+        tail -n 60 "$work/console"
+        exit 1
+    fi
+    wait "$qemu" 2>/dev/null || :
+    echo "killed: $((boot + 1)) of $kills"
+    # A line that the kill cut short was not said.
+    tr -d '\r' <"$work/out" | sed '$d' | grep -a '^lab: ' >>"$work/said"
+    add_boot $((boot + 1))
+done
+start
 tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
 status=0
 wait "$qemu" || status=$?

@@ -9,12 +9,14 @@ full=()
 names=()
 kernels=(6.1)
 in_lab=dax,guard,realtime,main_job,map,probe
+kills=2
 for argument; do
     case $argument in
         --full)
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
             in_lab+=,pin_races
+            kills=20
             ;;
         -*)
             echo "usage: tests/run.sh [--full] [NAME...]" >&2
@@ -75,6 +77,7 @@ if ((${#names[@]} == 0)); then
         step tests/lab.sh "$kernel" "$in_lab" in_the_lab what_is_said pins_survive a_writer_inside \
             a_file_in_use --skip toll 2>&1 |
             tee -a "$log" || status=$?
+        step tests/lab.sh --kills "$kills" "$kernel" killed 2>&1 | tee -a "$log" || status=$?
     done
 fi
 

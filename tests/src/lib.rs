@@ -7,6 +7,7 @@
 pub mod child;
 mod command;
 pub mod generate;
+pub mod lab;
 mod scratch;
 pub mod tools;
 mod wait;
