@@ -13,4 +13,8 @@ SOURCE_DATE_EPOCH=$(date -d "$(sed -n 's/^ -- .*>  //p' daxctl-rs/debian/changel
 export SOURCE_DATE_EPOCH
 
 cargo build --quiet --release --locked -p daxfile --features guard >&2
+mkdir -p "$target/release/completions"
+for shell in bash fish zsh; do
+    "$target/release/daxfile" completions "$shell" >"$target/release/completions/$shell"
+done
 "$cargo_deb" --quiet --no-build -p daxfile

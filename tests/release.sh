@@ -133,6 +133,7 @@ check_deb() {
     cp "$deb" "$scratch/deb/tmp/daxfile.deb"
     within deb dpkg -i /tmp/daxfile.deb
     demonstrate deb
+    within deb bash -c '. /usr/share/bash-completion/completions/daxfile; complete -p daxfile' >/dev/null
     within deb man --where daxfile daxfile-holds daxfile-json
     systemd-analyze verify --man=no --root="$scratch/deb" daxfile-pin.service daxfile-verify.{service,timer}
     [[ -L $scratch/deb/etc/systemd/system/timers.target.wants/daxfile-verify.timer &&
