@@ -132,7 +132,7 @@ part_space() {
     header
     compare 'alloc, 4 GiB' 'rm -f new; sync -f .' 'daxfile alloc' "'$daxfile' alloc -s 4G new" \
         'fallocate, dd direct' "sh -c 'fallocate -l 4G new; dd if=/dev/zero of=new bs=8M oflag=direct conv=notrunc,fsync count=512'" \
-        'xfs_io pwrite -d' "xfs_io -f -c 'pwrite -q -d -b 4m 0 4g' -c fsync new" \
+        'xfs_io -d pwrite' "xfs_io -f -d -c 'pwrite -q -b 4m 0 4g' -c fsync new" \
         'dd' "dd if=/dev/zero of=new bs=1M count=4096 conv=fsync"
     compare 'prepare, 4 GiB unwritten' 'rm -f new; fallocate -l 4G new; sync -f .' 'daxfile prepare' "'$daxfile' prepare new" \
         'dd direct' 'dd if=/dev/zero of=new bs=8M oflag=direct conv=notrunc,fsync count=512'
