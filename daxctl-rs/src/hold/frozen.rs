@@ -8,7 +8,7 @@
 use std::thread::park_timeout;
 use std::time::{Duration, Instant, SystemTime};
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use libdaxfile::Errno;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::{Kind, Lease};
@@ -42,7 +42,7 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// Where the kernel does not tell the process's capabilities.
 pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
     let mut missing = missing_for_thawing(statx)?;
-    missing.extend(lacked(&[(Capability::CAP_LEASE, is_anothers(statx))])?);
+    missing.extend(super::lacked(&[(Capability::CAP_LEASE, is_anothers(statx))])?);
     Ok(missing)
 }
 
@@ -51,7 +51,7 @@ pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
 /// # Errors
 /// As above.
 pub fn missing_for_thawing(statx: &Statx) -> Result<Vec<String>> {
-    lacked(&[
+    super::lacked(&[
         (Capability::CAP_LINUX_IMMUTABLE, true),
         (Capability::CAP_SYS_ADMIN, true),
         (Capability::CAP_FOWNER, is_anothers(statx)),
@@ -60,18 +60,6 @@ pub fn missing_for_thawing(statx: &Statx) -> Result<Vec<String>> {
 
 fn is_anothers(statx: &Statx) -> bool {
     nix::unistd::geteuid().as_raw() != statx.uid
-}
-
-fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
-    let mut missing = Vec::new();
-    for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
-        let has = caps::has_cap(None, CapSet::Effective, *capability)
-            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
-        if !has {
-            missing.push(capability.to_string());
-        }
-    }
-    Ok(missing)
 }
 
 /// Asks, without touching the file, whether somebody has it open for writing.
@@ -139,18 +127,7 @@ impl<'a> Candidate<'a> {
         let record = match &self.found {
             Some(record) => record.clone(),
             None => {
-                let mut wanted = Xflags::IMMUTABLE;
-                wanted.set(Xflags::NODEFRAG, self.target.filesystem.keeps_nodefrag());
-                let added = wanted - self.found_as.survey.inode.xflags();
-                let record = super::record(self.target, self.needs, added, &self.found_as);
-                let (target, size) = (self.target, record.size);
-                let replaced = Replaced::read(target, self.needs.hold)?;
-                let stored = record.store(target, |limit| survey::keep(target, size, limit));
-                let record = stored.map_err(|error| match error.errno {
-                    // What capget(2) tells is of one's own user namespace.
-                    Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
-                    _ => error,
-                })?;
+                let (record, replaced) = super::store(self.target, self.needs, Xflags::IMMUTABLE, &self.found_as)?;
                 // From here on a failure has a record to take back.
                 self.replaced = Some(replaced);
                 record
@@ -214,10 +191,7 @@ impl<'a> Candidate<'a> {
     fn fail(&mut self, error: Error, again: bool) {
         let restored = self.roll_back();
         self.outcome = match restored {
-            Err(undo) => Some(Err(Error {
-                message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message),
-                ..error
-            })),
+            Err(undo) => Some(Err(super::not_undone(error, &undo))),
             Ok(()) if again && error.status == Status::Busy => match self.look_again() {
                 Ok(()) => None,
                 Err(error) => Some(Err(error)),

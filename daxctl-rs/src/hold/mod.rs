@@ -6,14 +6,16 @@ pub mod writable;
 
 use std::ffi::CStr;
 
+use caps::{CapSet, Capability};
 use libdaxfile::fsxattr::{self, Xflags};
 use libdaxfile::statx::Time;
-use libdaxfile::xattr;
+use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
 use crate::needs::{Hold, Needs};
 use crate::record::{Record, attribute};
-use crate::survey::Recorded;
+use crate::status::Status;
+use crate::survey::{self, Recorded};
 use crate::target::Target;
 
 /// The record of a file as a survey found it.
@@ -30,6 +32,41 @@ fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> 
         extents: *extents,
         map: map.clone(),
     }
+}
+
+/// Writes the record of a file for an enforced hold that adds these flags, and `FS_XFLAG_NODEFRAG` where it is kept. Gives
+/// it with what it replaced.
+fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> Result<(Record, Replaced)> {
+    let mut wanted = flags;
+    wanted.set(Xflags::NODEFRAG, target.filesystem.keeps_nodefrag());
+    let record = record(target, needs, wanted - recorded.survey.inode.xflags(), recorded);
+    let size = record.size;
+    let replaced = Replaced::read(target, needs.hold)?;
+    let stored = record.store(target, |limit| survey::keep(target, size, limit));
+    let record = stored.map_err(|error| match error.errno {
+        // What capget(2) tells is of one's own user namespace.
+        Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
+        _ => error,
+    })?;
+    Ok((record, replaced))
+}
+
+/// Those of the needed capabilities that this process lacks.
+fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
+        let has = caps::has_cap(None, CapSet::Effective, *capability)
+            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
+        if !has {
+            missing.push(capability.to_string());
+        }
+    }
+    Ok(missing)
+}
+
+/// A pin's failure where taking it back failed as well.
+fn not_undone(error: Error, undo: &Error) -> Error {
+    Error { message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message), ..error }
 }
 
 /// What the attribute of a hold has before a pin: nothing, or a foreign or unreadable record.
@@ -108,7 +145,7 @@ fn add_flags(target: &Target, flags: Xflags) -> Result<()> {
 fn needs_capabilities(error: libdaxfile::Error) -> Error {
     let error = Error::from(error);
     match error.errno {
-        Some(libdaxfile::Errno::EPERM) => error.because("needs CAP_LINUX_IMMUTABLE"),
+        Some(Errno::EPERM) => error.because("needs CAP_LINUX_IMMUTABLE"),
         _ => error,
     }
 }

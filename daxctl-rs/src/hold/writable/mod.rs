@@ -14,9 +14,9 @@ mod guard;
 use std::thread::park_timeout;
 use std::time::Duration;
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::{Errno, xattr};
+use libdaxfile::xattr;
 
 use super::Replaced;
 use crate::drift::State;
@@ -104,9 +104,7 @@ pub fn require() -> Result<()> {
 /// # Errors
 /// Where the kernel does not tell the process's capabilities.
 pub fn missing_capabilities() -> Result<Vec<String>> {
-    let has = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)
-        .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
-    Ok(if has { Vec::new() } else { vec![Capability::CAP_SYS_ADMIN.to_string()] })
+    super::lacked(&[(Capability::CAP_SYS_ADMIN, true)])
 }
 
 /// Records the map as it was found, puts the file under the guard, and proves that it still is what was recorded.
@@ -119,10 +117,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, found: Option<&Re
     let mut undo = Undo { target, replaced: None, added: Xflags::empty(), armed: false };
     engage(&mut undo, needs, recorded, found).map_err(|error| match undo.run() {
         Ok(()) => error,
-        Err(undo) => Error {
-            message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message),
-            ..error
-        },
+        Err(undo) => super::not_undone(error, &undo),
     })
 }
 
@@ -155,26 +150,16 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     if target.filesystem.uuid.is_none() {
         return Err(Error::new(Status::Unable, "hold writable: without a UUID the guard cannot tell the filesystem"));
     }
-    let flags = recorded.survey.inode.xflags();
     let record = match found {
         Some(record) => record.clone(),
         None => {
-            let mut wanted = Xflags::empty();
-            wanted.set(Xflags::NODEFRAG, target.filesystem.keeps_nodefrag());
-            let replaced = Replaced::read(target, needs.hold)?;
-            let record = super::record(target, needs, wanted - flags, recorded);
-            let size = record.size;
-            let record =
-                record.store(target, |limit| survey::keep(target, size, limit)).map_err(|error| match error.errno {
-                    Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
-                    _ => error,
-                })?;
+            let (record, replaced) = super::store(target, needs, Xflags::empty(), recorded)?;
             undo.replaced = Some(replaced);
             record
         }
     };
     let written = record.encode();
-    undo.added = record.added - flags;
+    undo.added = record.added - recorded.survey.inode.xflags();
     super::add_flags(target, record.added)?;
     target.fsync()?;
     undo.armed = true;
