@@ -49,13 +49,23 @@ impl Host {
         let used = USED.iter().filter(|capability| capabilities.contains(*capability));
         Ok(Host {
             kernel: uname().named("uname")?.release().to_string_lossy().into_owned(),
-            lsm: text("/sys/kernel/security/lsm").map(|list| list.split(',').map(str::to_owned).collect()),
-            lockdown: text("/sys/kernel/security/lockdown").and_then(|levels| chosen(&levels)),
+            lsm: active_lsms(),
+            lockdown: lockdown(),
             capabilities: used.map(ToString::to_string).collect(),
             initial_user_namespace: text("/proc/self/uid_map").map(|map| is_everybody(&map)),
             lease_break_time: text("/proc/sys/fs/lease-break-time").and_then(|seconds| seconds.parse().ok()),
         })
     }
+}
+
+/// The active Linux security modules, in order, where securityfs tells.
+pub(crate) fn active_lsms() -> Option<Vec<String>> {
+    text("/sys/kernel/security/lsm").map(|list| list.split(',').map(str::to_owned).collect())
+}
+
+/// What kernel_lockdown(7) is at, where securityfs tells.
+pub(crate) fn lockdown() -> Option<String> {
+    text("/sys/kernel/security/lockdown").and_then(|levels| chosen(&levels))
 }
 
 /// The one in brackets: `none [integrity] confidentiality`.

@@ -4,7 +4,6 @@
 //! their number: a build that finds another's puts its own beside these before it takes those away, so that no moment
 //! passes without a guard. With the last file all of it goes.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -22,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Lack, Part};
 use crate::error::{Error, Named, Result};
+use crate::host;
 use crate::status::Status;
 use crate::target::Target;
 
@@ -97,10 +97,10 @@ pub fn lacks() -> Vec<Lack> {
 
 /// Loads every program that this kernel has a place for.
 fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
-    if let Ok(active) = fs::read_to_string("/sys/kernel/security/lsm")
-        && !active.trim().split(',').any(|lsm| lsm == "bpf")
+    if let Some(active) = host::active_lsms()
+        && !active.iter().any(|lsm| lsm == "bpf")
     {
-        let active = active.trim();
+        let active = active.join(",");
         return Err(vec![Lack::new(
             Part::Lsm,
             format!("bpf is not among the active LSMs: boot with lsm={active},bpf"),
@@ -175,8 +175,7 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
         if let Some(errno @ (Errno::EPERM | Errno::EACCES)) = errno
             && !describes_verifier(error)
         {
-            let locked = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-            let why = if locked.contains("[confidentiality]") {
+            let why = if host::lockdown().as_deref() == Some("confidentiality") {
                 "the kernel is locked down (confidentiality)"
             } else {
                 "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy"
@@ -438,6 +437,6 @@ fn take_away() -> Result<()> {
     for (path, _) in directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")? {
         remove_all(&path)?;
     }
-    remove_all(&Path::new(PINS).join(OsStr::new("new")))?;
+    remove_all(&Path::new(PINS).join("new"))?;
     remove_all(Path::new(PINS))
 }
