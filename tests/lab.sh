@@ -64,12 +64,7 @@ printf '%s\n' "${files[@]}" "${libraries[@]}" /etc/{passwd,group,nsswitch.conf,m
 ln -sf bash "$tree/usr/bin/sh"
 ln -sf mawk "$tree/usr/bin/awk"
 
-for module in "${modules[@]}"; do
-    modprobe --dirname "$kernel" --set-version "$version" --show-depends --ignore-install "$module" 2>/dev/null || :
-done | awk '$1 == "insmod" { print $2 }' | sort -u | sed "s,^$kernel/,," |
-    tar -C "$kernel" --files-from=- -c | tar -C "$tree" --keep-directory-symlink -x
-cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$tree/lib/modules/$version/"
-depmod -b "$tree" "$version"
+tests/lab/modules.sh "$kernel" "$tree" "${modules[@]}"
 
 cp tests/lab/init "$tree/init"
 cp tests/lab/skipped "$tree/lab/skipped"

@@ -223,12 +223,7 @@ check_boot() {
 
     kernel=$(tests/lab/fetch.sh 6.12)
     version=${kernel##*/}
-    for module in autofs4 crc32c_generic virtio_pci virtio_blk xfs; do
-        modprobe --dirname "$kernel" --set-version "$version" --show-depends --ignore-install "$module" 2>/dev/null || :
-    done | awk '$1 == "insmod" { print $2 }' | sort -u | sed "s,^$kernel/,," |
-        tar -C "$kernel" --files-from=- -c | tar -C "$scratch/boot" --keep-directory-symlink -x
-    cp "$kernel/lib/modules/$version"/modules.{builtin,builtin.modinfo,order} "$scratch/boot/lib/modules/$version/"
-    depmod -b "$scratch/boot" "$version"
+    tests/lab/modules.sh "$kernel" "$scratch/boot" autofs4 crc32c_generic virtio_pci virtio_blk xfs
     umount -lR "$scratch"/boot/{dev,proc,sys}
     rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
     (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"
