@@ -137,7 +137,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     let manifest = Manifest::parse(&contents(path)?)
         .map_err(anyhow::Error::msg)
         .with_context(|| format!("{name}: not a manifest"))?;
-    if manifest.entries.is_empty() {
+    if manifest.entries().is_empty() {
         bail!("{name}: a manifest without files");
     }
     Ok(manifest)

@@ -1,5 +1,6 @@
 //! Manifests: what `stat --json --extents` wrote, read back to compare files with.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -20,8 +21,10 @@ use crate::target::Identity;
 /// The files of a manifest.
 #[derive(Debug)]
 pub struct Manifest {
-    /// In the order in which they were written.
-    pub entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    // The first entry of each.
+    by_identity: HashMap<Identity, usize>,
+    by_path: HashMap<PathBuf, usize>,
 }
 
 /// One file of a manifest.
@@ -119,18 +122,30 @@ impl Manifest {
         if raw.schema_version != 1 {
             return Err(unknown(raw.schema_version));
         }
-        let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<_, _>>()?;
-        Ok(Manifest { entries })
+        let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<Vec<_>, _>>()?;
+        let (mut by_identity, mut by_path) = (HashMap::new(), HashMap::new());
+        for (index, entry) in entries.iter().enumerate() {
+            if let Some(identity) = entry.identity {
+                by_identity.entry(identity).or_insert(index);
+            }
+            by_path.entry(relative(&entry.path)).or_insert(index);
+        }
+        Ok(Manifest { entries, by_identity, by_path })
+    }
+
+    /// The files, in the order in which they were written.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Finds a file's entry by inode and generation, else by its path below `root`.
     #[must_use]
     pub fn find(&self, identity: Option<Identity>, path: &Path, root: Option<&Path>) -> Option<usize> {
-        let same_file = |entry: &Entry| identity.is_some() && entry.identity == identity;
         let path = plain(path);
         let path = root.and_then(|root| path.strip_prefix(plain(root)).ok()).unwrap_or(&path);
-        let same_path = |entry: &Entry| relative(&entry.path) == relative(path);
-        self.entries.iter().position(same_file).or_else(|| self.entries.iter().position(same_path))
+        let found = identity.and_then(|identity| self.by_identity.get(&identity));
+        found.or_else(|| self.by_path.get(&relative(path))).copied()
     }
 }
 
@@ -224,7 +239,8 @@ mod tests {
     fn a_file_is_found_by_identity_before_path() {
         let json = br#"{"schema_version": 1, "files": [
             {"path": "/a", "file": {"inode": 1, "generation": 1, "size": 0}, "extents": []},
-            {"path": "./b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []}]}"#;
+            {"path": "./b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []},
+            {"path": "b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []}]}"#;
         let manifest = Manifest::parse(json).unwrap();
         let identity = |inode| Some(Identity { inode, generation: 1 });
         assert_eq!(manifest.find(identity(2), Path::new("/a"), None), Some(1));

@@ -16,7 +16,7 @@ use crate::filesystem::{Filesystem, Known};
 use crate::status::Status;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Inode number.
     pub inode: u64,

@@ -88,9 +88,9 @@ pub fn run_against(
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
 ) -> Status {
-    let mut used = vec![false; manifest.entries.len()];
+    let mut used = vec![false; manifest.entries().len()];
     let mut status = Status::Done;
-    progress.begin((paths.len() + manifest.entries.len()) as u64, Unit::Files);
+    progress.begin((paths.len() + manifest.entries().len()) as u64, Unit::Files);
     for path in paths {
         let mut report = FileReport::new(path);
         let target = Target::open(path);
@@ -98,7 +98,7 @@ pub fn run_against(
         match (index, target) {
             (Some(index), target) => {
                 used[index] = true;
-                compare(&manifest.entries[index], target, &mut report);
+                compare(&manifest.entries()[index], target, &mut report);
             }
             (None, Err(error)) => report.fail(&error),
             (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
@@ -106,7 +106,7 @@ pub fn run_against(
         status = status.max(super::tell(report, sink));
         progress.advance(1);
     }
-    for (entry, _) in manifest.entries.iter().zip(used).filter(|(_, used)| !used) {
+    for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
         let target = entry.harmless().and_then(|()| Target::open(&path));
