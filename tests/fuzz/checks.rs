@@ -75,11 +75,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest, String> {
     match &parsed {
         Err(why) => assert!(!why.is_empty() && why.len() < 1000, "{} bytes of message", why.len()),
         Ok(manifest) => {
-            let again =
-                Manifest::parse(written(&manifest.entries()).to_string().as_bytes()).expect("of the right form");
-            assert_eq!(format!("{again:?}"), format!("{manifest:?}"));
+            let entries = manifest.entries();
+            let again = Manifest::parse(written(entries).to_string().as_bytes()).expect("of the right form");
+            assert_eq!(format!("{:?}", again.entries()), format!("{entries:?}"));
             let root = Some(Path::new("/root"));
-            for (index, entry) in manifest.entries().iter().enumerate() {
+            for (index, entry) in entries.iter().enumerate() {
                 assert!(manifest.find(None, &entry.path, None).is_some_and(|found| found <= index));
                 if entry.harmless().is_ok() {
                     assert!(entry.path_below(root).starts_with("/root"));
