@@ -230,6 +230,23 @@ fn a_guard_with_a_link_missing_is_none_in_the_lab() {
     done(&["unpin"], &other);
 }
 
+/// Whose record root took away is let go by `unpin` all the same.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn unpinned_without_its_record_in_the_lab() {
+    let _turn = turn();
+    let scratch = Scratch::new(Kind::xfs());
+    let path = pinned(&scratch, "file");
+    sh(on(&path, "setfattr -x security.daxfile.pin $F"));
+    assert_eq!(state(&path), "unpinned");
+    refused(&path, "truncate -s 0 $F");
+    assert!(done(&["unpin", "--dry-run"], &path).text().contains("would"));
+    refused(&path, "truncate -s 0 $F");
+    assert!(done(&["unpin"], &path).text().contains("without its record"));
+    sh("test ! -e /sys/fs/bpf/daxfile");
+    sh(on(&path, "truncate -s 0 $F"));
+}
+
 /// Whoever lacks CAP_SYS_ADMIN can take neither the record nor the guard away, whosever the file is.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]

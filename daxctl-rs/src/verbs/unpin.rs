@@ -31,6 +31,13 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         end(target, hold, &stored, dry_run, report)?;
         action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
     }
+    if action == Action::AlreadyUnpinned && writable::guards(target)? {
+        report.notes.push("under the guard, but without its record".into());
+        if !dry_run {
+            writable::release(target)?;
+        }
+        action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
+    }
     if action == Action::AlreadyUnpinned {
         if target.inode_state()?.immutable() {
             report.notes.push("immutable, but not by a pin: left so".into());

@@ -80,12 +80,20 @@ impl Lack {
     }
 }
 
-/// Whether the guard has the file.
+/// Whether the guard has the file, and is whole.
 ///
 /// # Errors
 /// Those of the ioctl that asks it, and of looking at its pins.
 pub fn holds(target: &Target) -> Result<bool> {
-    Ok(libdaxfile::guard::has(target)? && guard::is_whole()?)
+    Ok(guards(target)? && guard::is_whole()?)
+}
+
+/// Whether the guard, whatever is left of it, has the file.
+///
+/// # Errors
+/// Those of the ioctl that asks it.
+pub fn guards(target: &Target) -> Result<bool> {
+    Ok(libdaxfile::guard::has(target)?)
 }
 
 /// What keeps this process from holding any file so.
@@ -164,7 +172,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     target.fsync()?;
     undo.armed = true;
     guard::arm(target)?;
-    if !libdaxfile::guard::has(target)? {
+    if !guards(target)? {
         return Err(Lack::new(
             Part::Lsm,
             "the guard does not see the file: is bpf among the active LSMs? (/sys/kernel/security/lsm)",
@@ -188,8 +196,8 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
 ///
 /// # Errors
 /// Where this build has no guard, or may not ask the kernel for it.
-pub(super) fn release(target: &Target) -> Result<()> {
-    if libdaxfile::guard::has(target)? { guard::disarm(target) } else { Ok(()) }
+pub(crate) fn release(target: &Target) -> Result<()> {
+    if guards(target)? { guard::disarm(target) } else { Ok(()) }
 }
 
 /// Puts it back, since unpinning failed.
