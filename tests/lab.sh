@@ -2,6 +2,7 @@
 # lab.sh [--kills N] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a
 # virtual machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 maps a_test_name
 # With --kills they are run N + 1 times: the machine is killed when they ask for it, and booted again.
+# With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-holds(7) tells of that kernel.
 set -euo pipefail
 kills=0
 if [[ ${1-} == --kills && ${2-} =~ ^[1-9][0-9]*$ ]]; then
@@ -9,7 +10,7 @@ if [[ ${1-} == --kills && ${2-} =~ ^[1-9][0-9]*$ ]]; then
     shift 2
 fi
 if (($# < 2)) || [[ $1 == -* ]]; then
-    sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 2
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,10 +27,7 @@ packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup e2fsprogs er
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod)
 IFS=, read -ra names <<<"$2"
-limit=30m
-for argument in "${@:3}"; do
-    case $argument in --ignored | --include-ignored) limit=3h ;; esac
-done
+limit=2h
 
 kernel=$(tests/lab/fetch.sh "$1")
 version=${kernel##*/}
@@ -71,6 +69,8 @@ cp tests/lab/skipped "$tree/lab/skipped"
 printf '%s\n' "${devices[@]}" >"$tree/lab/devices"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"
+page=man/daxfile-holds.7
+realpath "$page" >"$tree/lab/page"
 (cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"
 
 linux=$kernel/boot/vmlinuz-$version
@@ -90,7 +90,8 @@ start() {
     timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config \
         -display none -no-reboot -pidfile "$work/pid" -device isa-debug-exit,iobase=0xf4,iosize=4 \
         -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]}" </dev/null &
+        -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
+${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
     qemu=$!
 }
 
@@ -128,10 +129,14 @@ for ((boot = 0; boot < kills; boot++)); do
     add_boot $((boot + 1))
 done
 start
-tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out"
+tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -av '^page: ' || :
 status=0
 wait "$qemu" || status=$?
 qemu=
+if [[ -v UPDATE_HOLDS ]] && grep -aq '^page: ' "$work/out"; then
+    tr -d '\r' <"$work/out" | sed -n 's/^page: //p' >"$work/page"
+    cat "$work/page" >"$page"
+fi
 # The guest's status N comes out as 2N + 1 (QEMU's isa-debug-exit); what else ends QEMU is no end of the tests.
 case $status in
     1) exit 0 ;;

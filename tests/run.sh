@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 full=()
 names=()
 kernels=(6.1)
-in_lab=dax,guard,realtime,main_job,map,probe
+in_lab=attacks,dax,guard,realtime,main_job,map,probe
+tests_in_lab=(in_the_lab what_is_said pins_survive a_writer_inside a_file_in_use write-fd/writable mapping/writable)
 kills=2
 for argument; do
     case $argument in
@@ -16,6 +17,7 @@ for argument; do
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
             in_lab+=,pin_races
+            tests_in_lab+=(attacks/)
             kills=20
             ;;
         -*)
@@ -74,9 +76,7 @@ step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config 
 step cargo test --workspace "${guard[@]}" --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 if ((${#names[@]} == 0)); then
     for kernel in "${kernels[@]}"; do
-        step tests/lab.sh "$kernel" "$in_lab" in_the_lab what_is_said pins_survive a_writer_inside \
-            a_file_in_use --skip toll 2>&1 |
-            tee -a "$log" || status=$?
+        step tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll 2>&1 | tee -a "$log" || status=$?
         step tests/lab.sh --kills "$kills" "$kernel" killed 2>&1 | tee -a "$log" || status=$?
     done
 fi

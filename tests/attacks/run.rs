@@ -1,5 +1,6 @@
 //! One attack, on one file: what it was before and after, and where the attack landed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) enum Outcome {
     Shared,
     /// It changed what a pin records, and `verify` says so.
     Detected,
+    /// Such a file is not pinned.
+    Unpinnable,
     /// This kernel does not have the operation.
     Absent,
 }
@@ -42,7 +45,8 @@ impl Outcome {
             (Outcome::Refused(errno), Expected::Refused(other)) => errno == other,
             (Outcome::Harmless, Expected::Harmless)
             | (Outcome::Shared, Expected::Shared)
-            | (Outcome::Detected, Expected::Detected) => true,
+            | (Outcome::Detected, Expected::Detected)
+            | (Outcome::Unpinnable, Expected::Unpinnable) => true,
             _ => false,
         }
     }
@@ -91,7 +95,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Place::Shared(_, dir) = self {
+        if let Place::Shared(_, dir) = self
+            && std::fs::remove_dir_all(&*dir).is_err()
+        {
             let script = r#"chattr -R -f -ia "$1"; rm -rf "$1""#;
             finish(Command::new("sh").args(["-c", script, "sh"]).arg(&*dir));
         }
@@ -151,6 +157,8 @@ struct Case<'a> {
     place: Place,
     file: PathBuf,
     other: PathBuf,
+    /// It has been pinned writable
+    held: Cell<bool>,
 }
 
 impl Case<'_> {
@@ -163,7 +171,7 @@ impl Case<'_> {
         let dir = place.dir().join("in");
         std::fs::create_dir(&dir).expect("mkdir");
         let (file, other) = (dir.join("file"), place.dir().join("other"));
-        let case = Case { attack, fs, place, file, other };
+        let case = Case { attack, fs, place, file, other, held: Cell::new(false) };
         let out = finish(Command::new(program()).args(["make", attack.file]).arg(&case.file).arg(&case.other));
         if !out.status.success() {
             return Err(String::from_utf8_lossy(&out.stderr).into_owned());
@@ -189,12 +197,16 @@ impl Case<'_> {
         format!("{set} FS={}; export F O DIR MNT DEV IMAGE; {script}", self.fs.name())
     }
 
-    fn state(&self) -> State {
-        let facts = facts(&self.file);
+    /// With what `stat` wrote of the file, if there is one.
+    fn look(&self) -> (State, Vec<u8>) {
+        let [facts, other] = facts([&self.file, &self.other]);
         let mut shared = 0;
         let mut maps = [Vec::new(), Vec::new()];
+        let mut manifest = Vec::new();
         if facts.get("name").is_some_and(|name| name != "gone") {
-            let all = report(&["stat", "--extents"], &self.file, 0);
+            let stat = Daxfile::new(["stat", "--json", "--extents"]).arg(&self.file).run().expect(0);
+            let all = stat.file();
+            manifest = stat.stdout;
             let ours = all["extents"].as_array().expect("extents").iter().map(|extent| {
                 let number = |name: &str| extent[name].as_u64().expect("a number");
                 let flag = |name: &str| extent["flags"].as_array().expect("flags").iter().any(|flag| flag == name);
@@ -210,7 +222,11 @@ impl Case<'_> {
             maps = [ours, theirs]
                 .map(|pieces| normalise(pieces.into_iter().map(|piece| Piece { shared: false, ..piece }).collect()));
         }
-        State { maps, shared, facts, other: self::facts(&self.other) }
+        (State { maps, shared, facts, other }, manifest)
+    }
+
+    fn state(&self) -> State {
+        self.look().0
     }
 
     fn pin(&self, hold: Hold) -> daxfile_tests::Run {
@@ -218,6 +234,7 @@ impl Case<'_> {
         if !self.attack.allow.is_empty() {
             pin = pin.args(["--allow", self.attack.allow]);
         }
+        self.held.set(hold == Hold::Writable);
         pin.arg(&self.file).run()
     }
 
@@ -232,18 +249,24 @@ impl Case<'_> {
 impl Drop for Case<'_> {
     fn drop(&mut self) {
         if !self.attack.after.is_empty() {
-            let script = self.script(self.attack.after);
-            finish(Command::new("bash").args(["-c", &script]));
+            finish(Command::new("bash").args(["-c", &self.script(self.attack.after)]));
+        }
+        if self.held.get() {
+            // Else nobody could delete it.
+            run(&["unpin"], &self.file);
         }
     }
 }
 
-fn facts(file: &Path) -> BTreeMap<String, String> {
-    let out = finish(Command::new(program()).arg("facts").arg(file));
+fn facts(files: [&Path; 2]) -> [BTreeMap<String, String>; 2] {
+    let out = finish(Command::new(program()).arg("facts").args(files));
     assert!(out.status.success(), "facts: {}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8(out.stdout).expect("facts in ASCII");
-    let facts = text.lines().map(|line| line.split_once(' ').expect("a name and a value"));
-    facts.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    let mut all = text.split("\n\n").map(|facts| {
+        let facts = facts.lines().map(|line| line.split_once(' ').expect("a name and a value"));
+        facts.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    });
+    [all.next().expect("facts"), all.next().expect("facts")]
 }
 
 enum Attacker {
@@ -329,6 +352,25 @@ impl Drop for Strike {
     }
 }
 
+/// What keeps this machine from holding files writable.
+pub(crate) fn guard() -> Result<(), String> {
+    let scratch = Scratch::new(Kind::xfs());
+    let probe = Daxfile::new(["probe", "--json"]).arg(scratch.mount_point()).run().expect(0);
+    let holds = &probe.file()["probe"]["holds"];
+    let writable = holds.as_array().expect("holds").iter().find(|hold| hold["hold"] == Hold::Writable.name());
+    writable.expect("hold writable")["missing"].as_str().map_or(Ok(()), |missing| Err(missing.to_owned()))
+}
+
+/// That it does, as [`guard`] says.
+pub(crate) fn pins_writable() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    run(&["alloc", "-s", "1M"], &file).expect(0);
+    for verb in [&["pin", "--hold", "writable"][..], &["verify"], &["unpin"]] {
+        run(verb, &file).expect(0);
+    }
+}
+
 /// The attack on a file that nothing holds, where it must succeed and have its effect.
 pub(crate) fn on_twin(attack: &Attack, access: Access, fs: Fs) -> Outcome {
     let case = Case::new(attack, fs);
@@ -366,6 +408,10 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
         return Outcome::Absent;
     }
     let case = Case::new(attack, fs);
+    if expected == Expected::Unpinnable {
+        run(&["pin", "--hold", hold.name()], &case.file).expect(1);
+        return Outcome::Unpinnable;
+    }
     let attacker = if access.is_before() {
         let writer = case.attacker(access);
         if hold == Hold::Frozen && access.writes() {
@@ -386,8 +432,7 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
         case.pin(hold).expect(0);
         case.attacker(access)
     };
-    let manifest = Daxfile::new(["stat", "--json", "--extents"]).arg(&case.file).run().expect(0).stdout;
-    let before = case.state();
+    let (before, manifest) = case.look();
     let said = attacker.go();
     let after = case.state();
     // The attacker is gone, but what the kernel keeps for it, an io_uring for instance, goes a little later.
@@ -397,7 +442,7 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
         sleep(Duration::from_millis(20));
         verified = run(&["verify"], &case.file);
     }
-    let outcome = land(&case, &manifest, &before, &after, &said, &verified);
+    let outcome = land(&case, hold, &manifest, &before, &after, &said, &verified);
     assert!(
         outcome.is(expected),
         "declared {expected:?}, landed {outcome:?}: it said {said:?}\nbefore: {before:?}\nafter: {after:?}\n{verified}"
@@ -407,6 +452,7 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
 
 fn land(
     case: &Case<'_>,
+    hold: Hold,
     manifest: &[u8],
     before: &State,
     after: &State,
@@ -431,7 +477,11 @@ fn land(
     }
     match said {
         Said::Refused { errno, .. } => {
-            assert!(after.facts == before.facts, "refused, but\nbefore: {before:?}\nafter: {after:?}");
+            // A program may have written in place before it was refused something else, as hold writable lets it.
+            let free = |fact: &str| hold == Hold::Writable && ["contents", "inode"].contains(&fact);
+            let fixed =
+                |state: &State| -> Vec<_> { state.facts.clone().into_iter().filter(|(fact, _)| !free(fact)).collect() };
+            assert!(fixed(after) == fixed(before), "refused, but\nbefore: {before:?}\nafter: {after:?}");
             Outcome::Refused(errno.clone())
         }
         Said::Done if after.shared > before.shared => {

@@ -1,5 +1,5 @@
 // strike make SHAPE FILE OTHER
-// strike facts FILE
+// strike facts FILE...
 // strike path|ro|rw|map|loop|sent OPERATION FILE OTHER [BLOCK]
 //
 // The last takes hold of FILE (not by `path`: that is for later), says "ready", waits for a line, does OPERATION, at BLOCK if
@@ -511,12 +511,6 @@ static void rename_away(void)
 	try("rename", rename(file, away));
 }
 static void rename_exchange(void) { try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, other, RENAME_EXCHANGE)); }
-static void rename_whiteout(void)
-{
-	char away[4096];
-	snprintf(away, sizeof away, "%s.away", file);
-	try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, away, RENAME_WHITEOUT));
-}
 static void make_link(void)
 {
 	char also[4096];
@@ -699,7 +693,6 @@ static const struct operation {
 	{ "rename-over", NAME, rename_over },
 	{ "rename-away", NAME, rename_away },
 	{ "rename-exchange", NAME, rename_exchange },
-	{ "rename-whiteout", NAME, rename_whiteout },
 	{ "link", NAME, make_link },
 	{ "chmod", NAME, change_mode },
 	{ "chown", NAME, change_owner },
@@ -931,17 +924,21 @@ static void facts(void)
 	if (length < 0)
 		die("read");
 	printf("contents %lx\n", sum);
+	close(fd);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc == 3 && !strcmp(argv[1], "facts")) {
-		file = argv[2];
-		facts();
+	if (argc >= 3 && !strcmp(argv[1], "facts")) {
+		for (char **name = argv + 2; *name; name++) {
+			file = *name;
+			facts();
+			puts("");
+		}
 		return 0;
 	}
 	if (argc < 5)
-		errx(2, "usage: make SHAPE FILE OTHER | facts FILE | ACCESS OPERATION FILE OTHER [BLOCK]");
+		errx(2, "usage: make SHAPE FILE OTHER | facts FILE... | ACCESS OPERATION FILE OTHER [BLOCK]");
 	file = argv[3];
 	other = argv[4];
 	if (argc == 6)

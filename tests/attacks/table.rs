@@ -3,14 +3,16 @@
 use crate::run::NO_EFFECT;
 
 /// The holds, in the order of [`Hold`]; so are the columns of each filesystem.
-pub(crate) const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
+pub(crate) const HOLDS: [Hold; 3] = [Hold::Frozen, Hold::Writable, Hold::None];
 pub(crate) const FILESYSTEMS: [Fs; 2] = [Fs::Xfs, Fs::Ext4];
 
-type Columns = [Expected; HOLDS.len()];
+/// Under holds frozen and none.
+type Columns = [Expected; 2];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
     Frozen,
+    Writable,
     None,
 }
 
@@ -18,6 +20,7 @@ impl Hold {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Hold::Frozen => "frozen",
+            Hold::Writable => "writable",
             Hold::None => "none",
         }
     }
@@ -56,6 +59,8 @@ pub(crate) enum Expected {
     Shared,
     /// It changes something that `verify` reports.
     Detected,
+    /// Such a file is not pinned so.
+    Unpinnable,
 }
 
 /// How the attacker gets at the file.
@@ -158,15 +163,6 @@ pub(crate) struct Line {
     ext4: Columns,
 }
 
-impl Line {
-    pub(crate) fn expected(&self, fs: Fs) -> Columns {
-        match fs {
-            Fs::Xfs => self.xfs,
-            Fs::Ext4 => self.ext4,
-        }
-    }
-}
-
 /// A filesystem, the errno there, and why the operation is missing.
 type Missing = (Fs, &'static str, &'static str);
 
@@ -190,6 +186,10 @@ pub(crate) struct Attack {
     pub(crate) not_on: Vec<Missing>,
     /// Where some kernels do not have it
     pub(crate) may_lack: Vec<Missing>,
+    /// Swaps extents, which is refused on whole filesystems, or on all, while any file is held writable
+    pub(crate) swaps: bool,
+    /// Under hold writable, through whatever access
+    writable: Option<Expected>,
     pub(crate) lines: Vec<Line>,
 }
 
@@ -201,6 +201,29 @@ impl Attack {
     pub(crate) fn lacking(&self, fs: Fs) -> String {
         let why = self.may_lack.iter().find(|(other, ..)| *other == fs).map_or("", |(_, _, why)| why);
         format!("{} on {}: {why}", self.title, fs.name())
+    }
+
+    pub(crate) fn expected(&self, line: &Line, fs: Fs, hold: Hold) -> Expected {
+        let [frozen, none] = match fs {
+            Fs::Xfs => line.xfs,
+            Fs::Ext4 => line.ext4,
+        };
+        match hold {
+            Hold::Frozen => frozen,
+            Hold::None => none,
+            Hold::Writable if self.allow.is_empty() => self.writable.expect("a declaration"),
+            Hold::Writable => Expected::Unpinnable,
+        }
+    }
+
+    fn writable(mut self, expected: Expected) -> Attack {
+        self.writable = Some(expected);
+        self
+    }
+
+    fn swaps(mut self) -> Attack {
+        self.swaps = true;
+        self
     }
 
     /// On a file of this shape, which is pinned so.
@@ -249,10 +272,7 @@ impl Attack {
 
     /// Where the file must be open for writing: by name that is refused already, else by a descriptor from before.
     fn writing(self, access: Access, xfs: Columns, ext4: Columns) -> Attack {
-        let by_name = |mut columns: Columns| {
-            columns[Hold::Frozen as usize] = EPERM;
-            columns
-        };
+        let by_name = |[_, none]: Columns| [EPERM, none];
         self.through(Path, by_name(xfs), by_name(ext4)).through(access, xfs, ext4)
     }
 }
@@ -275,8 +295,16 @@ fn strike_at(slug: &'static str, title: &'static str, effect: Effect, operation:
         alone: None,
         not_on: Vec::new(),
         may_lack: Vec::new(),
+        swaps: false,
+        writable: None,
         lines: Vec::new(),
     }
+}
+
+/// What hold writable comes to where an attack itself does not say otherwise.
+fn writable(expected: Expected, attacks: Vec<Attack>) -> Vec<Attack> {
+    let declare = |attack: Attack| Attack { writable: attack.writable.or(Some(expected)), ..attack };
+    attacks.into_iter().map(declare).collect()
 }
 
 /// Other people's programs, by name.
@@ -285,17 +313,32 @@ fn shell(slug: &'static str, title: &'static str, effect: Effect, script: &'stat
 }
 
 const EPERM: Expected = Expected::Refused("EPERM");
+const ETXTBSY: Expected = Expected::Refused("ETXTBSY");
+const EOPNOTSUPP: Expected = Expected::Refused("EOPNOTSUPP");
 const SIGBUS: Expected = Expected::Refused("SIGBUS");
 const SAME: Expected = Expected::Harmless;
 const SHARED: Expected = Expected::Shared;
 const SEEN: Expected = Expected::Detected;
 
 pub(crate) fn attacks() -> Vec<Attack> {
-    [sizes(), in_place(), past_end(), flagged(), where_stores_allocate(), allocation(), reflinks(), swaps()]
-        .into_iter()
-        .chain([flags(), devices(), names(), filesystem(), programs()])
-        .flatten()
-        .collect()
+    [
+        writable(ETXTBSY, sizes()),
+        writable(SAME, in_place()),
+        writable(ETXTBSY, past_end()),
+        writable(SAME, flagged()),
+        where_stores_allocate(),
+        writable(ETXTBSY, allocation()),
+        writable(EOPNOTSUPP, reflinks()),
+        writable(ETXTBSY, swaps()),
+        writable(SAME, flags()),
+        writable(SAME, devices()),
+        writable(SAME, names()),
+        writable(SAME, filesystem()),
+        writable(SAME, programs()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 use Access::{Loop, Map, Path, Ro, Rw, Sent};
@@ -325,11 +368,10 @@ fn sizes() -> Vec<Attack> {
             [EPERM, SEEN],
             [EPERM, SEEN],
         ),
-        strike("reopen", "open for writing, pwrite", Contents).through(Path, [EPERM, SAME], [EPERM, SAME]).through(
-            Ro,
-            [EPERM, SAME],
-            [EPERM, SAME],
-        ),
+        strike("reopen", "open for writing, pwrite", Contents)
+            .writable(SAME)
+            .through(Path, [EPERM, SAME], [EPERM, SAME])
+            .through(Ro, [EPERM, SAME], [EPERM, SAME]),
     ]
 }
 
@@ -369,9 +411,9 @@ fn past_end() -> Vec<Attack> {
         write("sendfile-past-end", "sendfile, past the end"),
         write("o-append", "write, opened O_APPEND").through(Sent, [SEEN, SEEN], [EPERM, SEEN]),
         write("setfl-append", "F_SETFL O_APPEND, then write"),
-        write("rwf-append", "pwritev2, RWF_APPEND"),
-        write("aio-append", "aio write, RWF_APPEND"),
-        write("uring-append", "io_uring write, RWF_APPEND"),
+        write("rwf-append", "pwritev2, RWF_APPEND").writable(EOPNOTSUPP),
+        write("aio-append", "aio write, RWF_APPEND").writable(EOPNOTSUPP),
+        write("uring-append", "io_uring write, RWF_APPEND").writable(EOPNOTSUPP),
     ]
 }
 
@@ -379,6 +421,7 @@ fn flagged() -> Vec<Attack> {
     let write = |slug, title| strike(slug, title, Contents).writing(Rw, [SEEN, SAME], [EPERM, SAME]);
     let atomic = |slug, title| {
         strike(slug, title, Effect::Map)
+            .writable(EOPNOTSUPP)
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.16 has it where the device does not")
             .may_lack(Xfs, "EINVAL", "Linux 6.16 has it where the device does not")
             .not_on(Ext4, "EOPNOTSUPP", "only where the device has atomic writes")
@@ -395,11 +438,10 @@ fn flagged() -> Vec<Attack> {
             "EOPNOTSUPP",
             "Linux 6.14 has it",
         ),
-        write("rwf-noappend", "pwritev2, RWF_NOAPPEND").may_lack(Xfs, "EOPNOTSUPP", "Linux 6.9 has it").may_lack(
-            Ext4,
-            "EOPNOTSUPP",
-            "Linux 6.9 has it",
-        ),
+        write("rwf-noappend", "pwritev2, RWF_NOAPPEND")
+            .writable(ETXTBSY)
+            .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.9 has it")
+            .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.9 has it"),
         atomic("rwf-atomic", "pwritev2, RWF_ATOMIC, O_DIRECT"),
         atomic("uring-atomic", "io_uring write, RWF_ATOMIC"),
     ]
@@ -533,14 +575,14 @@ fn swaps() -> Vec<Attack> {
             .writing(Rw, [EPERM, SEEN], [EPERM, SEEN])
     };
     vec![
-        on_xfs("swapext-target", "XFS_IOC_SWAPEXT, target").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        on_xfs("swapext-donor", "XFS_IOC_SWAPEXT, donor").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        on_xfs("swapext-target", "XFS_IOC_SWAPEXT, target").swaps().writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        on_xfs("swapext-donor", "XFS_IOC_SWAPEXT, donor").swaps().writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         exchange("exchange-first", "XFS_IOC_EXCHANGE_RANGE"),
         exchange("exchange-second", "XFS_IOC_EXCHANGE_RANGE, donor"),
         exchange("commit-first", "XFS_IOC_COMMIT_RANGE"),
         exchange("commit-second", "XFS_IOC_COMMIT_RANGE, donor"),
-        on_ext4("move-origin", "EXT4_IOC_MOVE_EXT, origin").writing(Rw, [SEEN, SEEN], [SEEN, SEEN]),
-        on_ext4("move-donor", "EXT4_IOC_MOVE_EXT, donor").writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
+        on_ext4("move-origin", "EXT4_IOC_MOVE_EXT, origin").swaps().writing(Rw, [SEEN, SEEN], [SEEN, SEEN]),
+        on_ext4("move-donor", "EXT4_IOC_MOVE_EXT, donor").swaps().writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         on_ext4("swap-boot", "EXT4_IOC_SWAP_BOOT").alone(320).writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         on_ext4("migrate", "EXT4_IOC_MIGRATE")
             .not_on(Ext4, "EINVAL", "only for files mapped by blocks, which are not pinned")
@@ -612,6 +654,7 @@ fn flags() -> Vec<Attack> {
             Effect::Map,
             "T=$(stat -c %y $F); chattr -i $F; fallocate -p -o 16k -l 64k $F; touch -d \"$T\" $F; chattr +i $F",
         )
+        .writable(ETXTBSY)
         .after("chattr -i $F")
         .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
     ]
@@ -620,8 +663,8 @@ fn flags() -> Vec<Attack> {
 fn devices() -> Vec<Attack> {
     let on_loop = |slug, title, effect, xfs, ext4| strike(slug, title, effect).writing(Loop, xfs, ext4);
     vec![
-        on_loop("loop-discard", "loop device, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]),
-        on_loop("loop-zeroout", "loop device, zero-out", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]),
+        on_loop("loop-discard", "loop device, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(SEEN),
+        on_loop("loop-zeroout", "loop device, zero-out", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(SEEN),
         on_loop("loop-write", "loop device, write", Contents, [SEEN, SAME], [Expected::Refused("EIO"), SAME]),
         shell(
             "loop-read-only",
@@ -638,7 +681,7 @@ fn devices() -> Vec<Attack> {
 }
 
 fn names() -> Vec<Attack> {
-    let gone = |slug, title| strike(slug, title, Name).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let gone = |slug, title| strike(slug, title, Name).writable(EPERM).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
     let set = |slug, title| {
         strike(slug, title, Inode).through(Path, [EPERM, SAME], [EPERM, SAME]).through(Ro, [EPERM, SAME], [EPERM, SAME])
     };
@@ -654,9 +697,11 @@ fn names() -> Vec<Attack> {
         set("setxattr", "setxattr"),
         set("setxattrs", "setxattr, more than the inode holds"),
         strike("remove-record", "removexattr of the record", Itself)
+            .writable(SEEN)
             .through(Path, [EPERM, SEEN], [EPERM, SEEN])
             .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
         strike("remove-by-handle", "XFS_IOC_ATTRMULTI_BY_HANDLE of it", Itself)
+            .writable(SEEN)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
         strike("file-handle", "open_by_handle_at, pwrite", Contents).through(Path, [EPERM, SAME], [EPERM, SAME]),
@@ -665,18 +710,17 @@ fn names() -> Vec<Attack> {
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .writing(Rw, [SAME, SAME], [EPERM, SAME]),
         strike("xfs-handle-truncate", "XFS_IOC_OPEN_BY_HANDLE, ftruncate", Size)
+            .writable(ETXTBSY)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
-        shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out").through(
-            Path,
-            [SEEN, SEEN],
-            [SEEN, SEEN],
-        ),
-        shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F").after("umount $F").through(
-            Path,
-            [SEEN, SEEN],
-            [SEEN, SEEN],
-        ),
+        shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out")
+            .writable(SEEN)
+            .after("mv $DIR/out $DIR/in")
+            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
+        shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F")
+            .writable(SEEN)
+            .after("umount $F")
+            .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
     ]
 }
 
@@ -716,11 +760,11 @@ fn filesystem() -> Vec<Attack> {
              for try in $(seq 50); do sync -f $MNT; fstrim $MNT; \
              if test $(stat -c %b $IMAGE) -lt $((S + 65536)); then exit 0; fi; sleep 0.1; done; exit 1",
         ),
-        shell("xfs-fsr", "xfs_fsr", Effect::Map, "xfs_fsr $F")
+        shell("xfs-fsr", "xfs_fsr", Effect::Map, "xfs_fsr $F").swaps()
             .on("scattered", "")
             .not_on(Ext4, NO_EFFECT, "a program for XFS")
             .through(Path, [SAME, SEEN], [SAME, SEEN]),
-        shell("e4defrag", "e4defrag", Effect::Map, "e4defrag -v $F")
+        shell("e4defrag", "e4defrag", Effect::Map, "e4defrag -v $F").swaps().writable(ETXTBSY)
             .on("scattered", "")
             .not_on(Xfs, "failure", "a program for ext4")
             .through(Path, [SAME, SEEN], [EPERM, SEEN]),
@@ -744,7 +788,8 @@ fn filesystem() -> Vec<Attack> {
             "U=$(blkid -p -s UUID -o value $IMAGE); umount $MNT; \
              if test $FS = xfs; then xfs_admin -U generate $IMAGE; else e2fsck -fy $IMAGE; tune2fs -U random $IMAGE; fi; \
              test $U != $(blkid -p -s UUID -o value $IMAGE); mount -o loop $IMAGE $MNT",
-        ),
+        )
+        .writable(SEEN),
         whole(
             "shutdown",
             "shutdown without flushing",
@@ -767,6 +812,7 @@ fn filesystem() -> Vec<Attack> {
              if test $FS = xfs; then xfs_db -x -c \"inode $I\" -c 'write core.size 8192' $IMAGE; \
              else debugfs -w -R \"sif <$I> size 8192\" $IMAGE; fi; mount -o loop $IMAGE $MNT",
         )
+        .writable(SEEN)
         .alone(320)
         .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
         shell(
@@ -781,9 +827,13 @@ fn filesystem() -> Vec<Attack> {
 }
 
 fn programs() -> Vec<Attack> {
-    let onto = |slug, title, script| shell(slug, title, Contents, script).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let onto = |slug, title, script| {
+        shell(slug, title, Contents, script).writable(ETXTBSY).through(Path, [EPERM, SEEN], [EPERM, SEEN])
+    };
     let into = |slug, title, script| shell(slug, title, Contents, script).through(Path, [EPERM, SAME], [EPERM, SAME]);
-    let replaced = |slug, title, script| shell(slug, title, Name, script).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let replaced = |slug, title, script| {
+        shell(slug, title, Name, script).writable(EPERM).through(Path, [EPERM, SEEN], [EPERM, SEEN])
+    };
     let sharing =
         |slug, title, script| shell(slug, title, Itself, script).through(Path, [SHARED, SHARED], [SAME, SAME]);
     vec![
@@ -795,11 +845,9 @@ fn programs() -> Vec<Attack> {
         ),
         replaced("cp-force-onto", "cp --remove-destination onto it", "cp --remove-destination $O $F"),
         sharing("cp-from", "cp from it", "cp $F $DIR/copy; cmp $F $DIR/copy"),
-        sharing("cp-reflink-from", "cp --reflink=always from it", "cp --reflink=always $F $DIR/copy").not_on(
-            Ext4,
-            "EOPNOTSUPP",
-            "no reflink",
-        ),
+        sharing("cp-reflink-from", "cp --reflink=always from it", "cp --reflink=always $F $DIR/copy")
+            .writable(EOPNOTSUPP)
+            .not_on(Ext4, "EOPNOTSUPP", "no reflink"),
         sharing("cat-from", "cat from it", "cat $F >$DIR/copy; cmp $F $DIR/copy"),
         shell(
             "cp-plain-from",
@@ -823,19 +871,21 @@ fn programs() -> Vec<Attack> {
             Name,
             "tar -cf $DIR/tar --transform 's/other/file/' -C $DIR other; tar -xf $DIR/tar -C $DIR/in",
         )
+        .writable(Expected::Refused("EEXIST"))
         .through(Path, [Expected::Refused("EEXIST"), SEEN], [Expected::Refused("EEXIST"), SEEN]),
         replaced("rm", "rm -rf of its directory", "rm -rf $DIR/in"),
         replaced("ln", "ln -f onto it", "ln -f $O $F"),
         replaced("gzip", "gzip", "gzip $F"),
-        replaced("shred", "shred -u", "shred -n 1 -u $F"),
+        replaced("shred", "shred -u", "shred -n 1 -u $F").writable(ETXTBSY),
         into("shred-in-place", "shred", "shred -n 1 $F"),
         onto("redirect", "shell, > file", "echo short >$F"),
         onto("append", "shell, >> file", "echo more >>$F"),
         onto("truncate", "truncate", "truncate -s 100k $F"),
         shell("fallocate-dig", "fallocate --dig-holes", Effect::Map, "fallocate --dig-holes $F")
+            .writable(ETXTBSY)
             .setup("dd if=/dev/zero of=$F bs=64k count=2 conv=notrunc,fsync status=none")
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
-        onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k"),
+        onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k").writable(SAME),
         replaced("hardlink", "hardlink", "hardlink -c $O $F; test $F -ef $O")
             .setup("dd if=$F of=$O status=none; touch -d 2030-01-01 $O; sync -f $O"),
         replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb").setup(PACKAGE),

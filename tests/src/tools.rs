@@ -91,11 +91,12 @@ pub fn xfs_io_fiemap(path: impl AsRef<Path>) -> Vec<Piece> {
 /// The runs that xfs_bmap(8) gets by GETBMAPX, on XFS only; it flushes dirty pages.
 pub fn xfs_bmap(path: impl AsRef<Path>) -> Vec<Piece> {
     let path = path.as_ref();
-    require(&["xfs_bmap"]);
+    require(&["xfs_io"]);
     // -p: otherwise preallocated extents pass for written ones.
     // -n: otherwise it makes room for twice as many as the inode counts, and leaves out the rest; where an extent is
     // shared in part, each part needs an entry, and each hole one more.
-    let text = output(Command::new("xfs_bmap").args(["-v", "-p", "-n", "100000"]).arg(path));
+    // As that script calls it.
+    let text = output(Command::new("xfs_io").args(["-r", "-p", "xfs_bmap", "-c", "bmap -v -p -n 100000"]).arg(path));
     sector_table(&text, path, |_, flags| {
         let flags = u64::from_str_radix(flags, 8).ok()?;
         Some((flags & BMAP_UNWRITTEN != 0, flags & BMAP_SHARED != 0))
