@@ -21,8 +21,8 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base \
     clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup sfdisk=fdisk
 # Packages whose programs the tests call.
-packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup e2fsprogs erofs-utils fdisk findutils grep jq kmod
-    libcap2-bin mawk mount ncurses-base perl-base procps sed strace tar util-linux util-linux-extra xfsprogs)
+packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils fdisk findutils grep gzip jq kmod
+    libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod)

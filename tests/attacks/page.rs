@@ -125,6 +125,9 @@ impl Page {
 
     fn write(&self, rows: Rows) {
         let mut kernels = self.kernels.clone();
+        for known in kernels.values_mut() {
+            known.sort_by_key(|(key, _)| rows.iter().position(|row| row.0 == *key));
+        }
         kernels.insert(self.kernel, rows);
         let text = std::fs::read_to_string(path()).unwrap();
         let (before, rest) = text.split_once(BEGIN).unwrap();

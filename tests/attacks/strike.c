@@ -366,7 +366,7 @@ static void rwf_nowait(void)
 		if (errno != EAGAIN)
 			refused("pwritev2");
 	}
-	errx(2, "RWF_NOWAIT: EAGAIN only");
+	refused("pwritev2");
 }
 static void aio_append(void) { wrote("io_submit", aio(0, BLOCK, RWF_APPEND)); }
 static void uring_append(void) { wrote("io_uring write", uring(IORING_OP_WRITE, 0, BLOCK, RWF_APPEND)); }
