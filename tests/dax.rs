@@ -8,31 +8,65 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{attack, filefrag, flags, on, sh, sha256};
-use daxfile_tests::{Kind, Run, Scratch, report, run};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, report, run};
+use serde_json::json;
 use tempfile::TempDir;
 
 const SIZE: &str = "8M";
 
-/// A filesystem on /dev/pmem0, unmounted when it is dropped.
+const XFS: &str = "mkfs.xfs -q -f";
+const EXT4: &str = "mkfs.ext4 -q -F -b 4096";
+
+/// A filesystem on persistent memory, unmounted when it is dropped.
 struct Pmem {
     dir: TempDir,
+    partitioned: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Pmem {
+    /// On /dev/pmem0.
     fn new(mkfs: &str, options: &str) -> Pmem {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Pmem::on("/dev/pmem0", mkfs, options)
+    }
+
+    /// On a partition of it that begins between multiples of 2 MiB.
+    fn on_a_partition(mkfs: &str, options: &str) -> Pmem {
+        let turn = turn();
+        sh(
+            "echo start=2056,size=800000 | sfdisk -q --wipe always /dev/pmem0; until [[ -b /dev/pmem0p1 ]]; do sleep 0.1; done",
+        );
+        Pmem::mount("/dev/pmem0p1", mkfs, options, true, turn)
+    }
+
+    fn on(device: &str, mkfs: &str, options: &str) -> Pmem {
+        Pmem::mount(device, mkfs, options, false, turn())
+    }
+
+    fn mount(device: &str, mkfs: &str, options: &str, partitioned: bool, turn: MutexGuard<'static, ()>) -> Pmem {
         let dir = tempfile::tempdir().unwrap();
-        sh(format!("{mkfs} /dev/pmem0; mount -o {options} /dev/pmem0 '{}'", dir.path().display()));
-        Pmem { dir, _turn: turn }
+        sh(format!("{mkfs} {device}; mount -o {options} {device} '{}'", dir.path().display()));
+        Pmem { dir, partitioned, _turn: turn }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
     }
 }
 
 impl Drop for Pmem {
     fn drop(&mut self) {
         sh(format!("umount '{}'", self.dir.path().display()));
+        if self.partitioned {
+            sh("sfdisk -q --delete /dev/pmem0");
+        }
     }
+}
+
+/// There is one device, for one test at a time.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn map_sync(path: &Path) -> std::process::Output {
@@ -46,6 +80,29 @@ fn is_dax(path: &Path) -> bool {
     u64::from_str_radix(raw.trim(), 16).unwrap() & STATX_ATTR_DAX != 0
 }
 
+#[track_caller]
+fn assert_not_dax(path: &Path) {
+    let stat = report(&["stat"], path, 0);
+    assert_eq!((&stat["file"]["dax"], &stat["file"]["map_sync"]), (&json!(false), &json!(false)));
+    let text = done(&["stat"], path);
+    assert!(!text.text().contains("DAX") && !text.text().contains("GiB"), "{text}");
+}
+
+/// That one blocker stands against DAX: its detail and its remedy.
+#[track_caller]
+fn lacks(kind: &str, status: i32, path: &Path) -> (String, String) {
+    let found = report(&["check", "--dax"], path, status)["blockers"].clone();
+    assert_eq!(found.as_array().unwrap().iter().map(|one| &one["kind"]).collect::<Vec<_>>(), [kind], "{found:#}");
+    assert_eq!((&found[0]["ranges"], &found[0]["bytes"]), (&json!([]), &json!(0)));
+    done(&["check"], path);
+    for verb in ["pin", "prepare"] {
+        let run = run(&[verb, "--dax"], path).expect(status);
+        assert!(run.text().contains(&format!("\n  {kind}: ")), "{run}");
+    }
+    let text = |name| found[0][name].as_str().unwrap().to_owned();
+    (text("detail"), text("remedy"))
+}
+
 fn done(verb: &[&str], path: &Path) -> Run {
     run(verb, path).expect(0)
 }
@@ -54,7 +111,10 @@ fn done(verb: &[&str], path: &Path) -> Run {
 fn live(path: PathBuf) {
     done(&["alloc", "-s", SIZE], &path);
     assert!(is_dax(&path));
-    assert_eq!(report(&["stat"], &path, 0)["file"]["dax"], true);
+    let stat = report(&["stat"], &path, 0);
+    assert_eq!((&stat["file"]["dax"], &stat["file"]["map_sync"]), (&json!(true), &json!(true)));
+    let text = done(&["stat"], &path);
+    assert!(text.text().contains("\n  DAX      with MAP_SYNC; entries of 2 MiB can map "), "{text}");
     done(&["check"], &path);
 
     let map = filefrag(&path);
@@ -79,31 +139,31 @@ fn live(path: PathBuf) {
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
 fn xfs_that_is_always_dax_in_the_lab() {
-    let pmem = Pmem::new("mkfs.xfs -q -f", "dax=always");
-    live(pmem.dir.path().join("file"));
+    let pmem = Pmem::new(XFS, "dax=always");
+    live(pmem.path("file"));
 }
 
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
 fn ext4_that_is_always_dax_in_the_lab() {
-    let pmem = Pmem::new("mkfs.ext4 -q -F", "dax");
-    live(pmem.dir.path().join("file"));
+    let pmem = Pmem::new(EXT4, "dax");
+    live(pmem.path("file"));
 }
 
 /// Each file as its own flag says, which it has from its directory.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
 fn dax_by_inode_in_the_lab() {
-    for mkfs in ["mkfs.xfs -q -f", "mkfs.ext4 -q -F"] {
+    for mkfs in [XFS, EXT4] {
         let pmem = Pmem::new(mkfs, "dax=inode");
-        let with = pmem.dir.path().join("with");
+        let with = pmem.path("with");
         sh(on(&with, "mkdir $F; xfs_io -c 'chattr +x' $F"));
         live(with.join("file"));
 
-        let without = pmem.dir.path().join("without");
+        let without = pmem.path("without");
         done(&["alloc", "-s", SIZE], &without);
         assert!(!is_dax(&without));
-        assert_eq!(report(&["stat"], &without, 0)["file"]["dax"], false);
+        assert_not_dax(&without);
         assert!(!map_sync(&without).status.success());
     }
 }
@@ -118,4 +178,178 @@ fn no_synchronous_mapping_without_dax_in_the_lab() {
     assert!(!is_dax(&path));
     let out = map_sync(&path);
     assert!(String::from_utf8_lossy(&out.stderr).contains("Operation not supported"), "{out:?}");
+}
+
+/// What is not there on any machine that has no persistent memory.
+#[test]
+fn a_device_without_dax_is_named() {
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        done(&["alloc", "-s", SIZE], &path);
+        assert_not_dax(&path);
+        let (detail, remedy) = lacks("dax_unavailable", 3, &path);
+        assert!(detail.contains("device") && remedy.starts_with("cp "), "{detail}: {remedy}");
+    }
+}
+
+/// The need is kept in the record, and is one of the options that a second pin must repeat.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+fn dax_is_demanded_and_recorded_in_the_lab() {
+    for (mkfs, options) in [(XFS, "dax=always"), (EXT4, "dax=always")] {
+        let pmem = Pmem::new(mkfs, options);
+        let path = pmem.path("file");
+        done(&["alloc", "-s", SIZE], &path);
+        for hold in ["frozen", "writable", "none"] {
+            for verb in ["check", "prepare", "pin", "pin", "check"] {
+                done(&[verb, "--hold", hold, "--dax"], &path);
+            }
+            for verb in ["check", "pin"] {
+                let run = run(&[verb, "--hold", hold], &path).expect(1);
+                assert!(run.stderr.contains("already pinned with other options"), "{run}");
+            }
+            done(&["verify"], &path);
+            done(&["unpin"], &path);
+        }
+    }
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+fn the_remedies_of_what_is_not_dax_in_the_lab() {
+    for (mkfs, other_blocks) in [(XFS, "mkfs.xfs -q -f -b size=1024"), (EXT4, "mkfs.ext4 -q -F -b 1024")] {
+        let pmem = Pmem::new(mkfs, "dax=inode");
+        let (path, used) = (pmem.path("a file"), pmem.path("used"));
+        done(&["alloc", "-s", SIZE], &path);
+        done(&["alloc", "-s", SIZE], &used);
+        let (detail, remedy) = lacks("not_dax", 1, &path);
+        assert!(detail.contains("flag is off"), "{detail}");
+        sh(remedy);
+        assert!(is_dax(&path));
+        done(&["check", "--dax"], &path);
+        done(&["pin", "--dax"], &path);
+        done(&["unpin"], &path);
+
+        // The flag takes effect when the kernel reads the inode anew.
+        let user = fs::File::open(&used).unwrap();
+        sh(on(&used, "chattr +x $F"));
+        assert!(!is_dax(&used));
+        let (detail, remedy) = lacks("not_dax", 1, &used);
+        assert!(detail.contains("while the file was in use"), "{detail}");
+        drop(user);
+        sh(remedy.strip_prefix("close it everywhere, then ").unwrap());
+        done(&["check", "--dax"], &used);
+        drop(pmem);
+
+        let pmem = Pmem::new(mkfs, "dax=never");
+        let path = pmem.path("file");
+        done(&["alloc", "-s", SIZE], &path);
+        let (journaled, copy) = (pmem.path("journaled"), pmem.path("copy"));
+        if mkfs == EXT4 {
+            sh(on(&journaled, "touch $F; chattr +j $F; xfs_io -c 'pwrite -q 0 8m' -c fsync $F"));
+        }
+        let (detail, remedy) = lacks("dax_unavailable", 3, &path);
+        assert!(detail.contains("dax=never"), "{detail}");
+        sh(remedy);
+        done(&["check", "--dax"], &path);
+        if mkfs == EXT4 {
+            // With delayed allocation ext4 does not heed the flag.
+            let at = pmem.dir.path().display();
+            sh(format!("umount '{at}'; mount -o dax=always,nodelalloc /dev/pmem0 '{at}'"));
+            assert!(!is_dax(&journaled));
+            let (detail, remedy) = lacks("not_dax", 1, &journaled);
+            assert!(detail.contains("dax=always"), "{detail}");
+            sh(remedy.replace("NEW", copy.to_str().unwrap()));
+            done(&["check", "--dax"], &copy);
+        }
+        drop(pmem);
+
+        let pmem = Pmem::new(other_blocks, "defaults");
+        let path = pmem.path("file");
+        done(&["alloc", "-s", SIZE], &path);
+        let (detail, _) = lacks("dax_unavailable", 3, &path);
+        assert!(detail.contains("blocks of 1024 bytes"), "{detail}");
+    }
+}
+
+/// DAX whose device wants to be told to flush.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+fn persistent_memory_without_map_sync_in_the_lab() {
+    sh("modprobe -a virtio_pci virtio_pmem; until [[ -b /dev/pmem1 ]]; do sleep 0.1; done");
+    let pmem = Pmem::on("/dev/pmem1", EXT4, "dax=always");
+    let path = pmem.path("file");
+    done(&["alloc", "-s", SIZE], &path);
+    assert!(is_dax(&path) && !map_sync(&path).status.success());
+    let stat = report(&["stat"], &path, 0);
+    assert_eq!((&stat["file"]["dax"], &stat["file"]["map_sync"]), (&json!(true), &json!(false)));
+    assert!(done(&["stat"], &path).text().contains("  DAX      without MAP_SYNC; "));
+    lacks("no_map_sync", 3, &path);
+}
+
+/// Asking does not depend on what the file holds, nor on who may write, and leaves the owner's access time alone.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+fn map_sync_is_asked_for_gently_in_the_lab() {
+    for mkfs in [XFS, EXT4] {
+        let pmem = Pmem::new(mkfs, "dax=always,strictatime");
+        let (path, empty) = (pmem.path("file"), pmem.path("empty"));
+        done(&["alloc", "-s", SIZE], &path);
+        sh(on(&empty, "touch $F"));
+        sh(format!("chmod 755 '{}'", pmem.dir.path().display()));
+        let times = || sh(on(&path, "stat --format '%x %y %z' $F"));
+        let grants = |run: Run| assert_eq!(run.expect(0).file()["file"]["map_sync"], true);
+        let before = times();
+        for file in [&path, &empty] {
+            grants(run(&["stat", "--json"], file));
+        }
+        assert_eq!(times(), before);
+        // As another user's read would change it.
+        grants(Daxfile::new(["stat", "--json"]).arg(&path).as_nobody().run());
+        assert_ne!(times(), before);
+        sh(format!("mount -o remount,ro '{}'", pmem.dir.path().display()));
+        for file in [&path, &empty] {
+            grants(run(&["stat", "--json"], file));
+        }
+    }
+}
+
+/// Against the page faults that reading a mapping takes.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+fn entries_of_2_mib_map_what_stat_says_in_the_lab() {
+    const MIB: u64 = 1 << 20;
+    // Linux 6.1 mounts no XFS with reflink as DAX on a partition.
+    for mkfs in ["mkfs.xfs -q -f -m reflink=0", EXT4] {
+        for place in [Pmem::new, Pmem::on_a_partition] {
+            let pmem = place(mkfs, "dax=always");
+            // What is free begins anywhere.
+            sh(format!("xfs_io -f -c 'falloc 0 20k' '{}'", pmem.path("odd").display()));
+            let mut pieces = Vec::new();
+            for (name, alloc, shift) in [
+                ("placed", vec!["-s", "8M", "--align", "2M"], None),
+                ("odd size", vec!["-s", "5000001", "--align", "2M"], None),
+                ("anywhere", vec!["-s", "9M"], None),
+                ("off", vec!["-s", "8M", "--align", "2M"], Some("fcollapse 0 4k")),
+                ("off from 6 MiB", vec!["-s", "16M", "--align", "2M"], Some("fcollapse 6m 4k")),
+            ] {
+                let path = pmem.path(name);
+                done(&[&["alloc"], &alloc[..]].concat(), &path);
+                if let Some(shift) = shift {
+                    sh(on(&path, &format!("xfs_io -c '{shift}' $F")));
+                }
+                let faults = finish(Command::new(attack("huge")).arg(&path));
+                assert!(faults.status.success(), "{faults:?}");
+                let huge: u64 = String::from_utf8(faults.stdout).unwrap().trim().parse().unwrap();
+                let stat = report(&["stat"], &path, 0);
+                let map = filefrag(&path);
+                assert_eq!(stat["map"]["mappable_2m"], huge * 2 * MIB, "{mkfs} {name}: {huge} pieces of {map:?}");
+                let whole = fs::metadata(&path).unwrap().len() / (2 * MIB) == huge;
+                assert!(whole || run(&["check", "--align", "2M"], &path).status == 1, "{mkfs} {name}");
+                pieces.push(huge);
+            }
+            assert_eq!([pieces[0], pieces[1], pieces[3], pieces[4]], [4, 2, 0, 3], "{mkfs}");
+        }
+    }
 }

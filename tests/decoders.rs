@@ -57,11 +57,12 @@ fn kept(size: u64) -> impl Strategy<Value = (u64, Kept)> {
 fn needs() -> impl Strategy<Value = Needs> {
     let number = || proptest::option::of(1..=u64::MAX);
     let hold = prop_oneof![Just(Hold::Frozen), Just(Hold::Writable), Just(Hold::None)];
-    (hold, number(), number(), 0..16u8).prop_map(|(hold, align, max_extents, allow)| Needs {
+    (hold, number(), number(), 0..16u8, any::<bool>()).prop_map(|(hold, align, max_extents, allow, dax)| Needs {
         hold,
         align,
         max_extents,
         allow: Allow::from_bits_retain(allow),
+        dax,
     })
 }
 

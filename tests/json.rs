@@ -165,6 +165,7 @@ fn every_report_is_of_the_form_of_the_schema() {
         "empty",
         "immutable",
         "append_only",
+        "dax_unavailable",
         "unsupported_filesystem",
     ] {
         assert!(seen.contains(&("blocker", name.to_owned())), "no blocker was {name:?}");
@@ -181,6 +182,7 @@ fn the_life_of_a_pin(checker: &Checker) {
         checker.run(0, with(&["alloc", "-s", "1M"], &[file]));
         let report = checker.run(0, with(&["check"], &[file]));
         assert_eq!(report["files"][0]["blockers"], json!([]));
+        checker.run(3, with(&["check", "--dax"], &[file]));
         checker.run(1, with(&["verify"], &[file]));
         checker.run(0, with(&["unpin"], &[file]));
         checker.run(0, with(&["pin", "--dry-run"], &[file]));

@@ -25,7 +25,7 @@ packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fspro
     libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
-modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod)
+modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod)
 IFS=, read -ra names <<<"$2"
 limit=2h
 
@@ -76,18 +76,20 @@ realpath "$page" >"$tree/lab/page"
 linux=$kernel/boot/vmlinuz-$version
 [[ -e $linux ]] || linux=$kernel/usr/lib/modules/$version/vmlinuz
 pmem=(memmap=512M!1G)
-machine=(-M q35)
+# And one whose stores only a flush by the device makes durable.
+machine=(-M q35 -m 4G,maxmem=8G -object "memory-backend-file,id=pmem,size=64M,mem-path=$work/pmem,share=on"
+    -device virtio-pmem-pci,memdev=pmem)
 if ((kills > 0)); then
     # Four devices: a kernel that places itself at random keeps clear of no more. Between them, what keeps them apart.
     pmem=(memmap=320M!1G memmap=320M!1408M memmap=320M!4608M memmap=320M!5120M)
     # The memory is a file, which outlives the machine.
-    machine=(-M q35,memory-backend=ram -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
+    machine=(-M q35,memory-backend=ram -m 4G -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
 fi
 
 start() {
     : >"$work/out"
     rm -f "$work/pid"
-    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config \
+    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg -smp 2 -nodefaults -no-user-config \
         -display none -no-reboot -pidfile "$work/pid" -device isa-debug-exit,iobase=0xf4,iosize=4 \
         -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
         -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \

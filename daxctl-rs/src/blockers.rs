@@ -8,6 +8,7 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use serde::Serialize;
 
+use crate::dax;
 use crate::error::Result;
 use crate::filesystem::Kind as FilesystemKind;
 use crate::map::{Alignment, Placed, Run, block_end};
@@ -64,6 +65,12 @@ pub enum Kind {
     Verity,
     /// On the realtime device of XFS, and which one that is cannot be told.
     Realtime,
+    /// Not accessed as DAX.
+    NotDax,
+    /// On a device, or a mount, that has no DAX.
+    DaxUnavailable,
+    /// Accessed as DAX, without `MAP_SYNC`.
+    NoMapSync,
     /// A filesystem that does not leave blocks where they are, or that cannot hold a map.
     UnsupportedFilesystem,
 }
@@ -93,6 +100,9 @@ impl Kind {
             Kind::Swapfile => "swapfile",
             Kind::Verity => "verity",
             Kind::Realtime => "realtime",
+            Kind::NotDax => "not_dax",
+            Kind::DaxUnavailable => "dax_unavailable",
+            Kind::NoMapSync => "no_map_sync",
             Kind::UnsupportedFilesystem => "unsupported_filesystem",
         }
     }
@@ -101,7 +111,7 @@ impl Kind {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Kind::UnsupportedFilesystem => Status::Unable,
+            Kind::UnsupportedFilesystem | Kind::DaxUnavailable | Kind::NoMapSync => Status::Unable,
             Kind::Swapfile => Status::Busy,
             _ => Status::No,
         }
@@ -156,6 +166,10 @@ pub struct Beside {
     pub staging: Option<Staging>,
     /// The device that a realtime file's addresses mean, if it is known.
     pub realtime_device: Option<PathBuf>,
+    /// Whether the kernel grants `MAP_SYNC`, if it could be asked.
+    pub map_sync: Option<bool>,
+    /// What `--dax` lacks.
+    pub dax: Option<dax::Lack>,
 }
 
 /// Finds what the map has against pinning, in one pass.
@@ -172,16 +186,16 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Scans a file of so many bytes in blocks of so many.
+    /// Scans a file of so many bytes in blocks of so many, whose physical offsets count from `start`.
     #[must_use]
-    pub fn new(size: u64, block_size: u64, needs: Needs) -> Self {
+    pub fn new(size: u64, block_size: u64, start: u64, needs: Needs) -> Self {
         Scan {
             needs,
             block_size,
             end: block_end(size, block_size),
             mapped_to: 0,
             extents: 0,
-            alignment: needs.align.map(|align| Alignment::new(align, block_end(size, block_size))),
+            alignment: needs.align.map(|align| Alignment::new(align, start, block_end(size, block_size))),
             judged_to: 0,
             found: BTreeMap::new(),
         }
@@ -290,7 +304,11 @@ impl Scan {
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
             self.found.insert(kind, Vec::new());
         }
-        let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size };
+        if let Some(lack) = &beside.dax {
+            self.found.insert(lack.kind(), Vec::new());
+        }
+        let dax = beside.dax.as_ref();
+        let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size, dax };
         Ok(self.found.into_iter().map(|(kind, ranges)| describe.blocker(kind, ranges)).collect())
     }
 }
@@ -307,7 +325,7 @@ fn stages(staging: Option<Staging>, hold: Hold) -> bool {
 /// The blocker of a file on a filesystem that shows no map.
 #[must_use]
 pub fn unsupported(target: &Target) -> Blocker {
-    let describe = Describe { target, needs: Needs::default(), extents: 0, size: 0 };
+    let describe = Describe { target, needs: Needs::default(), extents: 0, size: 0, dax: None };
     describe.blocker(Kind::UnsupportedFilesystem, Vec::new())
 }
 
@@ -316,6 +334,7 @@ struct Describe<'a> {
     needs: Needs,
     extents: u64,
     size: u64,
+    dax: Option<&'a dax::Lack>,
 }
 
 impl Describe<'_> {
@@ -349,6 +368,7 @@ impl Describe<'_> {
             Kind::Swapfile => "an active swapfile could not be swapped off".into(),
             Kind::Verity => "sealed by fs-verity".into(),
             Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
+            Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => self.dax.map_or(String::new(), dax::Lack::detail),
             Kind::UnsupportedFilesystem => {
                 let filesystem = &self.target.filesystem;
                 format!("{}: {}", filesystem.name(), filesystem.refusal().unwrap_or_default())
@@ -385,6 +405,9 @@ impl Describe<'_> {
             }
             Kind::Encrypted => format!("cp {file} NEW, where NEW is in a directory without encryption"),
             Kind::Realtime => format!("cp --reflink=never {file} NEW, where NEW is in a directory without rtinherit"),
+            Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
+                self.dax.map_or(String::new(), |lack| lack.remedy(&file))
+            }
             Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
         }
     }
@@ -395,7 +418,7 @@ mod tests {
     use super::*;
 
     fn scan(needs: Needs, size: u64, runs: &[(u64, u64, u64, ExtentFlags)]) -> BTreeMap<Kind, Vec<(u64, u64)>> {
-        let mut scan = Scan::new(size, 4096, needs);
+        let mut scan = Scan::new(size, 4096, 0, needs);
         for &(logical, physical, length, flags) in runs {
             scan.push(&Run { logical, physical, length, flags });
         }

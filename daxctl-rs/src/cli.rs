@@ -174,6 +174,9 @@ pub(crate) struct NeedsArgs {
     /// Put up with these, and pin the map as it stands
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     allow: Vec<AllowArg>,
+    /// The file must be accessed as DAX, and the kernel grant MAP_SYNC
+    #[arg(long)]
+    dax: bool,
 }
 
 impl NeedsArgs {
@@ -186,6 +189,7 @@ impl NeedsArgs {
             align: self.shape.align,
             max_extents: self.shape.max_extents,
             allow: self.allow.iter().fold(Allow::empty(), |all, one| all | one.0),
+            dax: self.dax,
         })
     }
 }

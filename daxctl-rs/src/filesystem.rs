@@ -231,7 +231,7 @@ impl Filesystem {
 }
 
 /// Where and how the filesystem of an open file is mounted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mount {
     /// Where.
     #[serde(serialize_with = "name::serialize")]

@@ -150,6 +150,18 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
     layers
 }
 
+/// Where a partition, or a whole device, of persistent memory begins in the machine's memory, as far as sysfs tells it to
+/// the caller. What is not told counts as 0: the beginning of the device itself, which only root is told, is a multiple of 2
+/// MiB unless it was configured otherwise (`ndctl create-namespace --align`).
+pub(crate) fn memory_start((major, minor): (u32, u32)) -> u64 {
+    let Ok(at) = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return 0 };
+    let Some(layer) = layer(&at) else { return 0 };
+    let disk = if layer.kind == LayerKind::Partition { at.parent() } else { Some(at.as_path()) };
+    let resource = disk.and_then(|disk| text(disk.join("device/resource")));
+    let base = resource.and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
+    base.unwrap_or(0).saturating_add(layer.start.unwrap_or(0))
+}
+
 fn layer(at: &Path) -> Option<Layer> {
     let has = |name: &str| at.join(name).exists();
     let kind = match () {

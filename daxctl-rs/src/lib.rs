@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod blockers;
+pub mod dax;
 pub mod drift;
 pub mod error;
 pub mod filesystem;

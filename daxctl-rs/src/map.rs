@@ -193,6 +193,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Alignment {
     align: u64,
+    start: u64,
     end: u64,
     piece: Option<(u64, u64, u64)>,
 }
@@ -209,10 +210,10 @@ pub struct Placed {
 }
 
 impl Alignment {
-    /// Looks at a file whose last block ends at `end`, in pieces of `align` bytes.
+    /// Looks at a file whose last block ends at `end`, in pieces of `align` bytes. Its physical offsets count from `start`.
     #[must_use]
-    pub fn new(align: u64, end: u64) -> Self {
-        Alignment { align, end, piece: None }
+    pub fn new(align: u64, start: u64, end: u64) -> Self {
+        Alignment { align, start: start % align, end, piece: None }
     }
 
     /// Takes the next run; gives the part that it ended.
@@ -233,7 +234,8 @@ impl Alignment {
     /// Gives the last part.
     pub fn finish(&mut self) -> Option<Placed> {
         let (logical, physical, end) = self.piece.take()?;
-        let off = (physical % self.align + self.align - logical % self.align) % self.align;
+        let place = (physical % self.align + self.start) % self.align;
+        let off = (place + self.align - logical % self.align) % self.align;
         let first = logical.checked_next_multiple_of(self.align).unwrap_or(u64::MAX);
         let last = if end >= self.end { self.end } else { end - end % self.align };
         let whole = (off == 0 && first < last).then_some((first, last));
@@ -291,9 +293,9 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks at a file of so many bytes in blocks of so many.
+    /// Looks at a file of so many bytes in blocks of so many, whose physical offsets count from `start`.
     #[must_use]
-    pub fn new(size: u64, block_size: u64) -> Self {
+    pub fn new(size: u64, block_size: u64, start: u64) -> Self {
         let cells = if size == 0 { 0 } else { CELLS };
         Overview {
             summary: Summary::default(),
@@ -302,7 +304,7 @@ impl Overview {
             block_size,
             end: block_end(size, block_size),
             mapped_to: 0,
-            huge: HUGE.map(|align| Alignment::new(align, block_end(size, block_size))),
+            huge: HUGE.map(|align| Alignment::new(align, start, block_end(size, block_size))),
         }
     }
 
@@ -416,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_lies_past_the_end_is_not_placed() {
-        let mut alignment = Alignment::new(65536, 100_000);
+        let mut alignment = Alignment::new(65536, 0, 100_000);
         assert_eq!(alignment.push(&extent(0, 65536, 102_400, ExtentFlags::empty())), None);
         let placed = alignment.push(&extent(1 << 20, 4096, 4096, ExtentFlags::UNWRITTEN));
         assert_eq!(placed, Some(Placed { part: (0, 100_000), off: 0, whole: Some((0, 100_000)) }));
@@ -425,7 +427,7 @@ mod tests {
 
     #[test]
     fn an_overview_counts_every_byte_once() {
-        let mut overview = Overview::new(10_000, 4096);
+        let mut overview = Overview::new(10_000, 4096, 0);
         overview.push(&extent(0, 4096, 4096, ExtentFlags::empty()));
         overview.push(&extent(8192, 65536, 8192, ExtentFlags::UNWRITTEN));
         let overview = overview.finish();

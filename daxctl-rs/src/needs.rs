@@ -68,4 +68,6 @@ pub struct Needs {
     pub max_extents: Option<u64>,
     /// What is put up with.
     pub allow: Allow,
+    /// The file must be accessed as DAX, and the kernel grant `MAP_SYNC`.
+    pub dax: bool,
 }

@@ -10,7 +10,7 @@
 //! | 8 | 1 | hold: 0 frozen, 1 none, 2 writable |
 //! | 9 | 1 | allowed: 1 hole, 2 unwritten, 4 shared, 8 empty |
 //! | 10 | 1 | form of the map: 0 runs, 1 digests |
-//! | 11 | 1 | 0 |
+//! | 11 | 1 | 1 if DAX was demanded, else 0 |
 //! | 12 | 4 | `FS_XFLAG_*` bits that the pin added |
 //! | 16 | 8 | inode number |
 //! | 24 | 4 | generation |
@@ -146,7 +146,7 @@ impl Record {
             Hold::Writable => 2,
         };
         let form = matches!(self.map, Kept::Digests { .. });
-        bytes.extend([VERSION, hold, self.needs.allow.bits(), form.into(), 0]);
+        bytes.extend([VERSION, hold, self.needs.allow.bits(), form.into(), self.needs.dax.into()]);
         bytes.extend(self.added.bits().to_le_bytes());
         bytes.extend(self.identity.inode.to_le_bytes());
         bytes.extend(self.identity.generation.to_le_bytes());
@@ -190,7 +190,7 @@ impl Record {
             return Err(bad("its checksum is wrong"));
         }
         let mut reader = Reader(body.get(MAGIC.len() + 1..).unwrap_or_default());
-        let [hold, allow, form, zero] = reader.bytes()?;
+        let [hold, allow, form, dax] = reader.bytes()?;
         let hold = match hold {
             0 => Hold::Frozen,
             1 => Hold::None,
@@ -204,9 +204,14 @@ impl Record {
             Hold::Writable => Xflags::NODEFRAG,
             Hold::None => Xflags::empty(),
         };
-        if zero != 0 || !may_add.contains(added) {
+        if !may_add.contains(added) {
             return Err(bad("flags that no pin adds"));
         }
+        let dax = match dax {
+            0 => false,
+            1 => true,
+            _ => return Err(bad("an unknown need of DAX")),
+        };
         let inode = reader.u64()?;
         let identity = Identity { inode, generation: u32::from_le_bytes(reader.bytes()?) };
         let uuid: [u8; 16] = reader.bytes()?;
@@ -226,7 +231,7 @@ impl Record {
             return Err(bad("another number of runs than it says"));
         }
         Ok(Record {
-            needs: Needs { hold, align, max_extents, allow },
+            needs: Needs { hold, align, max_extents, allow, dax },
             added,
             identity,
             uuid: (uuid != [0; 16]).then_some(uuid),
@@ -529,7 +534,7 @@ mod tests {
         }
         let (extents, map) = recorder.finish();
         Record {
-            needs: Needs { hold: Hold::Frozen, align: Some(4096), max_extents: None, allow: Allow::HOLE },
+            needs: Needs { hold: Hold::Frozen, align: Some(4096), max_extents: None, allow: Allow::HOLE, dax: true },
             added: Xflags::IMMUTABLE,
             identity: Identity { inode: 131, generation: 7 },
             uuid: Some([9; 16]),
@@ -576,8 +581,8 @@ mod tests {
         };
         let good = record(3, LIMIT).encode();
         assert!(Record::decode(&seal(good.clone())).is_ok());
-        // (offset, byte): hold, allowed, form, reserved, flags, nanoseconds, run's state, run's length
-        for (offset, byte) in [(8, 9), (9, 0x80), (10, 2), (11, 1), (13, 1), (63, 0xff), (124, 2), (117, 0)] {
+        // (offset, byte): hold, allowed, form, DAX, flags, nanoseconds, run's state, run's length
+        for (offset, byte) in [(8, 9), (9, 0x80), (10, 2), (11, 2), (13, 1), (63, 0xff), (124, 2), (117, 0)] {
             let mut bytes = good.clone();
             bytes[offset] = byte;
             if offset == 117 {

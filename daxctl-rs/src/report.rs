@@ -306,6 +306,8 @@ pub struct FileFacts {
     pub raw_flags: u32,
     /// Whether accesses go past the page cache, to persistent memory.
     pub dax: bool,
+    /// Whether the kernel grants mappings with `MAP_SYNC`, if it could be asked.
+    pub map_sync: Option<bool>,
 }
 
 impl FileFacts {
@@ -326,6 +328,7 @@ impl FileFacts {
             flags: lower(flags.iter_names().map(|(name, _)| name)),
             raw_flags: flags.bits(),
             dax: statx.attributes.contains(Attributes::DAX),
+            map_sync: survey.beside.map_sync,
         }
     }
 }

@@ -7,6 +7,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 
 use crate::blockers::{Beside, Blocker, Kind, Scan};
+use crate::dax;
 use crate::drift::{self, Comparison, Moved, State};
 use crate::error::Result;
 use crate::filesystem;
@@ -118,8 +119,8 @@ fn look(
         _ => None,
     };
     let block_size = target.filesystem.block_size;
-    let mut overview = Overview::new(statx.size, block_size);
-    let mut scan = Scan::new(statx.size, block_size, needs);
+    let mut overview = Overview::new(statx.size, block_size, target.start);
+    let mut scan = Scan::new(statx.size, block_size, target.start, needs);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
     let consistent = map::read(target, &inode, lease, |run| {
         overview.push(&run);
@@ -135,6 +136,9 @@ fn look(
     let beside = Beside {
         staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
+        dax: if needs.dax { dax::lack(target, &inode)? } else { None },
+        // Only who needs it is to fail where a security module refuses to tell.
+        map_sync: dax::grants_map_sync(target, &statx).ok(),
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let held = match own.map(|record| record.needs.hold) {

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx, Time};
 use libdaxfile::{Errno, fsxattr, inode, statx};
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl, open, openat};
 use nix::sys::stat::{Mode, lstat};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
-use crate::filesystem::{Filesystem, Known};
+use crate::filesystem::{Filesystem, Known, Mount};
+use crate::host;
 use crate::status::Status;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
@@ -33,6 +34,9 @@ pub struct Target {
     pub identity: Identity,
     /// What holds it.
     pub filesystem: Filesystem,
+    /// What its physical offsets count from, as page-table entries see it: where its device begins in physical memory if it
+    /// is accessed as DAX, else 0.
+    pub start: u64,
     file: File,
 }
 
@@ -112,6 +116,7 @@ impl Target {
             path: path.to_owned(),
             identity: Identity { inode: statx.inode, generation },
             filesystem: filesystem(&file, &statx)?,
+            start: if statx.attributes.contains(Attributes::DAX) { host::memory_start(statx.device) } else { 0 },
             file,
         })
     }
@@ -148,6 +153,21 @@ impl Target {
     /// Those of statx(2).
     pub fn statx(&self) -> Result<Statx> {
         Ok(statx::get(self)?)
+    }
+
+    /// Has what follows leave the access time alone, where the caller owns the file or has CAP_FOWNER.
+    pub(crate) fn spare_access_time(&self) {
+        if let Ok(flags) = fcntl(self, FcntlArg::F_GETFL) {
+            let _ = fcntl(self, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NOATIME));
+        }
+    }
+
+    /// How its filesystem is mounted.
+    ///
+    /// # Errors
+    /// Those of [`Mount::of`].
+    pub(crate) fn mount(&self) -> Result<Option<Mount>> {
+        Mount::of(&self.file)
     }
 
     /// Tells whether the caller may write to it, without doing so.

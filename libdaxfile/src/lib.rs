@@ -29,6 +29,7 @@ pub mod guard;
 pub mod inode;
 mod ioctl;
 pub mod lease;
+pub mod mapping;
 pub mod statx;
 pub mod xattr;
 pub mod xfs;

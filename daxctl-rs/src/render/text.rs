@@ -238,8 +238,7 @@ impl<W: Write> Page<'_, W> {
         let inode = format!("inode {} generation {}", facts.inode, facts.generation);
         writeln!(self.out, "  file     {}, {inode}, device {}", facts.filesystem, facts.device)?;
         // That it has attributes is no news where the pin is shown.
-        let flags = facts.flags.iter().map(String::as_str).filter(|flag| *flag != "hasattr");
-        let flags: Vec<_> = flags.chain(facts.dax.then_some("accessed as DAX")).collect();
+        let flags: Vec<_> = facts.flags.iter().map(String::as_str).filter(|flag| *flag != "hasattr").collect();
         if !flags.is_empty() {
             writeln!(self.out, "  flags    {}", flags.join(", "))?;
         }
@@ -259,6 +258,15 @@ impl<W: Write> Page<'_, W> {
         if map.address_space != "filesystem's device" {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
             writeln!(self.out, "           physical offsets: {}{device}", map.address_space)?;
+        }
+        if facts.dax {
+            let sync = match facts.map_sync {
+                Some(true) => "with MAP_SYNC",
+                Some(false) => "without MAP_SYNC",
+                None => "MAP_SYNC unknown",
+            };
+            let [large, huge] = [summary.mappable_2m, summary.mappable_1g].map(|bytes| self.size(bytes));
+            writeln!(self.out, "  DAX      {sync}; entries of 2 MiB can map {large}, of 1 GiB {huge}")?;
         }
         match map.staging {
             Some(Staging::CannotTell { bytes }) => {

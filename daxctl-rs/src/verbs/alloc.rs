@@ -131,7 +131,7 @@ fn advise(blocker: Blocker) -> Blocker {
 /// The extent-size hint does not align physically. What does: to have more than is needed, and give back the head.
 fn collapse_head(target: &Target, align: u64) -> Result<()> {
     let Some(first) = Extents::new(target, 0..u64::MAX, Request::SYNC).next().transpose()? else { return Ok(()) };
-    let head = (align - first.physical % align) % align;
+    let head = (align - (first.physical % align + target.start % align) % align) % align;
     if head > 0 && head < first.length && head.is_multiple_of(target.filesystem.block_size) {
         fallocate(target, Mode::COLLAPSE_RANGE, 0, head)?;
     }

@@ -1,0 +1,123 @@
+//! DAX: accesses that go past the page cache, to persistent memory; and what keeps a file from being accessed so.
+//!
+//! Reference: `Documentation/filesystems/dax.rst`; `xfs_inode_should_enable_dax()`, `ext4_should_enable_dax()`.
+
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::mapping;
+use libdaxfile::statx::{Attributes, Statx};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::blockers::Kind;
+use crate::error::{Named, Result};
+use crate::filesystem::Mount;
+use crate::host;
+use crate::name::quote;
+use crate::target::{InodeState, Target};
+
+/// Whether the kernel grants mappings with `MAP_SYNC`. Where a file is not accessed as DAX, it is not asked.
+///
+/// # Errors
+/// Those of mmap(2): where a security module refuses, say.
+pub fn grants_map_sync(target: &Target, statx: &Statx) -> Result<bool> {
+    if !statx.attributes.contains(Attributes::DAX) {
+        return Ok(false);
+    }
+    target.spare_access_time();
+    Ok(mapping::grants_sync(target)?)
+}
+
+/// What stands against `--dax`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// The device has no DAX.
+    Device,
+    /// The filesystem's blocks are no pages.
+    BlockSize {
+        /// Bytes a block.
+        block: u64,
+        /// Bytes a page.
+        page: u64,
+    },
+    /// The mount excludes DAX.
+    Never(Mount),
+    /// The file's DAX flag is off.
+    Flag,
+    /// The flag was set while the kernel had the inode.
+    Stale,
+    /// All files of the mount are to be accessed so, but not this one.
+    Excepted,
+    /// The kernel grants no `MAP_SYNC`.
+    MapSync,
+}
+
+impl Lack {
+    /// Which blocker it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Lack::Device | Lack::BlockSize { .. } | Lack::Never(_) => Kind::DaxUnavailable,
+            Lack::Flag | Lack::Stale | Lack::Excepted => Kind::NotDax,
+            Lack::MapSync => Kind::NoMapSync,
+        }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        match self {
+            Lack::Device => "its device has no DAX".into(),
+            Lack::BlockSize { block, page } => format!("blocks of {block} bytes, where DAX takes pages of {page}"),
+            Lack::Never(_) => "mounted with dax=never".into(),
+            Lack::Flag => "accessed through the page cache: its DAX flag is off".into(),
+            Lack::Stale => "accessed through the page cache: its DAX flag was set while the file was in use".into(),
+            Lack::Excepted => "accessed through the page cache, though mounted with dax=always".into(),
+            Lack::MapSync => "stores are not durable once flushed from CPU caches: the device needs fsync(2)".into(),
+        }
+    }
+
+    /// What removes it, of a file that a shell knows by this name.
+    #[must_use]
+    pub fn remedy(&self, file: &str) -> String {
+        match self {
+            Lack::Device | Lack::MapSync => {
+                format!("cp {file} to persistent memory that is mounted with dax=always")
+            }
+            Lack::BlockSize { page, .. } => format!("cp {file} to a filesystem with blocks of {page} bytes"),
+            Lack::Never(mount) => {
+                let (point, source) = (quote(&mount.point), quote(&mount.source));
+                format!("umount {point} && mount -o dax=always {source} {point}")
+            }
+            Lack::Flag => format!("chattr +x {file}"),
+            // The kernel reads the flag when it reads the inode.
+            Lack::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
+            // ext4 does this where it journals, encrypts or verifies data.
+            Lack::Excepted => format!("cp --reflink=never {file} NEW"),
+        }
+    }
+}
+
+/// What keeps a file from being accessed as DAX with `MAP_SYNC`.
+///
+/// # Errors
+/// Those of sysconf(3), mmap(2), and of reading how the filesystem is mounted.
+pub fn lack(target: &Target, inode: &InodeState) -> Result<Option<Lack>> {
+    if inode.statx.attributes.contains(Attributes::DAX) {
+        return Ok((!grants_map_sync(target, &inode.statx)?).then_some(Lack::MapSync));
+    }
+    if host::layers(inode.statx.device).first().and_then(|layer| layer.dax) != Some(true) {
+        return Ok(Some(Lack::Device));
+    }
+    let page = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;
+    let (block, page) = (target.filesystem.block_size, page.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096));
+    if block != page {
+        return Ok(Some(Lack::BlockSize { block, page }));
+    }
+    let mount = target.mount()?;
+    let mounted = |option: &str| mount.as_ref().is_some_and(|mount| mount.options.iter().any(|one| one == option));
+    Ok(Some(match mount {
+        Some(ref never) if mounted("dax=never") => Lack::Never(never.clone()),
+        _ if mounted("dax=always") || mounted("dax") => Lack::Excepted,
+        _ if inode.xflags().contains(Xflags::DAX) => Lack::Stale,
+        _ => Lack::Flag,
+    }))
+}
