@@ -430,6 +430,49 @@ fn a_pin_that_is_not_held_is_held_again() {
     });
 }
 
+/// What is held at boot: each file as its record says, whatever the options are for those without.
+#[test]
+fn a_list_of_files_is_held_as_recorded() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let names = ["frozen", "shaped", "let go", "none", "new", "changed"];
+        let files = names.map(|name| scratch.path(name));
+        let [frozen, shaped, let_go, none, new, changed] = &files;
+        for file in &files {
+            run(&["alloc", "-s", "1M"], file).expect(0);
+        }
+        for file in [frozen, let_go, changed] {
+            run(&["pin"], file).expect(0);
+        }
+        run(&["pin", "--max-extents", "3", "--align", "512"], shaped).expect(0);
+        run(&["pin", "--hold", "none"], none).expect(0);
+        clear_by_hand(let_go);
+        clear_by_hand(changed);
+        sh(on(changed, "dd if=/dev/urandom of=$F bs=4k count=1 conv=notrunc,fsync"));
+
+        let pin = ["pin", "--json", "--hold", "none", "--max-extents", "9"];
+        let held = || files.clone().map(|file| report(&["stat"], &file, 0)["pin"]["hold"].clone());
+        let before = held();
+        Daxfile::new(pin).args([frozen, shaped, let_go, none, changed]).run().expect(1);
+        assert_eq!(held(), before);
+        let run = Daxfile::new(pin).arg("--as-recorded").args(&files).run().expect(1);
+        let all = run.json()["files"].clone();
+        let came = all.as_array().unwrap().iter().map(|file| file["action"].as_str().unwrap_or("refused"));
+        let kept = "already_pinned";
+        assert_eq!(came.collect::<Vec<_>>(), [kept, kept, "pinned", kept, "pinned", "refused"], "{run}");
+        assert!(all[5]["error"]["message"].as_str().unwrap().contains("changed since"), "{run}");
+        assert_eq!(held(), ["frozen", "frozen", "frozen", "none", "none", "frozen"]);
+        assert_eq!(
+            files.each_ref().map(|file| state(file)),
+            ["pinned", "pinned", "pinned", "pinned", "pinned", "not_held"]
+        );
+        for file in [frozen, shaped, let_go, none, new] {
+            self::run(&["verify"], file).expect(0);
+        }
+        Daxfile::new(["unpin"]).args(&files).run().expect(0);
+    });
+}
+
 #[test]
 fn drift_is_named_piece_by_piece() {
     on_each(Kind::small_and_large_blocks(), |kind| {

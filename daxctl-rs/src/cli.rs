@@ -95,6 +95,9 @@ pub(crate) enum Verb {
         /// Wait so long for open writers to go
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait: u64,
+        /// Pin a file that has a record as that says, whatever the options
+        #[arg(long)]
+        as_recorded: bool,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,

@@ -63,8 +63,13 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
         Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs()?, meter, sink),
         Verb::Completions { shell } => completions(*shell),
         Verb::Map { format, unpinned, file } => map::run(file, format.0, *unpinned, meter, sink),
-        Verb::Pin { needs, wait, dry_run, files } => {
-            let options = pin::Options { needs: needs.needs()?, wait: Duration::from_secs(*wait), dry_run: *dry_run };
+        Verb::Pin { needs, wait, as_recorded, dry_run, files } => {
+            let options = pin::Options {
+                needs: needs.needs()?,
+                as_recorded: *as_recorded,
+                wait: Duration::from_secs(*wait),
+                dry_run: *dry_run,
+            };
             let files = list(files)?;
             meter.catch_signals().context("sigaction")?;
             pin::run(&files, &options, meter, sink)

@@ -14,7 +14,7 @@ use crate::hold::frozen::{self, Candidate};
 use crate::hold::{none, writable};
 use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
-use crate::record::{Record, Stored};
+use crate::record::{self, Record, Stored};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::survey::{self, Recorded};
@@ -28,6 +28,8 @@ const BATCH: usize = 128;
 pub struct Options {
     /// What the map must be like.
     pub needs: Needs,
+    /// A file that has its own record is pinned as that says instead.
+    pub as_recorded: bool,
     /// How long open writers are waited for.
     pub wait: Duration,
     /// Only report what would be done.
@@ -53,7 +55,7 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
 /// What is to happen to a file that was looked at.
 enum Next {
     Nothing,
-    Freeze(Box<Recorded>, Option<Record>),
+    Freeze(Box<(Needs, Recorded, Option<Record>)>),
 }
 
 /// Pins the first of the files, at least one, and reports on these.
@@ -64,7 +66,7 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
         let opened = Target::open(path);
         // A file that is named twice waits for the next batch: for now, this one has it locked.
         if let Ok(target) = &opened
-            && frozen.iter().any(|(_, other, ..): &(_, Target, _, _, _)| other.identity == target.identity)
+            && frozen.iter().any(|(_, other, ..): &(_, Target, _, _)| other.identity == target.identity)
         {
             break;
         }
@@ -75,22 +77,21 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
             Ok((target, lock, next))
         });
         match looked {
-            Ok((target, lock, Next::Freeze(recorded, found))) => {
-                frozen.push((reports.len(), target, lock, recorded, found))
-            }
+            Ok((target, lock, Next::Freeze(next))) => frozen.push((reports.len(), target, lock, next)),
             Ok((_, _, Next::Nothing)) => {}
             Err(error) => report.fail(&error),
         }
         reports.push(report);
     }
-    let (files, recorded): (Vec<_>, Vec<_>) = frozen
-        .into_iter()
-        .map(|(index, target, lock, recorded, found)| ((index, target, lock), (recorded, found)))
-        .unzip();
+    let (files, recorded): (Vec<_>, Vec<_>) =
+        frozen.into_iter().map(|(index, target, lock, next)| ((index, target, lock), next)).unzip();
     let mut candidates: Vec<Candidate<'_>> = files
         .iter()
         .zip(recorded)
-        .map(|((_, target, _), (recorded, found))| Candidate::new(target, options.needs, *recorded, found))
+        .map(|((_, target, _), next)| {
+            let (needs, recorded, found) = *next;
+            Candidate::new(target, needs, recorded, found)
+        })
         .collect();
     frozen::pin(&mut candidates, progress);
     for ((index, target, _), candidate) in files.iter().zip(candidates) {
@@ -114,7 +115,11 @@ fn look(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<Next> {
-    let needs = options.needs;
+    let recorded = if options.as_recorded { Some(record::load(target)?) } else { None };
+    let needs = match recorded {
+        Some(Stored::Own(record)) => record.needs,
+        _ => options.needs,
+    };
     let statx = target.statx()?;
     let missing = match needs.hold {
         Hold::Frozen => frozen::missing_capabilities(&statx)?,
@@ -169,7 +174,7 @@ fn look(
         _ => None,
     };
     match needs.hold {
-        Hold::Frozen => Ok(Next::Freeze(Box::new(recorded), found)),
+        Hold::Frozen => Ok(Next::Freeze(Box::new((needs, recorded, found)))),
         Hold::Writable => {
             report.describe(target, &writable::pin(target, needs, &recorded, found.as_ref())?);
             report.action = Some(Action::Pinned);
