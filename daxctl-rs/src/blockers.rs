@@ -344,7 +344,7 @@ impl Describe<'_> {
     }
 
     fn detail(&self, kind: Kind) -> String {
-        let align = self.needs.align.map_or(String::new(), |align| size::format(align, false));
+        let align = self.needs.align.map_or(String::new(), |align| size::format(align, false).to_string());
         match kind {
             Kind::Hole => "no blocks: a store allocates".into(),
             Kind::Unwritten => "allocated, never written: a store changes the map".into(),

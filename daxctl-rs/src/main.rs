@@ -133,7 +133,7 @@ fn list(files: &Files) -> Result<Vec<PathBuf>> {
 fn contents(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let read = File::open(path).named("open").and_then(|mut file| file.read_to_end(&mut bytes).named("read"));
-    read.with_context(|| daxfile::name::quote(path))?;
+    read.with_context(|| daxfile::name::quote(path).into_owned())?;
     Ok(bytes)
 }
 

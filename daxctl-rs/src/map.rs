@@ -282,8 +282,8 @@ pub const CELLS: usize = 64;
 pub struct Overview {
     /// The totals.
     pub summary: Summary,
-    /// The strip; empty for a file without contents.
-    pub strip: Vec<Layout>,
+    /// The strip; none for a file without contents.
+    pub strip: Option<[Layout; CELLS]>,
     /// Bytes of all extents, blocks past EOF included.
     pub mapped: u64,
     block_size: u64,
@@ -296,10 +296,9 @@ impl Overview {
     /// Looks at a file of so many bytes in blocks of so many, whose physical offsets count from `start`.
     #[must_use]
     pub fn new(size: u64, block_size: u64, start: u64) -> Self {
-        let cells = if size == 0 { 0 } else { CELLS };
         Overview {
             summary: Summary::default(),
-            strip: vec![Layout::Written; cells],
+            strip: (size > 0).then_some([Layout::Written; CELLS]),
             mapped: 0,
             block_size,
             end: block_end(size, block_size),
@@ -355,15 +354,17 @@ impl Overview {
 
     fn paint(&mut self, from: u64, to: u64, layout: Layout) {
         let to = to.min(self.end);
+        let Some(strip) = &mut self.strip else { return };
         if from >= to || layout == Layout::Written {
             return;
         }
+        let end = self.end;
         let cell = |byte: u64| {
-            let cell = u128::from(byte) * CELLS as u128 / u128::from(self.end);
+            let cell = u128::from(byte) * CELLS as u128 / u128::from(end);
             usize::try_from(cell).unwrap_or(CELLS - 1).min(CELLS - 1)
         };
         let cells = cell(from)..=cell(to - 1);
-        for cell in &mut self.strip[cells] {
+        for cell in &mut strip[cells] {
             *cell = (*cell).max(layout);
         }
     }
@@ -434,8 +435,7 @@ mod tests {
         let expected =
             Summary { extents: 2, written: 4096, unwritten: 4096, hole: 4096, past_eof: 4096, ..Summary::default() };
         assert_eq!(overview.summary, expected);
-        assert_eq!(overview.strip.first(), Some(&Layout::Written));
-        assert_eq!(overview.strip[CELLS / 2], Layout::Hole);
-        assert_eq!(overview.strip.last(), Some(&Layout::Unwritten));
+        let cells = overview.strip.map(|strip| [0, CELLS / 2, CELLS - 1].map(|cell| strip[cell]));
+        assert_eq!(cells, Some([Layout::Written, Layout::Hole, Layout::Unwritten]));
     }
 }

@@ -1,5 +1,6 @@
 //! File names as text: safe on a terminal, where a shell reads them back; and as data.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,13 +11,13 @@ use serde::{Serialize, Serializer};
 
 /// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
 #[must_use]
-pub fn quote(path: &Path) -> String {
+pub fn quote(path: &Path) -> Cow<'_, str> {
     let bytes = path.as_os_str().as_bytes();
     let plain = |c: char| c.is_alphanumeric() || "_./-+,:=@%^".contains(c);
     let shown = |c: char| plain(c) || c == ' ' || c.is_ascii_graphic();
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.is_empty() && text.chars().all(plain) => text.to_owned(),
-        Ok(text) if text.chars().all(|c| shown(c) && c != '\'') => format!("'{text}'"),
+        Ok(text) if !text.is_empty() && text.chars().all(plain) => text.into(),
+        Ok(text) if text.chars().all(|c| shown(c) && c != '\'') => format!("'{text}'").into(),
         _ => {
             let mut quoted = "$'".to_owned();
             for chunk in bytes.utf8_chunks() {
@@ -32,7 +33,7 @@ pub fn quote(path: &Path) -> String {
                 escape(&mut quoted, chunk.invalid());
             }
             quoted.push('\'');
-            quoted
+            quoted.into()
         }
     }
 }

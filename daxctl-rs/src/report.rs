@@ -13,7 +13,7 @@ use crate::drift::{self, Change, State};
 use crate::error::Error;
 use crate::filesystem::Mount;
 use crate::host::{Host, Layer};
-use crate::map::{Layout, Summary};
+use crate::map::{CELLS, Layout, Summary};
 use crate::name;
 use crate::needs::Hold;
 use crate::record::Stored;
@@ -146,7 +146,7 @@ impl FileReport {
             realtime_device: survey.beside.realtime_device.clone(),
             staging: survey.beside.staging,
             summary: survey.overview.summary,
-            strip: survey.overview.strip.clone(),
+            strip: survey.overview.strip,
         });
         self.pin = Some(PinFacts::new(survey));
     }
@@ -285,9 +285,11 @@ pub struct FileFacts {
     /// Name of the filesystem.
     pub filesystem: &'static str,
     /// Its UUID.
-    pub filesystem_uuid: Option<String>,
-    /// Its device number, `major:minor`.
-    pub device: String,
+    #[serde(serialize_with = "uuid")]
+    pub filesystem_uuid: Option<[u8; 16]>,
+    /// Its device number: major, minor.
+    #[serde(serialize_with = "device")]
+    pub device: (u32, u32),
     /// Its block size.
     pub block_size: u64,
     /// Size.
@@ -300,8 +302,9 @@ pub struct FileFacts {
     /// Last change of the inode.
     #[serde(serialize_with = "time")]
     pub ctime: Time,
-    /// Names of the `FS_XFLAG_*` bits.
-    pub flags: Vec<String>,
+    /// The `FS_XFLAG_*` bits.
+    #[serde(serialize_with = "names")]
+    pub flags: Xflags,
     /// The same as an integer.
     pub raw_flags: u32,
     /// Whether accesses go past the page cache, to persistent memory.
@@ -318,14 +321,14 @@ impl FileFacts {
             inode: target.identity.inode,
             generation: target.identity.generation,
             filesystem: target.filesystem.name(),
-            filesystem_uuid: target.filesystem.uuid.map(format_uuid),
-            device: format!("{}:{}", statx.device.0, statx.device.1),
+            filesystem_uuid: target.filesystem.uuid,
+            device: statx.device,
             block_size: target.filesystem.block_size,
             size: statx.size,
             allocated: statx.allocated,
             mtime: statx.mtime,
             ctime: statx.ctime,
-            flags: lower(flags.iter_names().map(|(name, _)| name)),
+            flags,
             raw_flags: flags.bits(),
             dax: statx.attributes.contains(Attributes::DAX),
             map_sync: survey.beside.map_sync,
@@ -350,7 +353,7 @@ pub struct MapFacts {
     pub summary: Summary,
     /// The strip that text shows.
     #[serde(skip)]
-    pub strip: Vec<Layout>,
+    pub strip: Option<[Layout; CELLS]>,
 }
 
 /// A file's pin.
@@ -392,7 +395,7 @@ impl PinFacts {
             hold: own.map(|record| record.needs.hold),
             pinned_at: own.map(|record| record.time),
             allowed: own.map(|record| record.needs.allow.names()).unwrap_or_default(),
-            added_flags: own.map(|record| lower(record.added.iter_names().map(|(name, _)| name))).unwrap_or_default(),
+            added_flags: own.map(|record| xflag_names(record.added)).unwrap_or_default(),
             size_was: own.map(|record| record.size).filter(|size| *size != survey.inode.statx.size),
             mtime_was: own.and_then(|record| drift::mtime_drift(record, &survey.inode.statx)),
             shared_since,
@@ -420,6 +423,18 @@ pub fn format_time(time: Time) -> Option<String> {
     }
     let nanoseconds = i32::try_from(time.nanoseconds).ok()?;
     Timestamp::new(time.seconds, nanoseconds).ok().map(|timestamp| timestamp.to_string())
+}
+
+fn uuid<S: Serializer>(uuid: &Option<[u8; 16]>, serializer: S) -> Result<S::Ok, S::Error> {
+    uuid.map(format_uuid).serialize(serializer)
+}
+
+fn device<S: Serializer>((major, minor): &(u32, u32), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{major}:{minor}"))
+}
+
+fn names<S: Serializer>(flags: &Xflags, serializer: S) -> Result<S::Ok, S::Error> {
+    xflag_names(*flags).serialize(serializer)
 }
 
 fn time<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
@@ -452,5 +467,11 @@ fn extents<S: Serializer>(extents: &Option<Vec<Extent>>, serializer: S) -> Resul
 /// The names of an extent's flags.
 #[must_use]
 pub fn flag_names(flags: ExtentFlags) -> Vec<String> {
+    lower(flags.iter_names().map(|(name, _)| name))
+}
+
+/// The names of a file's flags.
+#[must_use]
+pub fn xflag_names(flags: Xflags) -> Vec<String> {
     lower(flags.iter_names().map(|(name, _)| name))
 }

@@ -1,5 +1,7 @@
 //! Sizes as people write and read them.
 
+use std::fmt::{self, Display, Formatter};
+
 /// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000.
 ///
 /// # Errors
@@ -28,21 +30,33 @@ pub fn parse(text: &str) -> Result<u64, String> {
     bytes.filter(|&bytes| i64::try_from(bytes).is_ok()).ok_or_else(|| "too large: above 8 EiB - 1".to_owned())
 }
 
-/// Writes a size for people: exact where `exact`, else the largest IEC unit that keeps two digits of it.
+/// A size for people: exact where `exact`, else in the largest IEC unit that keeps two digits of it.
 #[must_use]
-pub fn format(bytes: u64, exact: bool) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if exact {
-        return bytes.to_string();
-    }
-    let Some(power) = bytes.checked_ilog2().map(|log| log / 10).filter(|&power| power > 0) else {
-        return format!("{bytes} B");
-    };
-    let unit = UNITS[power as usize - 1];
-    let rest = bytes % (1 << (10 * power));
-    match (bytes >> (10 * power), (rest * 10) >> (10 * power)) {
-        (whole, 0) => format!("{whole} {unit}"),
-        (whole, tenth) => format!("{whole}.{tenth} {unit}"),
+pub fn format(bytes: u64, exact: bool) -> impl Display {
+    Size { bytes, exact }
+}
+
+struct Size {
+    bytes: u64,
+    exact: bool,
+}
+
+impl Display for Size {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let Size { bytes, exact } = *self;
+        if exact {
+            return write!(f, "{bytes}");
+        }
+        let Some(power) = bytes.checked_ilog2().map(|log| log / 10).filter(|&power| power > 0) else {
+            return write!(f, "{bytes} B");
+        };
+        let unit = UNITS[power as usize - 1];
+        let rest = bytes % (1 << (10 * power));
+        match (bytes >> (10 * power), (rest * 10) >> (10 * power)) {
+            (whole, 0) => write!(f, "{whole} {unit}"),
+            (whole, tenth) => write!(f, "{whole}.{tenth} {unit}"),
+        }
     }
 }
 
@@ -92,17 +106,17 @@ mod tests {
             ((1 << 40) - 1, "1023.9 GiB"),
             (u64::MAX, "15.9 EiB"),
         ] {
-            assert_eq!(format(bytes, false), text);
+            assert_eq!(format(bytes, false).to_string(), text);
         }
-        assert_eq!(format(1536, true), "1536");
+        assert_eq!(format(1536, true).to_string(), "1536");
     }
 
     #[test]
     fn what_is_written_reads_back() {
         for power in 0..63 {
             let bytes = 1u64 << power;
-            assert_eq!(parse(&format(bytes, false).replace(' ', "")), Ok(bytes));
-            assert_eq!(parse(&format(bytes, true)), Ok(bytes));
+            assert_eq!(parse(&format(bytes, false).to_string().replace(' ', "")), Ok(bytes));
+            assert_eq!(parse(&format(bytes, true).to_string()), Ok(bytes));
         }
     }
 }

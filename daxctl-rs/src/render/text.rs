@@ -1,5 +1,7 @@
 //! Text for people.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::io::{Result, Write};
 use std::iter::repeat;
 use std::path::Path;
@@ -8,15 +10,16 @@ use anstyle::{AnsiColor, Style as Ansi};
 use comfy_table::{Table, presets::NOTHING};
 use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
-use daxfile::map::Layout;
+use daxfile::map::{CELLS, Layout};
 use daxfile::name::quote;
-use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time};
+use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time, xflag_names};
 use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
 use daxfile::status::Status;
 use daxfile::verbs::map::SECTOR;
 use libdaxfile::fiemap::{Extent, ExtentFlags};
+use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
 
 use super::Style;
@@ -46,23 +49,23 @@ struct Page<'a, W> {
 }
 
 impl<W: Write> Page<'_, W> {
-    fn size(&self, bytes: u64) -> String {
+    fn size(&self, bytes: u64) -> impl Display + use<W> {
         size::format(bytes, self.style.exact)
     }
 
-    fn paint(&self, color: AnsiColor, text: &str) -> String {
+    fn paint<'t>(&self, color: AnsiColor, text: &'t str) -> Cow<'t, str> {
         if !self.style.color {
-            return text.to_owned();
+            return text.into();
         }
         let ansi = Ansi::new().fg_color(Some(color.into()));
-        format!("{ansi}{text}{ansi:#}")
+        format!("{ansi}{text}{ansi:#}").into()
     }
 
-    fn good(&self, text: &str) -> String {
+    fn good<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.paint(AnsiColor::Green, text)
     }
 
-    fn bad(&self, text: &str) -> String {
+    fn bad<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.paint(AnsiColor::Red, text)
     }
 
@@ -85,12 +88,12 @@ impl<W: Write> Page<'_, W> {
             return self.blockers(blockers);
         }
         let hold = file.pin.as_ref().and_then(|pin| pin.hold).map_or("", |hold| hold.name());
-        let map = file.map.as_ref().map_or(String::new(), |map| {
-            format!("{} in {}", self.size(map.summary.written), count(map.summary.extents, "extent"))
-        });
         let says = match file.action {
             None => return self.notes(file),
-            Some(Action::Created) => format!("created, {map}"),
+            Some(Action::Created) => {
+                let written = file.map.as_ref().map_or(0, |map| map.summary.written);
+                format!("created, {} in {}", self.size(written), count_of(file))
+            }
             Some(Action::WouldCreate) => "would be created".into(),
             Some(Action::Pinned) => format!("pinned ({hold}), {}", count_of(file)),
             Some(Action::AlreadyPinned) => format!("already pinned ({hold}), {}", count_of(file)),
@@ -164,7 +167,7 @@ impl<W: Write> Page<'_, W> {
         for (facts, title) in probe.holds.iter().zip(["  holds     "].into_iter().chain(repeat("            "))) {
             let says = match &facts.missing {
                 None => self.good("yes"),
-                Some(missing) => format!("{}, {missing}", self.bad("no")),
+                Some(missing) => format!("{}, {missing}", self.bad("no")).into(),
             };
             writeln!(self.out, "{title}  {}: {says}", facts.hold.name())?;
         }
@@ -235,11 +238,13 @@ impl<W: Write> Page<'_, W> {
         let size = self.size(facts.size);
         let allocated = self.size(facts.allocated);
         writeln!(self.out, "  size     {size}, {allocated} allocated, blocks of {}", facts.block_size)?;
-        let inode = format!("inode {} generation {}", facts.inode, facts.generation);
-        writeln!(self.out, "  file     {}, {inode}, device {}", facts.filesystem, facts.device)?;
+        let (name, inode, generation) = (facts.filesystem, facts.inode, facts.generation);
+        let (major, minor) = facts.device;
+        writeln!(self.out, "  file     {name}, inode {inode} generation {generation}, device {major}:{minor}")?;
         // That it has attributes is no news where the pin is shown.
-        let flags: Vec<_> = facts.flags.iter().map(String::as_str).filter(|flag| *flag != "hasattr").collect();
+        let flags = facts.flags - Xflags::HASATTR;
         if !flags.is_empty() {
+            let flags = xflag_names(flags);
             writeln!(self.out, "  flags    {}", flags.join(", "))?;
         }
         let summary = &map.summary;
@@ -251,10 +256,12 @@ impl<W: Write> Page<'_, W> {
             (summary.hole, "hole"),
             (summary.past_eof, "past EOF"),
         ];
+        write!(self.out, "  map      {}", count(summary.extents))?;
         let states = states.iter().filter(|(bytes, _)| *bytes > 0);
-        let states: Vec<_> = states.map(|(bytes, state)| format!("{} {state}", self.size(*bytes))).collect();
-        let torn = if map.consistent { "" } else { " (not proved untorn)" };
-        writeln!(self.out, "  map      {}: {}{torn}", count(summary.extents, "extent"), states.join(", "))?;
+        for ((bytes, state), between) in states.zip([": "].into_iter().chain(repeat(", "))) {
+            write!(self.out, "{between}{} {state}", self.size(*bytes))?;
+        }
+        writeln!(self.out, "{}", if map.consistent { "" } else { " (not proved untorn)" })?;
         if map.address_space != "filesystem's device" {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
             writeln!(self.out, "           physical offsets: {}{device}", map.address_space)?;
@@ -279,16 +286,18 @@ impl<W: Write> Page<'_, W> {
             }
             Some(Staging::None) | None => {}
         }
-        if !map.strip.is_empty() {
-            let strip = self.strip(&map.strip);
-            writeln!(self.out, "           [{strip}]")?;
+        if let Some(strip) = &map.strip {
+            write!(self.out, "           [")?;
+            self.strip(strip)?;
+            writeln!(self.out, "]")?;
         }
-        writeln!(self.out, "  pin      {}", self.pin(pin))?;
+        self.pin(pin)?;
         let blockers = file.blockers.as_deref().unwrap_or_default();
         // What is pinned has been through this, and whoever pinned it may have allowed them.
         if pin.hold.is_none() && !blockers.is_empty() {
             let kinds: Vec<_> = blockers.iter().map(|blocker| blocker.kind.name()).collect();
-            let kinds = self.bad(&kinds.join(", "));
+            let kinds = kinds.join(", ");
+            let kinds = self.bad(&kinds);
             writeln!(self.out, "  blockers {kinds} (daxfile check says where)")?;
         }
         self.changes(file)?;
@@ -317,41 +326,44 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    fn strip(&self, cells: &[Layout]) -> String {
-        cells
-            .chunk_by(|one, next| one == next)
-            .map(|cells| match cells[0] {
-                Layout::Written => self.good(&"#".repeat(cells.len())),
-                Layout::Unwritten => self.paint(AnsiColor::Yellow, &"u".repeat(cells.len())),
-                Layout::Shared => self.paint(AnsiColor::Cyan, &"s".repeat(cells.len())),
-                Layout::Unknown => self.bad(&"?".repeat(cells.len())),
-                Layout::Hole => self.bad(&".".repeat(cells.len())),
-            })
-            .collect()
+    fn strip(&mut self, cells: &[Layout; CELLS]) -> Result<()> {
+        for cells in cells.chunk_by(|one, next| one == next) {
+            let (sign, color) = match cells[0] {
+                Layout::Written => (b'#', AnsiColor::Green),
+                Layout::Unwritten => (b'u', AnsiColor::Yellow),
+                Layout::Shared => (b's', AnsiColor::Cyan),
+                Layout::Unknown => (b'?', AnsiColor::Red),
+                Layout::Hole => (b'.', AnsiColor::Red),
+            };
+            let ansi = if self.style.color { Ansi::new().fg_color(Some(color.into())) } else { Ansi::new() };
+            write!(self.out, "{ansi}")?;
+            self.out.write_all(&[sign; CELLS][..cells.len()])?;
+            write!(self.out, "{ansi:#}")?;
+        }
+        Ok(())
     }
 
-    fn pin(&self, pin: &PinFacts) -> String {
+    fn pin(&mut self, pin: &PinFacts) -> Result<()> {
         let state = match pin.state {
             State::Pinned => self.good(name(pin.state)),
-            State::Unpinned => name(pin.state).to_owned(),
+            State::Unpinned => name(pin.state).into(),
             _ => self.bad(name(pin.state)),
         };
+        write!(self.out, "  pin      {state}")?;
         let whole_second = |time| Time { nanoseconds: 0, ..time };
-        let recorded = match (pin.hold, pin.pinned_at.map(whole_second).and_then(format_time)) {
-            (Some(hold), Some(time)) => format!(" ({}, recorded {time})", hold.name()),
-            _ => String::new(),
-        };
-        let shared = match pin.shared_since {
-            0 => String::new(),
-            bytes => format!(", {} shared since", self.size(bytes)),
-        };
-        format!("{state}{recorded}{shared}")
+        if let (Some(hold), Some(time)) = (pin.hold, pin.pinned_at.map(whole_second).and_then(format_time)) {
+            write!(self.out, " ({}, recorded {time})", hold.name())?;
+        }
+        if pin.shared_since > 0 {
+            write!(self.out, ", {} shared since", self.size(pin.shared_since))?;
+        }
+        writeln!(self.out)
     }
 
     fn verify(&mut self, file: &FileReport) -> Result<()> {
         let (Some(facts), Some(pin)) = (&file.file, &file.pin) else { return Ok(()) };
         let says = match pin.state {
-            _ if file.exit_status == Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)),
+            _ if file.exit_status == Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)).into(),
             // Only --strict says no to a file that is as it was.
             State::Pinned => self.bad("shared"),
             state => self.bad(name(state)),
@@ -369,7 +381,7 @@ impl<W: Write> Page<'_, W> {
 
     fn verify_against(&mut self, file: &FileReport) -> Result<()> {
         let says = match file.exit_status {
-            Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)),
+            Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)).into(),
             Status::No => self.bad("differs"),
             _ => return Ok(()),
         };
@@ -434,10 +446,11 @@ fn name(state: State) -> &'static str {
     if state == State::Unpinned { "not pinned" } else { state.name() }
 }
 
-fn count(number: u64, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+/// The number of its extents, in words.
+fn count_of(file: &FileReport) -> String {
+    file.map.as_ref().map_or(String::new(), |map| count(map.summary.extents))
 }
 
-fn count_of(file: &FileReport) -> String {
-    file.map.as_ref().map_or(String::new(), |map| count(map.summary.extents, "extent"))
+fn count(extents: u64) -> String {
+    if extents == 1 { "1 extent".into() } else { format!("{extents} extents") }
 }
