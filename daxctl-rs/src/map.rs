@@ -70,8 +70,39 @@ impl Default for Joiner {
     }
 }
 
-/// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order. Dirty pages are
-/// written back first. Returns whether the map is proved to have been like this at one moment: because the file was
+/// A map that was read, held once: as XFS gave it in one call, or as a list.
+#[derive(Debug)]
+pub enum Runs {
+    /// What one call gave.
+    Whole(xfs::WholeMap),
+    /// Each run.
+    Listed(Vec<Run>),
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Runs::Listed(Vec::new())
+    }
+}
+
+impl Runs {
+    /// Goes through its runs, in logical order.
+    pub fn iter(&self) -> impl Iterator<Item = Run> {
+        let (whole, listed) = match self {
+            Runs::Whole(map) => (Some(map.extents()), None),
+            Runs::Listed(runs) => (None, Some(runs.iter().copied())),
+        };
+        let extents = whole.into_iter().flatten().chain(listed.into_iter().flatten());
+        let mut joiner = Joiner::new();
+        extents.map(Some).chain([None]).filter_map(move |extent| match extent {
+            Some(extent) => joiner.push(extent),
+            None => joiner.finish(),
+        })
+    }
+}
+
+/// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order; `kept` gets them to go
+/// through again. Dirty pages are written back first. Returns whether the map is proved to have been like this at one moment: because the file was
 /// immutable all the while since `before`, because `lease` stood undisturbed, or because XFS gave all of it in one call.
 ///
 /// # Errors
@@ -80,19 +111,28 @@ pub fn read(
     target: &Target,
     before: &InodeState,
     lease: Option<&Lease<'_>>,
+    kept: Option<&mut Runs>,
     mut visit: impl FnMut(Run),
 ) -> Result<bool> {
     target.filesystem.require_extents()?;
+    let certain_anyway = lease.is_some() || before.immutable();
+    let whole = if certain_anyway { None } else { one_call(target, before)? };
+    let lists = kept.is_some() && whole.is_none();
+    let mut listed = Vec::new();
+    let mut visit = |run| {
+        if lists {
+            listed.push(run);
+        }
+        visit(run);
+    };
     let mut joiner = Joiner::new();
     let mut join = |extent| {
         if let Some(run) = joiner.push(extent) {
             visit(run);
         }
     };
-    let certain_anyway = lease.is_some() || before.immutable();
-    let whole = if certain_anyway { None } else { one_call(target, before)? };
-    let consistent = if let Some(extents) = whole {
-        extents.for_each(&mut join);
+    let consistent = if let Some(map) = &whole {
+        map.extents().for_each(&mut join);
         true
     } else {
         each_extent(target, &mut join)?;
@@ -104,6 +144,9 @@ pub fn read(
     };
     if let Some(run) = joiner.finish() {
         visit(run);
+    }
+    if let Some(kept) = kept {
+        *kept = whole.map_or(Runs::Listed(listed), Runs::Whole);
     }
     Ok(consistent)
 }

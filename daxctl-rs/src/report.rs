@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use libdaxfile::fiemap::{Extent, ExtentFlags};
+use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
 use serde::{Serialize, Serializer};
@@ -13,7 +13,7 @@ use crate::drift::{self, Change, State};
 use crate::error::Error;
 use crate::filesystem::Mount;
 use crate::host::{Host, Layer};
-use crate::map::{CELLS, Layout, Summary};
+use crate::map::{CELLS, Layout, Runs, Summary};
 use crate::name;
 use crate::needs::Hold;
 use crate::record::Stored;
@@ -50,7 +50,7 @@ pub struct FileReport {
     pub map: Option<MapFacts>,
     /// The map's runs, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "extents")]
-    pub extents: Option<Vec<Extent>>,
+    pub extents: Option<Runs>,
     /// Where its bytes are, as other programs take it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapping>,
@@ -454,8 +454,8 @@ struct ExtentReport {
     raw_flags: u32,
 }
 
-fn extents<S: Serializer>(extents: &Option<Vec<Extent>>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(extents.iter().flatten().map(|extent| ExtentReport {
+fn extents<S: Serializer>(extents: &Option<Runs>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(extents.iter().flat_map(Runs::iter).map(|extent| ExtentReport {
         logical: extent.logical,
         physical: extent.physical,
         length: extent.length,

@@ -12,7 +12,7 @@ use crate::drift::{self, Comparison, Moved, State};
 use crate::error::Result;
 use crate::filesystem;
 use crate::hold::writable;
-use crate::map::{self, Overview, Run};
+use crate::map::{self, Overview, Run, Runs};
 use crate::needs::{Hold, Needs};
 use crate::record::{self, Kept, LIMIT, Recorder, Stored};
 use crate::sharers;
@@ -56,7 +56,17 @@ pub struct Recorded {
 /// # Errors
 /// Those of the calls that read inode, record and map.
 pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: impl FnMut(&Run)) -> Result<Survey> {
-    look(target, target.inode_state()?, needs, lease, visit)
+    look(target, target.inode_state()?, needs, lease, None, visit)
+}
+
+/// Looks at a file, and gives the runs of its map as well.
+///
+/// # Errors
+/// Those of [`take`].
+pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
+    let mut runs = Runs::default();
+    let survey = look(target, target.inode_state()?, needs, None, Some(&mut runs), |_| ())?;
+    Ok((survey, runs))
 }
 
 /// Looks at a file, and at who shares its blocks.
@@ -77,7 +87,7 @@ pub fn to_record(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Re
     let inode = target.inode_state()?;
     let mut recorder = Recorder::new(inode.statx.size, LIMIT);
     let mut shared = Shared::default();
-    let survey = look(target, inode, needs, lease, |run| {
+    let survey = look(target, inode, needs, lease, None, |run| {
         recorder.push(run);
         shared.push(run);
     })?;
@@ -110,6 +120,7 @@ fn look(
     inode: InodeState,
     needs: Needs,
     lease: Option<&Lease<'_>>,
+    kept: Option<&mut Runs>,
     mut visit: impl FnMut(&Run),
 ) -> Result<Survey> {
     let statx = inode.statx;
@@ -122,7 +133,7 @@ fn look(
     let mut overview = Overview::new(statx.size, block_size, target.start);
     let mut scan = Scan::new(statx.size, block_size, target.start, needs);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
-    let consistent = map::read(target, &inode, lease, |run| {
+    let consistent = map::read(target, &inode, lease, kept, |run| {
         overview.push(&run);
         scan.push(&run);
         if let Some(comparison) = &mut comparison {
@@ -155,6 +166,6 @@ fn look(
 /// Those of reading the map.
 pub fn keep(target: &Target, size: u64, limit: usize) -> Result<Kept> {
     let mut recorder = Recorder::new(size, limit);
-    map::read(target, &target.inode_state()?, None, |run| recorder.push(&run))?;
+    map::read(target, &target.inode_state()?, None, None, |run| recorder.push(&run))?;
     Ok(recorder.finish().1)
 }

@@ -173,39 +173,37 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
     }
     // SAFETY: it wrote so many entries behind the head (`xfs_ioc_getbmap()`), no more than there is room for.
     unsafe { entries.set_len(found + 1) };
-    let mut extents = entries.into_iter();
-    extents.next();
-    Ok(Some(WholeMap(extents)))
+    Ok(Some(WholeMap(entries)))
 }
 
-/// The extents of [`whole_map`], in logical order.
+/// What [`whole_map`] read: 48 bytes an extent.
 #[derive(Debug)]
-pub struct WholeMap(std::vec::IntoIter<RawBmapx>);
+pub struct WholeMap(Vec<RawBmapx>);
 
 impl WholeMap {
-    /// Whether some of those that are left are unwritten.
+    /// Its extents, in logical order.
+    pub fn extents(&self) -> impl Iterator<Item = Extent> {
+        self.0.iter().skip(1).map(extent)
+    }
+
+    /// Whether some of them are unwritten.
     #[must_use]
     pub fn has_unwritten(&self) -> bool {
-        self.0.as_slice().iter().any(|entry| entry.bmv_oflags & BMV_OF_PREALLOC != 0)
+        self.0.iter().skip(1).any(|entry| entry.bmv_oflags & BMV_OF_PREALLOC != 0)
     }
 }
 
-impl Iterator for WholeMap {
-    type Item = Extent;
-
-    fn next(&mut self) -> Option<Extent> {
-        let bytes = |sectors: i64| u64::try_from(sectors).unwrap_or(0).saturating_mul(512);
-        let entry = self.0.next()?;
-        let mut flags = ExtentFlags::empty();
-        flags.set(ExtentFlags::UNWRITTEN, entry.bmv_oflags & BMV_OF_PREALLOC != 0);
-        flags.set(ExtentFlags::SHARED, entry.bmv_oflags & BMV_OF_SHARED != 0);
-        flags.set(ExtentFlags::UNKNOWN, entry.bmv_block < 0);
-        Some(Extent {
-            logical: bytes(entry.bmv_offset),
-            physical: bytes(entry.bmv_block),
-            length: bytes(entry.bmv_length),
-            flags,
-        })
+fn extent(entry: &RawBmapx) -> Extent {
+    let bytes = |sectors: i64| u64::try_from(sectors).unwrap_or(0).saturating_mul(512);
+    let mut flags = ExtentFlags::empty();
+    flags.set(ExtentFlags::UNWRITTEN, entry.bmv_oflags & BMV_OF_PREALLOC != 0);
+    flags.set(ExtentFlags::SHARED, entry.bmv_oflags & BMV_OF_SHARED != 0);
+    flags.set(ExtentFlags::UNKNOWN, entry.bmv_block < 0);
+    Extent {
+        logical: bytes(entry.bmv_offset),
+        physical: bytes(entry.bmv_block),
+        length: bytes(entry.bmv_length),
+        flags,
     }
 }
 

@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style as Ansi};
 use comfy_table::{Table, presets::NOTHING};
 use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
-use daxfile::map::{CELLS, Layout};
+use daxfile::map::{CELLS, Layout, Runs};
 use daxfile::name::quote;
 use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time, xflag_names};
 use daxfile::sharers::Sharer;
@@ -18,7 +18,7 @@ use daxfile::size;
 use daxfile::staging::Staging;
 use daxfile::status::Status;
 use daxfile::verbs::map::SECTOR;
-use libdaxfile::fiemap::{Extent, ExtentFlags};
+use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
 
@@ -302,15 +302,15 @@ impl<W: Write> Page<'_, W> {
         }
         self.changes(file)?;
         self.notes(file)?;
-        file.extents.as_deref().map_or(Ok(()), |extents| self.extents(extents))
+        file.extents.as_ref().map_or(Ok(()), |extents| self.extents(extents))
     }
 
     /// There may be millions: nothing is allocated for a row, and its numbers are put in their columns by hand, which takes
     /// a fifth of the time that `write!` does.
-    fn extents(&mut self, extents: &[Extent]) -> Result<()> {
+    fn extents(&mut self, extents: &Runs) -> Result<()> {
         writeln!(self.out, "  {:>20} {:>20} {:>20}  flags", "logical", "physical", "length")?;
         let mut named = (ExtentFlags::empty(), String::new());
-        for extent in extents {
+        for extent in extents.iter() {
             let mut row = [b' '; 64];
             put(&mut row[..22], extent.logical);
             put(&mut row[22..43], extent.physical);

@@ -18,14 +18,15 @@ pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut
 }
 
 fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
-    let mut runs = Vec::new();
-    let survey = survey::take(target, Needs::default(), None, |run| {
-        if extents {
-            runs.push(*run);
-        }
-    })?;
+    let needs = Needs::default();
+    let (survey, runs) = if extents {
+        let (survey, runs) = survey::with_runs(target, needs)?;
+        (survey, Some(runs))
+    } else {
+        (survey::take(target, needs, None, |_| ())?, None)
+    };
     report.describe(target, &survey);
-    report.extents = extents.then_some(runs);
+    report.extents = runs;
     report.blockers = Some(survey.blockers);
     report.changes = survey.moved.map(|moved| moved.changes).filter(|changes| !changes.is_empty());
     Ok(())
