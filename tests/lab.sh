@@ -25,7 +25,7 @@ packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fspro
     libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
-modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod)
+modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod dm_crypt crypto_null)
 IFS=, read -ra names <<<"$2"
 limit=2h
 

@@ -159,11 +159,11 @@ impl Filesystem {
         }
     }
 
-    /// Names of the features that XFS tells of (`XFS_FSOP_GEOM_FLAGS_*`); other filesystems tell of none.
+    /// Names of an XFS's features (`XFS_FSOP_GEOM_FLAGS_*`); of other filesystems they are not known.
     #[must_use]
-    pub fn features(&self) -> Vec<String> {
-        let flags = self.xfs.map_or(GeometryFlags::empty(), |geometry| geometry.flags);
-        flags.iter_names().map(|(name, _)| name.to_lowercase()).collect()
+    pub fn features(&self) -> Option<Vec<String>> {
+        let flags = self.xfs?.flags;
+        Some(flags.iter_names().map(|(name, _)| name.to_lowercase()).collect())
     }
 
     fn xfs_has(&self, feature: GeometryFlags) -> bool {

@@ -1,15 +1,20 @@
 //! The kernel, what bounds this process in it, and the block devices below a filesystem.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
+use libdaxfile::dm::{self, Question};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use crate::error::{Error, Named, Result};
 use crate::name::{serialize_some, unescape};
 use crate::status::Status;
+
+/// Unit of sysfs and device-mapper (`SECTOR_SHIFT`).
+pub const SECTOR: u64 = 512;
 
 /// Capabilities that one hold or another needs.
 const USED: [Capability; 6] = [
@@ -90,15 +95,24 @@ pub struct Layer {
     pub kind: LayerKind,
     /// Whether it says that it can be accessed as DAX (`queue/dax`).
     pub dax: Option<bool>,
-    /// Of a partition, where it starts on the next layer, in bytes.
+    /// Of a partition, and of a device-mapper device with one linear target, where it starts on the next layer, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u64>,
     /// Of a loop device, the file that it is of.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_some")]
     pub backing_file: Option<PathBuf>,
-    /// Of a device-mapper device, its name there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mapped_name: Option<String>,
+    /// Of a device-mapper device, what it is there.
+    #[serde(flatten)]
+    pub mapped: Option<Mapped>,
+}
+
+/// What device-mapper tells of a device of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mapped {
+    /// Its name there.
+    pub mapped_name: String,
+    /// The kinds of its targets, in order. `None` where they are not told: that takes CAP_SYS_ADMIN.
+    pub targets: Option<Vec<String>>,
 }
 
 /// Kinds of block devices.
@@ -131,8 +145,8 @@ impl LayerKind {
     }
 }
 
-/// The device, and what is below it for as long as that is one device, as sysfs tells. Empty where the number is of no block
-/// device.
+/// The device, and what is below it for as long as each byte is in one place there that an offset tells. Empty where the
+/// number is of no block device.
 #[must_use]
 pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
     /// More than any sane stack has.
@@ -140,11 +154,8 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
     let mut layers = Vec::new();
     let mut next = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok();
     while let Some(at) = next.take().filter(|_| layers.len() < DEPTH) {
-        let Some(layer) = layer(&at) else { break };
-        next = match layer.kind {
-            LayerKind::Partition => at.parent().map(Path::to_owned),
-            _ => only_slave(&at),
-        };
+        let Some((layer, below)) = layer(&at) else { break };
+        next = below;
         layers.push(layer);
     }
     layers
@@ -155,14 +166,16 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
 /// MiB unless it was configured otherwise (`ndctl create-namespace --align`).
 pub(crate) fn memory_start((major, minor): (u32, u32)) -> u64 {
     let Ok(at) = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return 0 };
-    let Some(layer) = layer(&at) else { return 0 };
-    let disk = if layer.kind == LayerKind::Partition { at.parent() } else { Some(at.as_path()) };
+    let Some((layer, below)) = layer(&at) else { return 0 };
+    let partition = layer.kind == LayerKind::Partition;
+    let disk = if partition { below } else { Some(at) };
     let resource = disk.and_then(|disk| text(disk.join("device/resource")));
     let base = resource.and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
-    base.unwrap_or(0).saturating_add(layer.start.unwrap_or(0))
+    base.unwrap_or(0).saturating_add(layer.start.filter(|_| partition).unwrap_or(0))
 }
 
-fn layer(at: &Path) -> Option<Layer> {
+/// A layer, and where sysfs has the next.
+fn layer(at: &Path) -> Option<(Layer, Option<PathBuf>)> {
     let has = |name: &str| at.join(name).exists();
     let kind = match () {
         () if has("partition") => LayerKind::Partition,
@@ -172,21 +185,53 @@ fn layer(at: &Path) -> Option<Layer> {
         () => LayerKind::Disk,
     };
     let queue = if kind == LayerKind::Partition { at.parent()? } else { at }.join("queue/dax");
-    Some(Layer {
+    let mut layer = Layer {
         device: text(at.join("dev"))?,
         name: at.file_name()?.to_string_lossy().into_owned(),
         kind,
         dax: text(queue).map(|dax| dax == "1"),
-        start: text(at.join("start")).and_then(|sectors| sectors.parse::<u64>().ok()?.checked_mul(512)),
+        start: text(at.join("start")).and_then(|sectors| sectors.parse::<u64>().ok()?.checked_mul(SECTOR)),
         backing_file: bytes(&at.join("loop/backing_file")).ok().map(|name| PathBuf::from(unescape(&name))),
-        mapped_name: text(at.join("dm/name")),
-    })
+        mapped: None,
+    };
+    let below = match kind {
+        LayerKind::Partition => at.parent().map(Path::to_owned),
+        LayerKind::DeviceMapper => {
+            let targets = targets(&layer.device, Question::Status);
+            let place = targets.as_deref().and_then(|targets| place(&layer.device, targets));
+            layer.mapped = Some(Mapped {
+                mapped_name: text(at.join("dm/name")).unwrap_or_default(),
+                targets: targets.map(|targets| targets.into_iter().map(|target| target.kind).collect()),
+            });
+            place.and_then(|(device, start)| {
+                layer.start = Some(start);
+                std::fs::canonicalize(format!("/sys/dev/block/{device}")).ok()
+            })
+        }
+        LayerKind::Loop | LayerKind::Md | LayerKind::Disk => None,
+    };
+    Some((layer, below))
 }
 
-fn only_slave(at: &Path) -> Option<PathBuf> {
-    let mut slaves = std::fs::read_dir(at.join("slaves")).ok()?.flatten();
-    let only = slaves.next().filter(|_| slaves.next().is_none())?;
-    std::fs::canonicalize(only.path()).ok()
+/// A device-mapper device's targets. `None` where the kernel does not tell us.
+fn targets(device: &str, question: Question) -> Option<Vec<dm::Target>> {
+    let (major, minor) = device.split_once(':')?;
+    let control = File::open("/dev/mapper/control").ok()?;
+    dm::targets(control, (major.parse().ok()?, minor.parse().ok()?), question).ok()
+}
+
+/// On which device it starts where, in bytes, if it is one linear target. Others are not asked what they were made with,
+/// for that can be a key.
+fn place(device: &str, targets: &[dm::Target]) -> Option<(String, u64)> {
+    let is_linear = |targets: &[dm::Target]| matches!(targets, [only] if only.start == 0 && only.kind == "linear");
+    let made = is_linear(targets).then(|| self::targets(device, Question::Arguments)).flatten()?;
+    is_linear(&made).then(|| linear(&made.first()?.answer)).flatten()
+}
+
+/// What a linear target was made with: `linear_status()` in `drivers/md/dm-linear.c`.
+fn linear(arguments: &str) -> Option<(String, u64)> {
+    let (device, sectors) = arguments.split_once(' ')?;
+    Some((device.to_owned(), sectors.parse::<u64>().ok()?.checked_mul(SECTOR)?))
 }
 
 fn text(path: impl AsRef<Path>) -> Option<String> {
@@ -209,6 +254,12 @@ mod tests {
     fn the_level_of_lockdown_is_the_one_in_brackets() {
         assert_eq!(chosen("none [integrity] confidentiality").as_deref(), Some("integrity"));
         assert_eq!(chosen(""), None);
+    }
+
+    #[test]
+    fn a_linear_target_says_where_it_starts() {
+        assert_eq!(linear("259:1 2048"), Some(("259:1".to_owned(), 1 << 20)));
+        assert_eq!(linear("259:1"), None);
     }
 
     #[test]

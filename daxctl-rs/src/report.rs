@@ -223,8 +223,8 @@ pub struct FilesystemFacts {
     pub uuid: Option<String>,
     /// Its block size in bytes.
     pub block_size: u64,
-    /// Features that it tells of.
-    pub features: Vec<String>,
+    /// Its features, where it tells of them.
+    pub features: Option<Vec<String>>,
     /// Where and how it is mounted.
     pub mount: Option<Mount>,
 }
@@ -236,8 +236,10 @@ pub struct HoldFacts {
     pub hold: Hold,
     /// What a pin would end with: 0, or 3 or 4.
     pub exit_status: Status,
-    /// What is missing, if it cannot be had.
+    /// The one thing that decides that it cannot be had.
     pub missing: Option<String>,
+    /// All that is known to be missing, that first.
+    pub lacks: Vec<String>,
 }
 
 /// Where a file's bytes are, for one kind of reader.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::ioctl::ioctl;
+use crate::ioctl::{encode_device, ioctl};
 
 const CALL: &str = "ioctl(FS_IOC_GETFSMAP)";
 
@@ -51,6 +51,8 @@ pub struct Record {
     pub flags: RecordFlags,
 }
 
+/// The owner that the journal of XFS has (`XFS_FMR_OWN_LOG`).
+pub const XFS_FMR_OWN_LOG: u64 = (b'X' as u64) << 32 | 2;
 /// The owner that copy-on-write staging blocks of XFS have (`XFS_FMR_OWN_COW`).
 pub const XFS_FMR_OWN_COW: u64 = (b'X' as u64) << 32 | 7;
 /// The owner of what nobody is known to own (`FMR_OWN_UNKNOWN`).
@@ -94,10 +96,11 @@ pub struct RawQuery {
 #[doc(hidden)]
 pub const FS_IOC_GETFSMAP: u64 = nix::request_code_readwrite!(b'X', 59, size_of::<RawHead>());
 
-/// The records of a filesystem's main device, in physical order, fetched 1,024 a call.
+/// The records of one of a filesystem's devices, in physical order, fetched 1,024 a call.
 ///
 /// # Errors
-/// Each item may be an error, and nothing follows one. `ENOTTY` or `EOPNOTSUPP` where the filesystem has no such map.
+/// Each item may be an error, and nothing follows one. `EINVAL` where the device is none of the filesystem's; `ENOTTY` or
+/// `EOPNOTSUPP` where the filesystem has no such map.
 #[doc(alias = "FS_IOC_GETFSMAP")]
 pub struct Records<'fd> {
     fd: BorrowedFd<'fd>,
@@ -107,10 +110,10 @@ pub struct Records<'fd> {
 }
 
 impl<'fd> Records<'fd> {
-    /// Reads the owners of `length` bytes from `physical` on the device `device` (major, minor), which holds the file's
+    /// Reads the owners of `length` bytes from `physical` on the device `device` (major, minor), which is of the file's
     /// filesystem.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, device: (u32, u32), physical: u64, length: u64) -> Self {
-        let device = encode(device);
+        let device = encode_device(device);
         let low = RawRecord { fmr_device: device, fmr_physical: physical, ..RawRecord::default() };
         let high = RawRecord {
             fmr_device: device,
@@ -169,9 +172,4 @@ impl Iterator for Records<'_> {
         }
         self.fetched.pop_front().map(Ok)
     }
-}
-
-/// `new_encode_dev()` of `include/linux/kdev_t.h`.
-fn encode((major, minor): (u32, u32)) -> u32 {
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }

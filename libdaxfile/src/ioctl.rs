@@ -13,3 +13,8 @@ pub(crate) unsafe fn ioctl<T>(name: &'static str, fd: impl AsFd, request: u64, a
     // SAFETY: the descriptor is open for the borrow's length; the rest is the caller's promise.
     check(name, unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, argument) }).map(drop)
 }
+
+/// A device's number as structures have it: `new_encode_dev()` of `include/linux/kdev_t.h`.
+pub(crate) fn encode_device((major, minor): (u32, u32)) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}

@@ -19,6 +19,7 @@
 #![allow(unsafe_code)]
 
 pub mod dedupe;
+pub mod dm;
 mod error;
 pub mod fallocate;
 pub mod fiemap;

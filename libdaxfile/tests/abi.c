@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/dm-ioctl.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -60,12 +61,18 @@ struct fsuuid2 {
 
 int main(void)
 {
+	NUMBER(DM_BUFFER_FULL_FLAG);
+	NUMBER(DM_NOFLUSH_FLAG);
+	NUMBER(DM_STATUS_TABLE_FLAG);
+	NUMBER(DM_TABLE_STATUS);
+	NUMBER(DM_VERSION_MAJOR);
 	NUMBER(FIDEDUPERANGE);
 	NUMBER(FILE_DEDUPE_RANGE_DIFFERS);
 	NUMBER(FS_IOC_FIEMAP);
 	NUMBER(FS_IOC_GETFSMAP);
 	NUMBER(FMR_OWN_UNKNOWN);
 	NUMBER(XFS_FMR_OWN_COW);
+	NUMBER(XFS_FMR_OWN_LOG);
 	NUMBER(FS_IOC_FSGETXATTR);
 	NUMBER(FS_IOC_FSSETXATTR);
 	NUMBER(FS_IOC_GETVERSION);
@@ -114,6 +121,27 @@ int main(void)
 	FIELD(file_dedupe_range_info, bytes_deduped);
 	FIELD(file_dedupe_range_info, status);
 	FIELD(file_dedupe_range_info, reserved);
+
+	SIZE(dm_ioctl);
+	FIELD(dm_ioctl, version);
+	FIELD(dm_ioctl, data_size);
+	FIELD(dm_ioctl, data_start);
+	FIELD(dm_ioctl, target_count);
+	FIELD(dm_ioctl, open_count);
+	FIELD(dm_ioctl, flags);
+	FIELD(dm_ioctl, event_nr);
+	FIELD(dm_ioctl, padding);
+	FIELD(dm_ioctl, dev);
+	FIELD(dm_ioctl, name);
+	FIELD(dm_ioctl, uuid);
+	FIELD(dm_ioctl, data);
+
+	SIZE(dm_target_spec);
+	FIELD(dm_target_spec, sector_start);
+	FIELD(dm_target_spec, length);
+	FIELD(dm_target_spec, status);
+	FIELD(dm_target_spec, next);
+	FIELD(dm_target_spec, target_type);
 
 	SIZE(fsmap);
 	FIELD(fsmap, fmr_device);

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use bitflags::Flags;
 use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
+use libdaxfile::dm::{self, RawAnswer, RawDm, RawTarget};
 use libdaxfile::fallocate::Mode;
 use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Request};
 use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
@@ -27,16 +28,22 @@ const HEADERS: &str = "needs cc and the headers of libc, Linux and XFS; on Debia
 /// What linux-raw-sys 0.12 does not have: names, and beginnings of names.
 const ONLY_IN_HEADERS: &[&str] = &[
     "BMV_",
+    "DM_BUFFER_FULL_FLAG",
+    "DM_NOFLUSH_FLAG",
+    "DM_STATUS_TABLE_FLAG",
+    "DM_VERSION_MAJOR",
     "EXT4_IOC_GETFSUUID",
     "FMR_",
     "FS_IOC_GETFSMAP",
     "FS_IOC_GETFSUUID",
     "FS_XFLAG_VERITY",
     "XFS_",
+    "dm_",
     "fiemap",
     "fsmap",
     "fsuuid.",
     "getbmapx",
+    "sizeof(dm_",
     "sizeof(fiemap",
     "sizeof(fsmap",
     "sizeof(fsuuid)",
@@ -125,10 +132,16 @@ fn ours() -> Abi {
         abi,
         dedupe::FIDEDUPERANGE,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
+        dm::DM_BUFFER_FULL_FLAG,
+        dm::DM_NOFLUSH_FLAG,
+        dm::DM_STATUS_TABLE_FLAG,
+        dm::DM_TABLE_STATUS,
+        dm::DM_VERSION_MAJOR,
         fiemap::FS_IOC_FIEMAP,
         fsmap::FMR_OWN_UNKNOWN,
         fsmap::FS_IOC_GETFSMAP,
         fsmap::XFS_FMR_OWN_COW,
+        fsmap::XFS_FMR_OWN_LOG,
         fsuuid::EXT4_IOC_GETFSUUID,
         fsuuid::FS_IOC_GETFSUUID,
         fsxattr::FS_IOC_FSGETXATTR,
@@ -186,6 +199,31 @@ fn ours() -> Abi {
     assert_eq!(end_of_last("RawDedupeOne", &one), size_of::<RawDedupeOne>());
     abi.enter_type::<RawDedupeOne>();
     abi.enter("file_dedupe_range.info", offset_of!(RawDedupeOne, destination));
+
+    abi.structure::<RawDm>(
+        "dm_ioctl",
+        &fields!(RawDm {
+            version,
+            data_size,
+            data_start,
+            target_count,
+            open_count,
+            flags,
+            event_nr,
+            padding,
+            dev,
+            name,
+            uuid,
+            data,
+        }),
+    );
+    abi.structure::<RawTarget>(
+        "dm_target_spec",
+        &fields!(RawTarget { sector_start, length, status, next, target_type }),
+    );
+    let answer = fields!(RawAnswer { head, data });
+    assert_eq!(end_of_last("RawAnswer", &answer), size_of::<RawAnswer>());
+    abi.enter_type::<RawAnswer>();
 
     let record =
         fields!(RawRecord { fmr_device, fmr_flags, fmr_physical, fmr_owner, fmr_offset, fmr_length, fmr_reserved });
@@ -293,6 +331,7 @@ fn linux_raw_sys() -> Abi {
         ioctl::FIEMAP_FLAG_SYNC,
         ioctl::FIEMAP_FLAG_XATTR,
         ioctl::FIDEDUPERANGE,
+        ioctl::DM_TABLE_STATUS,
         general::FILE_DEDUPE_RANGE_DIFFERS,
         ioctl::FS_IOC_FIEMAP,
         ioctl::FS_IOC_FSGETXATTR,

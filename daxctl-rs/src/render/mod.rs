@@ -21,6 +21,8 @@ struct Style {
     exact: bool,
     /// Every range.
     verbose: bool,
+    /// Columns that prose is folded to: those of a terminal. What programs read keeps one line for one thing.
+    width: Option<usize>,
 }
 
 impl Verb {
@@ -61,7 +63,12 @@ impl<'a> Printer<'a> {
         Printer {
             cli,
             watched: stdout.is_terminal(),
-            style: Style { color, exact: cli.common.bytes, verbose: cli.common.verbose },
+            style: Style {
+                color,
+                exact: cli.common.bytes,
+                verbose: cli.common.verbose,
+                width: stdout.is_terminal().then(textwrap::termwidth),
+            },
             out: BufWriter::with_capacity(1 << 16, stdout.lock()),
             begun: false,
             printed: Ok(()),

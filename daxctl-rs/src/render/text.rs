@@ -10,6 +10,7 @@ use anstyle::{AnsiColor, Style as Ansi};
 use comfy_table::{Table, presets::NOTHING};
 use daxfile::blockers::{Blocker, Range};
 use daxfile::drift::{Change, Place, State};
+use daxfile::host::{Layer, SECTOR};
 use daxfile::map::{CELLS, Layout, Runs};
 use daxfile::name::quote;
 use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time, xflag_names};
@@ -17,10 +18,11 @@ use daxfile::sharers::Sharer;
 use daxfile::size;
 use daxfile::staging::Staging;
 use daxfile::status::Status;
-use daxfile::verbs::map::SECTOR;
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
+use textwrap::core::Word;
+use textwrap::{Options, WordSeparator, WordSplitter, wrap};
 
 use super::Style;
 use crate::cli::Verb;
@@ -69,13 +71,35 @@ impl<W: Write> Page<'_, W> {
         self.paint(AnsiColor::Red, text)
     }
 
+    /// Text after a title, and under itself where it is folded.
+    fn row(&mut self, title: &str, text: &str) -> Result<()> {
+        self.folded(title, text, WordSeparator::AsciiSpace)
+    }
+
+    /// The same, folded after commas only.
+    fn list(&mut self, title: &str, text: &str) -> Result<()> {
+        self.folded(title, text, WordSeparator::Custom(|text| Box::new(text.split_inclusive(", ").map(Word::from))))
+    }
+
+    fn folded(&mut self, title: &str, text: &str, separator: WordSeparator) -> Result<()> {
+        let Some(width) = self.style.width else { return writeln!(self.out, "{title}{text}") };
+        let indent = " ".repeat(title.len());
+        let options = Options::new(width)
+            .initial_indent(title)
+            .subsequent_indent(&indent)
+            .break_words(false)
+            .word_separator(separator)
+            .word_splitter(WordSplitter::NoHyphenation);
+        wrap(text, options).iter().try_for_each(|line| writeln!(self.out, "{line}"))
+    }
+
     fn headline(&mut self, file: &FileReport, says: &str) -> Result<()> {
         writeln!(self.out, "{}: {says}", quote(&file.path))
     }
 
     fn notes(&mut self, file: &FileReport) -> Result<()> {
         for note in &file.notes {
-            writeln!(self.out, "  note: {note}")?;
+            self.row("  note: ", note)?;
         }
         Ok(())
     }
@@ -133,43 +157,41 @@ impl<W: Write> Page<'_, W> {
         let Some(probe) = &file.probe else { return Ok(()) };
         let (host, filesystem) = (&probe.host, &probe.filesystem);
         let unknown = || "unknown".to_owned();
-        let list = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(",") };
+        let list = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
         writeln!(self.out, "{}", quote(&file.path))?;
-        writeln!(self.out, "  kernel      {}", host.kernel)?;
-        writeln!(self.out, "  LSMs        {}", host.lsm.as_deref().map_or_else(unknown, list))?;
-        writeln!(self.out, "  lockdown    {}", host.lockdown.clone().unwrap_or_else(unknown))?;
-        let namespace = if host.initial_user_namespace == Some(false) { ", in a user namespace only" } else { "" };
-        writeln!(self.out, "  caller has  {}{namespace}", list(&host.capabilities).to_lowercase())?;
+        self.row("  kernel      ", &host.kernel)?;
+        self.row("  LSMs        ", &host.lsm.as_deref().map_or_else(unknown, list))?;
+        self.row("  lockdown    ", &host.lockdown.clone().unwrap_or_else(unknown))?;
+        let namespace = match host.initial_user_namespace {
+            Some(true) => "",
+            Some(false) => ", in a user namespace only",
+            None => ", in which user namespace is unknown",
+        };
+        self.row("  caller has  ", &format!("{}{namespace}", list(&host.capabilities).to_lowercase()))?;
         let seconds = host.lease_break_time.map_or_else(unknown, |seconds| format!("{seconds} s"));
-        writeln!(self.out, "  leases      broken by force after {seconds}")?;
-        let blocks = format!("blocks of {}", filesystem.block_size);
-        writeln!(self.out, "  filesystem  {}, {blocks}", filesystem.name)?;
-        if let Some(uuid) = &filesystem.uuid {
-            writeln!(self.out, "              UUID {uuid}")?;
+        self.row("  leases      ", &format!("broken by force after {seconds}"))?;
+        self.row("  filesystem  ", &format!("{}, blocks of {}", filesystem.name, filesystem.block_size))?;
+        self.row("              ", &format!("UUID {}", filesystem.uuid.as_deref().unwrap_or("unknown")))?;
+        let features = filesystem.features.as_deref().map_or_else(unknown, list);
+        self.row("              ", &format!("features: {features}"))?;
+        match &filesystem.mount {
+            None => self.row("  mount       ", "unknown: in another mount namespace")?,
+            Some(mount) => {
+                let (source, point) = (quote(&mount.source), quote(&mount.point));
+                self.row("  mount       ", &format!("{source} on {point}"))?;
+                let options = mount.options.iter().map(|option| quote(Path::new(option)).to_string());
+                self.row("              ", &options.collect::<Vec<_>>().join(", "))?;
+            }
         }
-        if !filesystem.features.is_empty() {
-            writeln!(self.out, "              {}", filesystem.features.join(","))?;
+        for (layer, title) in probe.devices.iter().zip(["  device      "].into_iter().chain(repeat("    on        "))) {
+            self.row(title, &layer_line(layer))?;
         }
-        if let Some(mount) = &filesystem.mount {
-            writeln!(self.out, "  mount       {} on {}", quote(&mount.source), quote(&mount.point))?;
-            writeln!(self.out, "              {}", quote(Path::new(&mount.options.join(","))))?;
-        }
-        for (layer, title) in probe.devices.iter().zip(["  device    "].into_iter().chain(repeat("    on      "))) {
-            let what = match (&layer.backing_file, &layer.mapped_name, layer.start) {
-                (Some(file), ..) => format!(" {}", quote(file)),
-                (_, Some(name), _) => format!(" {}", quote(Path::new(name))),
-                (.., Some(start)) => format!(" from {start}"),
-                _ => String::new(),
-            };
-            let dax = if layer.dax == Some(true) { ", DAX" } else { "" };
-            writeln!(self.out, "{title}  {} {}, {}{what}{dax}", layer.device, layer.name, layer.kind.name())?;
-        }
-        for (facts, title) in probe.holds.iter().zip(["  holds     "].into_iter().chain(repeat("            "))) {
+        for (facts, title) in probe.holds.iter().zip(["  holds       "].into_iter().chain(repeat("              "))) {
             let says = match &facts.missing {
                 None => self.good("yes"),
                 Some(missing) => format!("{}, {missing}", self.bad("no")).into(),
             };
-            writeln!(self.out, "{title}  {}: {says}", facts.hold.name())?;
+            self.row(title, &format!("{}: {says}", facts.hold.name()))?;
         }
         self.notes(file)
     }
@@ -195,9 +217,10 @@ impl<W: Write> Page<'_, W> {
     fn blockers(&mut self, blockers: &[Blocker]) -> Result<()> {
         for blocker in blockers {
             let kind = self.bad(blocker.kind.name());
-            writeln!(self.out, "  {kind}: {}", blocker.detail)?;
+            self.row("  ", &format!("{kind}: {}", blocker.detail))?;
             if !blocker.ranges.is_empty() {
-                writeln!(self.out, "    where:  {}", self.ranges(blocker))?;
+                let ranges = self.ranges(blocker);
+                self.list("    where:  ", &ranges)?;
             }
             if let Some(sharers) = &blocker.sharers {
                 let sharers: Vec<_> = sharers.iter().map(name_sharer).collect();
@@ -206,8 +229,9 @@ impl<W: Write> Page<'_, W> {
                     0 => String::new(),
                     more => format!(", … {more} more (-v)"),
                 };
-                writeln!(self.out, "    with:   {}{more}", sharers[..shown].join(", "))?;
+                self.list("    with:   ", &format!("{}{more}", sharers[..shown].join(", ")))?;
             }
+            // Not folded: it may be a command, to be copied.
             writeln!(self.out, "    remedy: {}", blocker.remedy)?;
         }
         Ok(())
@@ -264,7 +288,7 @@ impl<W: Write> Page<'_, W> {
         writeln!(self.out, "{}", if map.consistent { "" } else { " (not proved untorn)" })?;
         if map.address_space != "filesystem's device" {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
-            writeln!(self.out, "           physical offsets: {}{device}", map.address_space)?;
+            self.row("           ", &format!("physical offsets: {}{device}", map.address_space))?;
         }
         if facts.dax {
             let sync = match facts.map_sync {
@@ -278,11 +302,11 @@ impl<W: Write> Page<'_, W> {
         match map.staging {
             Some(Staging::CannotTell { bytes }) => {
                 let bytes = self.size(bytes);
-                writeln!(self.out, "           copy-on-write staging: cannot tell, {bytes} at most")?;
+                self.row("           ", &format!("copy-on-write staging: cannot tell, {bytes} at most"))?;
             }
             Some(Staging::Found { bytes }) => {
                 let bytes = self.size(bytes);
-                writeln!(self.out, "           copy-on-write staging: {bytes} at least")?;
+                self.row("           ", &format!("copy-on-write staging: {bytes} at least"))?;
             }
             Some(Staging::None) | None => {}
         }
@@ -330,8 +354,9 @@ impl<W: Write> Page<'_, W> {
         for cells in cells.chunk_by(|one, next| one == next) {
             let (sign, color) = match cells[0] {
                 Layout::Written => (b'#', AnsiColor::Green),
-                Layout::Unwritten => (b'u', AnsiColor::Yellow),
-                Layout::Shared => (b's', AnsiColor::Cyan),
+                // Yellow and cyan are too pale on white, blue is too dark on black.
+                Layout::Unwritten => (b'u', AnsiColor::Magenta),
+                Layout::Shared => (b's', AnsiColor::Magenta),
                 Layout::Unknown => (b'?', AnsiColor::Red),
                 Layout::Hole => (b'.', AnsiColor::Red),
             };
@@ -422,6 +447,32 @@ fn put(column: &mut [u8], number: u64) {
         if rest == 0 {
             break;
         }
+    }
+}
+
+fn layer_line(layer: &Layer) -> String {
+    let mut line = format!("{} {}, {}", layer.device, layer.name, layer.kind.name());
+    if let Some(file) = &layer.backing_file {
+        line += &format!(" {}", quote(file));
+    }
+    if let Some(mapped) = &layer.mapped {
+        let targets = match &mapped.targets {
+            None => "targets unknown: needs CAP_SYS_ADMIN".to_owned(),
+            Some(targets) => targets
+                .chunk_by(|one, next| one == next)
+                .map(|same| if same.len() == 1 { same[0].clone() } else { format!("{} {}", same.len(), same[0]) })
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        line += &format!(" {} ({targets})", quote(Path::new(&mapped.mapped_name)));
+    }
+    if let Some(start) = layer.start {
+        line += &format!(" from {start}");
+    }
+    match layer.dax {
+        Some(true) => line + ", DAX",
+        Some(false) => line,
+        None => line + ", DAX unknown",
     }
 }
 

@@ -67,44 +67,51 @@ fn open_either(path: &Path) -> Result<File> {
 }
 
 fn assess(hold: Hold, file: &File, statx: &Statx, filesystem: &Filesystem, host: &Host) -> Result<HoldFacts> {
-    let lacks = |exit_status, missing: String| Ok(HoldFacts { hold, exit_status, missing: Some(missing) });
+    let lacks = lacks(hold, file, statx, filesystem, host)?;
+    let exit_status = lacks.first().map_or(Status::Done, |(status, _)| *status);
+    let lacks: Vec<_> = lacks.into_iter().map(|(_, lack)| lack).collect();
+    Ok(HoldFacts { hold, exit_status, missing: lacks.first().cloned(), lacks })
+}
+
+/// What a pin would end with, and why; the first is what decides. Where one makes it idle to ask for more, it is the last.
+fn lacks(
+    hold: Hold,
+    file: &File,
+    statx: &Statx,
+    filesystem: &Filesystem,
+    host: &Host,
+) -> Result<Vec<(Status, String)>> {
     if let Some(why) = filesystem.refusal() {
-        return lacks(Status::Unable, why.into());
+        return Ok(vec![(Status::Unable, why.into())]);
     }
     if filesystem.read_only {
-        return lacks(Status::Unable, "mounted read-only".into());
+        return Ok(vec![(Status::Unable, "mounted read-only".into())]);
     }
+    let needs = |missing: Vec<String>| {
+        (!missing.is_empty()).then(|| (Status::NotPermitted, format!("needs {}", missing.join(", "))))
+    };
+    let mut lacks = Vec::new();
     match hold {
         Hold::Frozen => {
-            let missing = frozen::missing_capabilities(statx)?;
-            if !missing.is_empty() {
-                return lacks(Status::NotPermitted, format!("needs {}", missing.join(", ")));
-            }
+            lacks.extend(needs(frozen::missing_capabilities(statx)?));
             if host.initial_user_namespace == Some(false) {
-                return lacks(Status::NotPermitted, "needs CAP_SYS_ADMIN outside of any user namespace".into());
+                lacks.push((Status::NotPermitted, "needs CAP_SYS_ADMIN outside of any user namespace".into()));
             }
         }
         Hold::Writable => {
             if filesystem.uuid.is_none() {
-                return lacks(Status::Unable, "the filesystem has no UUID for the guard to know it by".into());
+                lacks.push((Status::Unable, "the filesystem has no UUID for the guard to know it by".into()));
             }
-            let all = writable::lacks();
-            if let Some(first) = all.first() {
-                let all: Vec<_> = all.iter().map(|lack| lack.message.as_str()).collect();
-                return lacks(first.part.status(), all.join("; "));
-            }
-            let missing = writable::missing_capabilities()?;
-            if !missing.is_empty() {
-                return lacks(Status::NotPermitted, format!("needs {}", missing.join(", ")));
-            }
+            lacks.extend(writable::lacks().into_iter().map(|lack| (lack.part.status(), lack.message)));
+            lacks.extend(needs(writable::missing_capabilities()?));
         }
         Hold::None => {
             if let Err(error) = may_write(file, statx) {
-                return lacks(error.status, "needs write access".into());
+                lacks.push((error.status, "needs write access".into()));
             }
         }
     }
-    Ok(HoldFacts { hold, exit_status: Status::Done, missing: None })
+    Ok(lacks)
 }
 
 fn may_write(file: &File, statx: &Statx) -> Result<()> {
