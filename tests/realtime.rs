@@ -11,6 +11,8 @@ use serde_json::Value;
 struct Realtime {
     scratch: Scratch,
     device: PathBuf,
+    /// The link by which it was mounted.
+    named: PathBuf,
 }
 
 impl Realtime {
@@ -23,10 +25,12 @@ impl Realtime {
              device=$(losetup --show --find realtime)
              trap 'losetup --detach $device' EXIT
              mkfs.xfs -q -m reflink=0 -d rtinherit=1 -r rtdev=$device data
-             mount -o loop,rtdev=$device data mnt
+             ln -s $device link
+             mount -o loop,rtdev='{at}/link' data mnt
              echo $device"
         ));
-        Realtime { scratch, device: device.trim().into() }
+        let named = scratch.path("link");
+        Realtime { scratch, device: device.trim().into(), named }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -55,10 +59,10 @@ fn a_realtime_file_is_pinned_in_the_lab() {
 
     let stat = report(&["stat", "--extents"], &path, 0);
     assert_eq!(stat["map"]["address_space"], "realtime device");
-    assert_eq!(stat["map"]["realtime_device"], xfs.device.to_str().unwrap());
+    assert_eq!(stat["map"]["realtime_device"], xfs.named.to_str().unwrap());
     assert_eq!(map_of(&stat), xfs_bmap(&path));
     assert_eq!(filefrag(&path), xfs_bmap(&path));
-    assert!(run(&["stat"], &path).expect(0).text().contains(xfs.device.to_str().unwrap()));
+    assert!(run(&["stat"], &path).expect(0).text().contains(xfs.named.to_str().unwrap()));
 
     let block = |device: &str, skip: u64| {
         sh(format!("dd if='{device}' bs=4k skip={} count=1 iflag=direct status=none | sha256sum", skip / 4096))
@@ -95,4 +99,44 @@ fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
         run(&["verify"], &path).expect(0);
         run(&["unpin"], &path).expect(0);
     }
+}
+
+/// What it was mounted by can be the name of something else since.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+fn a_map_is_of_the_realtime_device_or_none_in_the_lab() {
+    let xfs = Realtime::new();
+    let path = xfs.path("file");
+    sh(format!("xfs_io -f -c 'pwrite -q -S 1 1m 64k' -c fsync -c 'pwrite -q -S 2 0 1m' -c fsync '{}'", path.display()));
+    run(&["pin"], &path).expect(0);
+    let number = sh(format!("stat -c '%Hr:%Lr' {}", xfs.device.display()));
+    let number = number.trim();
+    let first = filefrag(&path)[0].physical;
+
+    let name_it = |what: &str| sh(format!("ln -sfn '{what}' '{}'", xfs.named.display()));
+    let is_told = || {
+        let table = run(&["map", "--format", "dmsetup"], &path).expect(0);
+        assert!(table.text().lines().all(|line| line.split(' ').nth(3) == Some(number)), "{table}");
+        assert_eq!(table.text().lines().count(), filefrag(&path).len(), "{table}");
+        let resume = format!("resume={number} resume_offset={}\n", first / 4096);
+        assert_eq!(run(&["map", "--format", "resume"], &path).expect(0).text(), resume);
+    };
+    is_told();
+    let at = xfs.scratch.mount_point().display();
+    let data = sh(format!("findmnt --noheadings --output SOURCE '{at}/mnt'"));
+    let other = sh(format!("truncate -s 64M '{at}/other'; losetup --show --find '{at}/other'"));
+    let refused = std::panic::catch_unwind(|| {
+        for what in [data.trim(), other.trim(), "/dev/null", &format!("{at}/data"), &format!("{at}/none")] {
+            name_it(what);
+            for format in ["dmsetup", "resume"] {
+                let told = run(&["map", "--format", format], &path).expect(2);
+                assert!(told.text().is_empty() && told.stderr.contains("realtime device"), "{what}: {told}");
+            }
+        }
+    });
+    sh(format!("losetup --detach {}", other.trim()));
+    refused.unwrap();
+    name_it(xfs.device.to_str().unwrap());
+    is_told();
+    run(&["unpin"], &path).expect(0);
 }

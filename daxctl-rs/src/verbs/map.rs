@@ -2,9 +2,11 @@
 //!
 //! Such numbers are as good as the promise that the blocks stay. So the file must be pinned, and as it was.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use libdaxfile::Errno;
+use libdaxfile::fsmap::{Records, XFS_FMR_OWN_LOG};
 use libdaxfile::fsxattr::Xflags;
 use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
@@ -12,7 +14,9 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::blockers::Kind;
 use crate::drift::State;
 use crate::error::{Error, Named, Result};
+use crate::host::SECTOR;
 use crate::map::Run;
+use crate::name::quote;
 use crate::needs::Needs;
 use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
@@ -21,9 +25,6 @@ use crate::survey::{self, Survey};
 use crate::target::Target;
 
 use super::verify;
-
-/// Unit of device-mapper tables (`SECTOR_SHIFT`).
-pub const SECTOR: u64 = 512;
 
 /// Who is to read the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,13 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
         return Err(Error::new(Status::Unable, format!("no map can be relied on with {name}: {why}")));
     }
     let mut runs = Vec::new();
-    let mut survey = survey::take(target, Needs::default(), None, |run| runs.push(*run))?;
+    // Where to resume is told by the first.
+    let wanted = if format == Format::Resume { 1 } else { usize::MAX };
+    let mut survey = survey::take(target, Needs::default(), None, |run| {
+        if runs.len() < wanted {
+            runs.push(*run);
+        }
+    })?;
     verify::look_inside(target, &mut survey)?;
     report.describe(target, &survey);
     if !unpinned && survey.state != State::Pinned {
@@ -53,8 +60,8 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
     }
     require_places(format, &survey, report)?;
     let size = survey.inode.statx.size;
-    let device = device(&survey)?;
-    let device = format!("{}:{}", device.0, device.1);
+    let (major, minor) = device(target, &survey)?;
+    let device = format!("{major}:{minor}");
     report.mapping = Some(match format {
         Format::Dmsetup => Mapping::Dmsetup { device, segments: segments(&runs, size)? },
         Format::Resume => {
@@ -96,16 +103,26 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
 }
 
 /// The device, by number, that the physical offsets are of.
-fn device(survey: &Survey) -> Result<(u64, u64)> {
-    match &survey.beside.realtime_device {
-        None => {
-            let (major, minor) = survey.inode.statx.device;
-            Ok((major.into(), minor.into()))
-        }
-        Some(path) => {
-            let number = std::fs::metadata(path).named("stat(the realtime device)")?.rdev();
-            Ok((major(number), minor(number)))
-        }
+fn device(target: &Target, survey: &Survey) -> Result<(u32, u32)> {
+    let data = survey.inode.statx.device;
+    let Some(path) = &survey.beside.realtime_device else { return Ok(data) };
+    let metadata = std::fs::metadata(path).named("stat(the realtime device)")?;
+    let number = metadata.rdev();
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let number = (narrow(major(number)), narrow(minor(number)));
+    if metadata.file_type().is_block_device() && number != data && is_realtime_device(target, number)? {
+        return Ok(number);
+    }
+    let path = quote(path);
+    Err(Error::new(Status::Failed, format!("{path}, by which its realtime device was mounted, is another device now")))
+}
+
+/// Whether the file's filesystem, an XFS, has this device, and not for its journal; no privilege is needed to ask.
+fn is_realtime_device(target: &Target, number: (u32, u32)) -> Result<bool> {
+    match Records::new(target, number, 0, 1).next().transpose() {
+        Ok(record) => Ok(record.is_none_or(|record| record.owner != XFS_FMR_OWN_LOG)),
+        Err(error) if error.errno == Errno::EINVAL => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
