@@ -68,19 +68,45 @@ fn bash_completes_just_what_help_tells() {
 }
 
 #[test]
-fn fish_completes_verbs_and_options() {
-    let ask = "complete -C 'daxfile pi' | string split -f1 \\t; complete -C 'daxfile pin --wa' | string split -f1 \\t";
-    assert_eq!(proposed("fish", ask), set(&["pin", "--wait"]));
+fn fish_completes_verbs_options_and_values() {
+    let fish = |line: &str| proposed("fish", &format!("complete -C '{line}' | string split -f1 \\t"));
+    assert_eq!(fish("daxfile pi"), set(&["pin"]));
+    assert_eq!(fish("daxfile pin --wa"), set(&["--wait"]));
+    assert_eq!(fish("daxfile pin --hold fro"), set(&["frozen"]));
+    assert_eq!(fish("daxfile map --format "), set(&["dmsetup", "resume"]));
 }
 
-/// Its completion takes a terminal; what it reads is the verbs and options that the script defines.
+/// Its completion takes a terminal: there another zsh reads the script, and completes what is typed.
 #[test]
-fn zsh_takes_the_script() {
-    let ask = "autoload -U compinit; compinit -D; compdef _daxfile daxfile; echo $_comps[daxfile]; whence -w _daxfile_commands";
-    let ask = ask.replace("autoload", "functions -w _daxfile; autoload");
-    let said = proposed("zsh", &format!("autoload -U compinit; compinit -D\n{ask}"));
-    assert!(said.is_superset(&set(&["_daxfile", "_daxfile_commands:", "function"])), "{said:?}");
-    assert!(script("zsh").text().contains("--wait="));
+fn zsh_completes_verbs_options_and_values() {
+    require(&["zsh"]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display();
+    std::fs::write(dir.path().join("_daxfile"), script("zsh").text()).unwrap();
+    // What is typed before its prompt is there can get lost. -u: anybody may write to the directory's parent. Once a line is completed, another key tells it.
+    let ask = r#"
+        zmodload zsh/zpty
+        zpty shell zsh -f -i
+        zpty -w shell "unset zle_bracketed_paste; fpath=(AT \$fpath); autoload -U compinit; compinit -u -D"
+        zpty -w shell "tell() { print -rn -- '<''<'\$BUFFER'>''>'; BUFFER=; zle accept-line }; zle -N tell"
+        zpty -w shell "bindkey '^X' tell; bindkey '^I' complete-word; PS1='<''ready''>'"
+        for line in "$@"; do
+            zpty -r -m shell said '*<ready>*' || exit 1
+            zpty -n -w shell $line$'\t\x18'
+            zpty -r -m shell said '*<<*>>*' || exit 1
+            said=${said##*<<}
+            print -r -- ${said%%>>*}
+        done
+        zpty -d shell"#;
+    std::fs::write(dir.path().join("ask"), ask.replace("AT", &at.to_string())).unwrap();
+    let typed = ["daxfile pi", "daxfile pin --wa", "daxfile pin --hold fro", "daxfile map --format=res"];
+    let typed = typed.map(|line| format!("'{line}'")).join(" ");
+    let said = sh(format!("HOME='{at}' timeout --kill-after=1 120 zsh -f '{at}/ask' {typed}"));
+    let said: Vec<_> = said.lines().map(str::trim_end).collect();
+    assert_eq!(
+        said,
+        ["daxfile pin", "daxfile pin --wait=", "daxfile pin --hold frozen", "daxfile map --format=resume"]
+    );
 }
 
 #[test]
