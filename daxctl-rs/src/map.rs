@@ -23,6 +23,19 @@ const IMMATERIAL: ExtentFlags = ExtentFlags::LAST.union(ExtentFlags::MERGED);
 const ONE_CALL: usize = 1 << 22;
 
 /// Joins extents into runs, one at a time.
+///
+/// ```
+/// use daxfile::map::Joiner;
+/// use libdaxfile::fiemap::{Extent, ExtentFlags};
+///
+/// let extent = |logical, physical, flags| Extent { logical, physical, length: 4096, flags };
+/// let mut joiner = Joiner::new();
+/// assert_eq!(joiner.push(extent(0, 40960, ExtentFlags::empty())), None);
+/// assert_eq!(joiner.push(extent(4096, 45056, ExtentFlags::empty())), None); // it goes on
+/// let run = joiner.push(extent(8192, 0, ExtentFlags::LAST)); // elsewhere
+/// assert_eq!(run.map(|run| (run.physical, run.length)), Some((40960, 8192)));
+/// assert_eq!(joiner.finish().map(|run| run.logical), Some(8192));
+/// ```
 #[derive(Debug)]
 pub struct Joiner {
     ignored: ExtentFlags,

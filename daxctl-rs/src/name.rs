@@ -10,6 +10,13 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 /// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
+///
+/// ```
+/// use daxfile::name::quote;
+///
+/// assert_eq!(quote("/srv/disk.img".as_ref()), "/srv/disk.img");
+/// assert_eq!(quote("an\x1b[31mother".as_ref()), r"$'an\033[31mother'");
+/// ```
 #[must_use]
 pub fn quote(path: &Path) -> Cow<'_, str> {
     let bytes = path.as_os_str().as_bytes();

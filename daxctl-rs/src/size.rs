@@ -4,6 +4,15 @@ use std::fmt::{self, Display, Formatter};
 
 /// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000.
 ///
+/// ```
+/// use daxfile::size::{format, parse};
+///
+/// assert_eq!(parse("64K"), Ok(65536));
+/// assert_eq!(parse("64KB"), Ok(64000));
+/// assert_eq!(format(65536, false).to_string(), "64 KiB");
+/// assert!(parse("9EiB").is_err());
+/// ```
+///
 /// # Errors
 /// What is wrong with it, in words; a size above [`i64::MAX`], which no file can have, included.
 pub fn parse(text: &str) -> Result<u64, String> {

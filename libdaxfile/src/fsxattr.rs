@@ -91,6 +91,18 @@ pub const FS_IOC_FSSETXATTR: u64 = nix::request_code_write!(b'X', 32, size_of::<
 
 /// Reads the inode's attributes. No privilege is needed.
 ///
+/// ```
+/// use libdaxfile::fsxattr::{self, Xflags};
+/// use libdaxfile::Errno;
+///
+/// let file = std::fs::File::open("/proc/self/exe")?;
+/// match fsxattr::get(&file) {
+///     Ok(attributes) => println!("immutable: {}", attributes.xflags().contains(Xflags::IMMUTABLE)),
+///     Err(error) => assert!([Errno::ENOTTY, Errno::EOPNOTSUPP].contains(&error.errno), "{error}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
 /// `ENOTTY` or `EOPNOTSUPP` where the filesystem has none.
 #[doc(alias = "FS_IOC_FSGETXATTR")]
