@@ -210,16 +210,19 @@ check_boot() {
     within boot dpkg -i /tmp/daxfile.deb >/dev/null
     echo '/dev/vda /data xfs x-systemd.requires=systemd-modules-load.service 0 0' >"$scratch/boot/etc/fstab"
     printf '%s\n' crc32c_generic virtio_pci virtio_blk xfs >"$scratch/boot/etc/modules-load.d/disk.conf"
-    install -m 755 tests/lab/booted "$scratch/boot/booted"
+    install -m 755 tests/lab/booted{,_again} "$scratch/boot/"
 
-    # A file that is listed, on a disk of its own.
+    # Files that are listed, on a disk of their own: two for the unit to hold, and one that is frozen already.
     truncate -s 320M "$image"
     mkfs.xfs -q "$image"
     mkdir "$scratch/boot/data"
     mount -o loop "$image" "$scratch/boot/data"
-    within boot daxfile alloc -s 1M /data/one
+    for name in one two frozen; do
+        within boot daxfile alloc -q -s 1M "/data/$name"
+    done
+    within boot daxfile pin -q /data/frozen
     umount "$scratch/boot/data"
-    echo /data/one >"$scratch/boot/etc/daxfile/pins"
+    printf '/data/%s\n' one two frozen >"$scratch/boot/etc/daxfile/pins"
 
     kernel=$(tests/lab/fetch.sh 6.12)
     version=${kernel##*/}
@@ -228,12 +231,16 @@ check_boot() {
     rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
     (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"
 
-    timeout 5m qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
-        -no-reboot -serial file:"$scratch/console" -serial file:"$scratch/booted" \
-        -drive "file=$image,if=virtio,format=raw" -kernel "$kernel/boot/vmlinuz-$version" -initrd "$scratch/initramfs" \
-        -append "console=ttyS0 quiet mitigations=off panic=-1 oops=panic rdinit=/lib/systemd/systemd systemd.run=/booted" \
-        </dev/null || { tail -n 40 "$scratch/console"; fail "the guest has not ended"; }
-    diff - <(tr -d '\r' <"$scratch/booted") <<'BOOTED' || { tail -n 40 "$scratch/console"; fail "the units do otherwise"; }
+    # boots PROGRAM: boots the machine, which runs PROGRAM and ends, and compares what that says with standard input.
+    boots() {
+        timeout 5m qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
+            -no-reboot -serial file:"$scratch/console" -serial file:"$scratch/said" \
+            -drive "file=$image,if=virtio,format=raw" -kernel "$kernel/boot/vmlinuz-$version" -initrd "$scratch/initramfs" \
+            -append "console=ttyS0 quiet mitigations=off panic=-1 oops=panic rdinit=/lib/systemd/systemd systemd.run=$1" \
+            </dev/null || { tail -n 40 "$scratch/console"; fail "the guest has not ended"; }
+        diff - <(tr -d '\r' <"$scratch/said") || { tail -n 40 "$scratch/console"; fail "the units do otherwise"; }
+    }
+    boots /booted <<'BOOTED'
 held: success
 timer: active
 truncate: failed to truncate '/data/one' at 2097152 bytes: Text file busy
@@ -242,10 +249,34 @@ one not pinned: exit-code
 no list: no
 journal:
 /data/one: as it was, 1 extent
+/data/two: as it was, 1 extent
+/data/frozen: as it was, 1 extent
 /data/one: as it was, 1 extent
-/data/two: not pinned
+/data/two: as it was, 1 extent
+/data/frozen: as it was, 1 extent
+/data/three: not pinned
 BOOTED
     echo "the list is held; what is wrong makes a service fail, and is in the journal"
+
+    # While no guard holds it, one of them is moved.
+    mount -o loop "$image" "$scratch/boot/data"
+    cp --reflink=always "$scratch"/boot/data/{two,copy}
+    dd if=/dev/urandom of="$scratch/boot/data/two" bs=4k count=1 conv=notrunc,fsync status=none
+    rm "$scratch/boot/data/copy"
+    umount "$scratch/boot/data"
+    boots /booted_again <<'BOOTED'
+truncate: failed to truncate '/data/one' at 2097152 bytes: Text file busy
+truncate: cannot open '/data/frozen' for writing: Operation not permitted
+held: exit-code
+one: pinned, writable
+two: not_held, writable
+frozen: pinned, frozen
+journal:
+/data/frozen: already pinned (frozen), 1 extent
+/data/one: pinned (writable), 1 extent
+daxfile pin: /data/two: pinned before, and changed since: see daxfile verify; unpin first
+BOOTED
+    echo "after a reset the list is held again, but for what was moved meanwhile"
 }
 
 checks=(deny msrv publish deb install static boot)
