@@ -254,7 +254,7 @@ fn a_stack_of_devices_is_followed_in_the_lab() {
     sh(on(&file, "head -c 4096 /dev/urandom >$F; sync $F"));
     let below: u64 = all.iter().filter_map(|layer| layer["start"].as_u64()).sum();
     let at = (below + filefrag(&file)[0].physical) / 512;
-    let there = format!("dd if='{}' bs=512 skip={at} count=8 iflag=direct status=none", disk.display());
+    let there = format!("dd if='{}' bs=512 skip={at} count=8 status=none", disk.display());
     sh(format!("sync; {there} | cmp - '{}'", file.display()));
 
     // Who may not ask does not follow it.
