@@ -511,6 +511,12 @@ static void rename_away(void)
 	try("rename", rename(file, away));
 }
 static void rename_exchange(void) { try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, other, RENAME_EXCHANGE)); }
+static void rename_whiteout(void)
+{
+	char away[4096];
+	snprintf(away, sizeof away, "%s.away", file);
+	try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, away, RENAME_WHITEOUT));
+}
 static void make_link(void)
 {
 	char also[4096];
@@ -693,6 +699,7 @@ static const struct operation {
 	{ "rename-over", NAME, rename_over },
 	{ "rename-away", NAME, rename_away },
 	{ "rename-exchange", NAME, rename_exchange },
+	{ "rename-whiteout", NAME, rename_whiteout },
 	{ "link", NAME, make_link },
 	{ "chmod", NAME, change_mode },
 	{ "chown", NAME, change_owner },
@@ -891,7 +898,8 @@ static void facts(void)
 	struct stat st;
 	struct fsxattr x = { 0 };
 	fd = open(file, O_RDONLY);
-	if (fd < 0 && errno == ENOENT) {
+	// What a whiteout stands for is gone.
+	if (fd < 0 && (errno == ENOENT || errno == ENXIO)) {
 		puts("name gone");
 		return;
 	}

@@ -392,6 +392,11 @@ fn in_place() -> Vec<Attack> {
         write("vmsplice", "vmsplice and splice, in place"),
         write("sendfile", "sendfile, in place"),
         store("store", "store by mmap, in place", SIGBUS).through(Sent, [SEEN, SAME], [SIGBUS, SAME]),
+        strike_at("populate-written", "MADV_POPULATE_WRITE, in place", Inode, "populate-write", 4).writing(
+            Map,
+            [SEEN, SAME],
+            [Expected::Refused("EFAULT"), SAME],
+        ),
         store("read-into", "read into the mapping", Expected::Refused("EFAULT")),
         store("proc-mem", "write to /proc/self/mem there", Expected::Refused("EIO")),
         store("direct-read-into", "O_DIRECT read into the mapping", Expected::Refused("EFAULT")),
@@ -527,6 +532,10 @@ fn allocation() -> Vec<Attack> {
         holed("write-zeroes", "fallocate WRITE_ZEROES", "write-zeroes")
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes"),
+        strike_at("zeroes-over", "WRITE_ZEROES of what is written", Contents, "write-zeroes", 4)
+            .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
+            .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes")
+            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
         fallocate("uring-punch", "PUNCH_HOLE by io_uring", Effect::Map),
         holed("resvsp", "XFS_IOC_RESVSP64 in a hole", "resvsp"),
         fallocate("unresvsp", "XFS_IOC_UNRESVSP64", Effect::Map),
@@ -550,7 +559,7 @@ fn reflinks() -> Vec<Attack> {
             .through(Ro, [SHARED, SHARED], [SAME, SAME])
     };
     vec![
-        onto("clone-onto", "FICLONE onto it"),
+        onto("clone-onto", "FICLONE onto it").through(Sent, [EPERM, SEEN], [EPERM, SEEN]),
         onto("clone-range-onto", "FICLONERANGE onto it"),
         onto("dedupe-onto", "FIDEDUPERANGE onto it").through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
         strike("copy-onto", "copy_file_range onto it", Contents).writing(Rw, [EPERM, SEEN], [EPERM, SAME]),
@@ -692,6 +701,7 @@ fn names() -> Vec<Attack> {
         gone("rename-over", "rename over it"),
         gone("rename-away", "rename"),
         gone("rename-exchange", "rename, RENAME_EXCHANGE"),
+        gone("rename-whiteout", "rename, RENAME_WHITEOUT"),
         set("link", "link"),
         set("chmod", "chmod"),
         set("chown", "chown"),
@@ -787,9 +797,15 @@ fn filesystem() -> Vec<Attack> {
         whole(
             "new-uuid",
             "another UUID of the filesystem",
-            "U=$(blkid -p -s UUID -o value $IMAGE); umount $MNT; \
+            "blkid -p -s UUID -o value $IMAGE >$IMAGE.uuid; umount $MNT; \
              if test $FS = xfs; then xfs_admin -U generate $IMAGE; else e2fsck -fy $IMAGE; tune2fs -U random $IMAGE; fi; \
-             test $U != $(blkid -p -s UUID -o value $IMAGE); mount -o loop $IMAGE $MNT",
+             test $(cat $IMAGE.uuid) != $(blkid -p -s UUID -o value $IMAGE); mount -o loop $IMAGE $MNT",
+        )
+        // The guard has the file by the old one, and would have it for ever.
+        .after(
+            "U=$(cat $IMAGE.uuid); umount $MNT; \
+             if test $FS = xfs; then xfs_admin -U $U $IMAGE; else e2fsck -fy $IMAGE; tune2fs -U $U $IMAGE; fi; \
+             mount -o loop $IMAGE $MNT",
         )
         .writable(SEEN),
         whole(
