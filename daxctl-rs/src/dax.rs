@@ -96,15 +96,15 @@ impl Lack {
     }
 }
 
-/// What keeps a file from being accessed as DAX with `MAP_SYNC`.
+/// What keeps a file from being accessed as DAX with `MAP_SYNC`, which the kernel grants or not.
 ///
 /// # Errors
-/// Those of sysconf(3), mmap(2), and of reading how the filesystem is mounted.
-pub fn lack(target: &Target, inode: &InodeState) -> Result<Option<Lack>> {
+/// Those of sysconf(3), and of reading how the filesystem is mounted.
+pub fn lack(target: &Target, inode: &InodeState, map_sync: bool) -> Result<Option<Lack>> {
     if inode.statx.attributes.contains(Attributes::DAX) {
-        return Ok((!grants_map_sync(target, &inode.statx)?).then_some(Lack::MapSync));
+        return Ok((!map_sync).then_some(Lack::MapSync));
     }
-    if host::layers(inode.statx.device).first().and_then(|layer| layer.dax) != Some(true) {
+    if host::has_dax(inode.statx.device) != Some(true) {
         return Ok(Some(Lack::Device));
     }
     let page = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;

@@ -1,5 +1,6 @@
 //! The kernel, what bounds this process in it, and the block devices below a filesystem.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -152,10 +153,10 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
     /// More than any sane stack has.
     const DEPTH: usize = 32;
     let mut layers = Vec::new();
-    let mut next = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok();
+    let mut next = in_sysfs(format_args!("{major}:{minor}"));
     while let Some(at) = next.take().filter(|_| layers.len() < DEPTH) {
-        let Some((layer, below)) = layer(&at) else { break };
-        next = below;
+        let Some(mut layer) = layer(&at) else { break };
+        next = below(&at, &mut layer);
         layers.push(layer);
     }
     layers
@@ -165,17 +166,26 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
 /// the caller. What is not told counts as 0: the beginning of the device itself, which only root is told, is a multiple of 2
 /// MiB unless it was configured otherwise (`ndctl create-namespace --align`).
 pub(crate) fn memory_start((major, minor): (u32, u32)) -> u64 {
-    let Ok(at) = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else { return 0 };
-    let Some((layer, below)) = layer(&at) else { return 0 };
-    let partition = layer.kind == LayerKind::Partition;
-    let disk = if partition { below } else { Some(at) };
+    let Some(at) = in_sysfs(format_args!("{major}:{minor}")) else { return 0 };
+    let Some(layer) = layer(&at) else { return 0 };
+    let disk = if layer.kind == LayerKind::Partition { at.parent() } else { Some(at.as_path()) };
     let resource = disk.and_then(|disk| text(disk.join("device/resource")));
     let base = resource.and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
-    base.unwrap_or(0).saturating_add(layer.start.filter(|_| partition).unwrap_or(0))
+    base.unwrap_or(0).saturating_add(layer.start.unwrap_or(0))
 }
 
-/// A layer, and where sysfs has the next.
-fn layer(at: &Path) -> Option<(Layer, Option<PathBuf>)> {
+/// Whether the device says that it can be accessed as DAX.
+pub(crate) fn has_dax((major, minor): (u32, u32)) -> Option<bool> {
+    layer(&in_sysfs(format_args!("{major}:{minor}"))?)?.dax
+}
+
+/// Where sysfs has the device with this number.
+fn in_sysfs(number: impl Display) -> Option<PathBuf> {
+    std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()
+}
+
+/// A layer, as far as sysfs tells.
+fn layer(at: &Path) -> Option<Layer> {
     let has = |name: &str| at.join(name).exists();
     let kind = match () {
         () if has("partition") => LayerKind::Partition,
@@ -185,7 +195,7 @@ fn layer(at: &Path) -> Option<(Layer, Option<PathBuf>)> {
         () => LayerKind::Disk,
     };
     let queue = if kind == LayerKind::Partition { at.parent()? } else { at }.join("queue/dax");
-    let mut layer = Layer {
+    Some(Layer {
         device: text(at.join("dev"))?,
         name: at.file_name()?.to_string_lossy().into_owned(),
         kind,
@@ -193,8 +203,12 @@ fn layer(at: &Path) -> Option<(Layer, Option<PathBuf>)> {
         start: text(at.join("start")).and_then(|sectors| sectors.parse::<u64>().ok()?.checked_mul(SECTOR)),
         backing_file: bytes(&at.join("loop/backing_file")).ok().map(|name| PathBuf::from(unescape(&name))),
         mapped: None,
-    };
-    let below = match kind {
+    })
+}
+
+/// Where sysfs has the next layer. Device-mapper is asked, and the answer added to the layer.
+fn below(at: &Path, layer: &mut Layer) -> Option<PathBuf> {
+    match layer.kind {
         LayerKind::Partition => at.parent().map(Path::to_owned),
         LayerKind::DeviceMapper => {
             let targets = targets(&layer.device, Question::Status);
@@ -203,14 +217,12 @@ fn layer(at: &Path) -> Option<(Layer, Option<PathBuf>)> {
                 mapped_name: text(at.join("dm/name")).unwrap_or_default(),
                 targets: targets.map(|targets| targets.into_iter().map(|target| target.kind).collect()),
             });
-            place.and_then(|(device, start)| {
-                layer.start = Some(start);
-                std::fs::canonicalize(format!("/sys/dev/block/{device}")).ok()
-            })
+            let (device, start) = place?;
+            layer.start = Some(start);
+            in_sysfs(device)
         }
         LayerKind::Loop | LayerKind::Md | LayerKind::Disk => None,
-    };
-    Some((layer, below))
+    }
 }
 
 /// A device-mapper device's targets. `None` where the kernel does not tell us.

@@ -115,8 +115,9 @@ impl Runs {
 }
 
 /// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order; `kept` gets them to go
-/// through again. Dirty pages are written back first. Returns whether the map is proved to have been like this at one moment: because the file was
-/// immutable all the while since `before`, because `lease` stood undisturbed, or because XFS gave all of it in one call.
+/// through again. Dirty pages are written back first. Returns whether the map is proved to have been like this at one
+/// moment: because the file was immutable all the while since `before`, because `lease` stood undisturbed, or because XFS
+/// gave all of it in one call.
 ///
 /// # Errors
 /// Those of FIEMAP; `EOPNOTSUPP` where the filesystem has no extents to show.

@@ -144,12 +144,16 @@ fn look(
     let moved = comparison.map(Comparison::finish);
     let overview = overview.finish();
     let realtime = inode.xflags().contains(Xflags::REALTIME);
+    let map_sync = match dax::grants_map_sync(target, &statx) {
+        // Only who needs it is to fail where a security module refuses to tell.
+        Err(error) if needs.dax => return Err(error),
+        told => told.ok(),
+    };
     let beside = Beside {
         staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
-        dax: if needs.dax { dax::lack(target, &inode)? } else { None },
-        // Only who needs it is to fail where a security module refuses to tell.
-        map_sync: dax::grants_map_sync(target, &statx).ok(),
+        dax: if needs.dax { dax::lack(target, &inode, map_sync == Some(true))? } else { None },
+        map_sync,
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let held = match own.map(|record| record.needs.hold) {
