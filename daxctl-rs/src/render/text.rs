@@ -55,11 +55,15 @@ impl<W: Write> Page<'_, W> {
         size::format(bytes, self.style.exact)
     }
 
+    fn ansi(&self, color: AnsiColor) -> Ansi {
+        if self.style.color { Ansi::new().fg_color(Some(color.into())) } else { Ansi::new() }
+    }
+
     fn paint<'t>(&self, color: AnsiColor, text: &'t str) -> Cow<'t, str> {
         if !self.style.color {
             return text.into();
         }
-        let ansi = Ansi::new().fg_color(Some(color.into()));
+        let ansi = self.ansi(color);
         format!("{ansi}{text}{ansi:#}").into()
     }
 
@@ -360,7 +364,7 @@ impl<W: Write> Page<'_, W> {
                 Layout::Unknown => (b'?', AnsiColor::Red),
                 Layout::Hole => (b'.', AnsiColor::Red),
             };
-            let ansi = if self.style.color { Ansi::new().fg_color(Some(color.into())) } else { Ansi::new() };
+            let ansi = self.ansi(color);
             write!(self.out, "{ansi}")?;
             self.out.write_all(&[sign; CELLS][..cells.len()])?;
             write!(self.out, "{ansi:#}")?;

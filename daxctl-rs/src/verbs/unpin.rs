@@ -21,6 +21,7 @@ pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut
 
 fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> {
     let _lock = target.lock()?;
+    let ended = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
     let mut action = Action::AlreadyUnpinned;
     // Beneath the enforced record there may be another, which would come to light.
     for hold in [Hold::Frozen, Hold::None] {
@@ -29,14 +30,14 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
             continue;
         }
         end(target, hold, &stored, dry_run, report)?;
-        action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
+        action = ended;
     }
     if action == Action::AlreadyUnpinned && writable::guards(target)? {
         report.notes.push("under the guard, but without its record".into());
         if !dry_run {
             writable::release(target)?;
         }
-        action = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
+        action = ended;
     }
     if action == Action::AlreadyUnpinned {
         if target.inode_state()?.immutable() {
