@@ -83,7 +83,8 @@ fn zsh_completes_verbs_options_and_values() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display();
     std::fs::write(dir.path().join("_daxfile"), script("zsh").text()).unwrap();
-    // What is typed before its prompt is there can get lost. -u: anybody may write to the directory's parent. Once a line is completed, another key tells it.
+    // What is typed before its prompt is there can get lost. -u: anybody may write to the directory's parent. Once a line
+    // is completed, another key tells it.
     let ask = r#"
         zmodload zsh/zpty
         zpty shell zsh -f -i

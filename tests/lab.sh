@@ -25,7 +25,8 @@ packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fspro
     libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
-modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod dm_crypt crypto_null)
+modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod dm_crypt
+    crypto_null)
 IFS=, read -ra names <<<"$2"
 limit=2h
 
@@ -136,8 +137,7 @@ status=0
 wait "$qemu" || status=$?
 qemu=
 if [[ -v UPDATE_HOLDS ]] && grep -aq '^page: ' "$work/out"; then
-    tr -d '\r' <"$work/out" | sed -n 's/^page: //p' >"$work/page"
-    cat "$work/page" >"$page"
+    tr -d '\r' <"$work/out" | sed -n 's/^page: //p' >"$page"
 fi
 # The guest's status N comes out as 2N + 1 (QEMU's isa-debug-exit); what else ends QEMU is no end of the tests.
 case $status in

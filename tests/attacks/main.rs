@@ -42,16 +42,16 @@ fn main() -> ExitCode {
         attacks.iter().enumerate().flat_map(|(row, attack)| trials(row, attack, &page, &found)).collect();
     let rows = Arc::clone(&page);
     trials.push(trial("page".to_owned(), move || rows.has_only(attacks)));
-    let guarded = |name: &str| name.split('/').nth(3) == Some(Hold::Writable.name());
+    trials.push(trial("writable".to_owned(), run::pins_writable));
+    trials.retain(|trial| names.is_empty() || names.iter().any(|name| trial.name().contains(name)));
+    let writable = |trial: &Trial| trial.name().split('/').any(|part| part == Hold::Writable.name());
     if !arguments.list
+        && trials.iter().any(writable)
         && let Err(lack) = run::guard()
     {
         println!("test attacks/writable ... ignored, on this machine: {lack}: tests/lab.sh KERNEL attacks");
-        trials.retain(|trial| !guarded(trial.name()));
-    } else {
-        trials.push(trial("writable".to_owned(), run::pins_writable));
+        trials.retain(|trial| !writable(trial));
     }
-    trials.retain(|trial| names.is_empty() || names.iter().any(|name| trial.name().contains(name)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let found = found.lock().unwrap();
     if arguments.list || found.cells.len() + found.outside + found.twins == 0 {
