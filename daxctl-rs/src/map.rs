@@ -1,5 +1,6 @@
 //! Extent maps: read in one pass, joined into runs, and proved untorn where that can be.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -167,29 +168,29 @@ pub fn read(
 
 /// Gives every extent to `act`. Of a long map, the next are fetched meanwhile.
 fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
-    /// Extents fetched at a time.
-    const BATCH: usize = 4096;
-    /// Batches that are fetched before another thread pays.
+    /// Calls before another thread pays.
     const SHORT: usize = 2;
     let mut extents = Extents::new(target, 0..u64::MAX, Request::SYNC);
-    for extent in extents.by_ref().take(SHORT * BATCH) {
-        act(extent?);
+    for _ in 0..SHORT {
+        extents.batch()?.into_iter().for_each(&mut act);
     }
-    let Some(next) = extents.next() else { return Ok(()) };
-    act(next?);
+    let next = extents.batch()?;
+    if next.is_empty() {
+        return Ok(());
+    }
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(4);
         scope.spawn(move || {
-            let mut fetch = || -> libdaxfile::Result<Vec<Extent>> { extents.by_ref().take(BATCH).collect() };
             loop {
-                let batch = fetch();
-                let over = batch.as_ref().is_ok_and(Vec::is_empty);
+                let batch = extents.batch();
+                let over = batch.as_ref().is_ok_and(VecDeque::is_empty);
                 // Nobody listens any more after an error.
                 if over || sender.send(batch).is_err() {
                     return;
                 }
             }
         });
+        next.into_iter().for_each(&mut act);
         receiver.into_iter().try_for_each(|batch| {
             batch?.into_iter().for_each(&mut act);
             Ok(())
@@ -246,13 +247,36 @@ pub struct Summary {
     pub mappable_1g: u64,
 }
 
+/// Joins runs that follow one another both in the file and in place, whatever their states.
+#[derive(Debug, Default)]
+struct Pieces(Option<Run>);
+
+impl Pieces {
+    /// Takes the next run; gives the piece that it ended.
+    fn push(&mut self, run: &Run) -> Option<Run> {
+        if let Some(piece) = &mut self.0
+            && piece.logical.checked_add(piece.length) == Some(run.logical)
+            && piece.physical.checked_add(piece.length) == Some(run.physical)
+        {
+            piece.length = piece.length.saturating_add(run.length);
+            return None;
+        }
+        self.0.replace(*run)
+    }
+
+    /// Gives the last piece.
+    fn finish(&mut self) -> Option<Run> {
+        self.0.take()
+    }
+}
+
 /// Finds which parts of a map can be reached in aligned pieces, in one pass. Physical adjacency counts, states do not.
 #[derive(Debug)]
 pub struct Alignment {
     align: u64,
     start: u64,
     end: u64,
-    piece: Option<(u64, u64, u64)>,
+    pieces: Pieces,
 }
 
 /// A part of a file that is in one physical piece, as alignment sees it.
@@ -270,33 +294,29 @@ impl Alignment {
     /// Looks at a file whose last block ends at `end`, in pieces of `align` bytes. Its physical offsets count from `start`.
     #[must_use]
     pub fn new(align: u64, start: u64, end: u64) -> Self {
-        Alignment { align, start: start % align, end, piece: None }
+        Alignment { align, start: start % align, end, pieces: Pieces::default() }
     }
 
     /// Takes the next run; gives the part that it ended.
     pub fn push(&mut self, run: &Run) -> Option<Placed> {
-        let run_end = run.logical.saturating_add(run.length);
-        if let Some((logical, physical, end)) = &mut self.piece
-            && *end == run.logical
-            && physical.checked_add(*end - *logical) == Some(run.physical)
-        {
-            *end = run_end;
-            return None;
-        }
-        let ended = self.finish();
-        self.piece = Some((run.logical, run.physical, run_end));
-        ended
+        let ended = self.pieces.push(run)?;
+        Some(self.place(&ended))
     }
 
     /// Gives the last part.
     pub fn finish(&mut self) -> Option<Placed> {
-        let (logical, physical, end) = self.piece.take()?;
-        let place = (physical % self.align + self.start) % self.align;
+        let ended = self.pieces.finish()?;
+        Some(self.place(&ended))
+    }
+
+    fn place(&self, piece: &Run) -> Placed {
+        let (logical, end) = (piece.logical, piece.logical.saturating_add(piece.length));
+        let place = (piece.physical % self.align + self.start) % self.align;
         let off = (place + self.align - logical % self.align) % self.align;
         let first = logical.checked_next_multiple_of(self.align).unwrap_or(u64::MAX);
         let last = if end >= self.end { self.end } else { end - end % self.align };
         let whole = (off == 0 && first < last).then_some((first, last));
-        Some(Placed { part: (logical.min(self.end), end.min(self.end)), off, whole })
+        Placed { part: (logical.min(self.end), end.min(self.end)), off, whole }
     }
 }
 
@@ -345,8 +365,9 @@ pub struct Overview {
     pub mapped: u64,
     block_size: u64,
     end: u64,
+    start: u64,
     mapped_to: u64,
-    huge: [Alignment; 2],
+    pieces: Pieces,
 }
 
 impl Overview {
@@ -359,8 +380,9 @@ impl Overview {
             mapped: 0,
             block_size,
             end: block_end(size, block_size),
+            start,
             mapped_to: 0,
-            huge: HUGE.map(|align| Alignment::new(align, start, block_end(size, block_size))),
+            pieces: Pieces::default(),
         }
     }
 
@@ -369,8 +391,8 @@ impl Overview {
         let run_end = run.logical.saturating_add(run.length);
         self.summary.extents += 1;
         self.mapped = self.mapped.saturating_add(run.length);
-        let placed = self.huge.each_mut().map(|alignment| alignment.push(run));
-        self.count_huge(placed);
+        let piece = self.pieces.push(run);
+        self.count_huge(piece);
         self.hole_up_to(run.logical);
         self.mapped_to = self.mapped_to.max(block_end(run_end, self.block_size));
         self.summary.past_eof += run_end.saturating_sub(run.logical.max(self.end));
@@ -389,16 +411,17 @@ impl Overview {
     #[must_use]
     pub fn finish(mut self) -> Self {
         self.hole_up_to(self.end);
-        let placed = self.huge.each_mut().map(Alignment::finish);
-        self.count_huge(placed);
+        let piece = self.pieces.finish();
+        self.count_huge(piece);
         self
     }
 
-    fn count_huge(&mut self, placed: [Option<Placed>; 2]) {
+    fn count_huge(&mut self, piece: Option<Run>) {
+        let Some(piece) = piece.filter(|piece| piece.length >= HUGE[0]) else { return };
         let counts = [&mut self.summary.mappable_2m, &mut self.summary.mappable_1g];
-        for ((count, placed), align) in counts.into_iter().zip(placed).zip(HUGE) {
+        for (count, align) in counts.into_iter().zip(HUGE) {
             // Only a whole entry counts: what lies past EOF cannot be mapped.
-            let whole = placed.and_then(|placed| placed.whole);
+            let whole = Alignment::new(align, self.start, self.end).place(&piece).whole;
             *count += whole.map_or(0, |(first, last)| (last - first) - (last - first) % align);
         }
     }

@@ -4,6 +4,7 @@
 //! No privilege is needed beyond an open descriptor.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -163,6 +164,22 @@ impl<'fd> Extents<'fd> {
         }
     }
 
+    /// What one call gives, or what is left of it: for who passes on many at a time. Empty after the last.
+    ///
+    /// # Errors
+    /// As an item's.
+    pub fn batch(&mut self) -> Result<VecDeque<Extent>> {
+        if self.fetched.is_empty()
+            && !self.done
+            && let Err(error) = self.fetch()
+        {
+            self.done = true;
+            self.fetched.clear();
+            return Err(error);
+        }
+        Ok(take(&mut self.fetched))
+    }
+
     fn fetch(&mut self) -> Result<()> {
         // The kernel overwrites fm_flags, so the header is built anew for each call.
         #[expect(clippy::cast_possible_truncation, reason = "BATCH is a small constant")]
@@ -173,6 +190,7 @@ impl<'fd> Extents<'fd> {
         // borrowed exclusively, and every bit pattern the kernel may write is a valid value of these integer fields.
         unsafe { ioctl(CALL, self.fd, FS_IOC_FIEMAP, call.cast::<RawHeader>()) }?;
         let mapped = usize::try_from(self.call.header.fm_mapped_extents).unwrap_or(BATCH).min(BATCH);
+        self.fetched.reserve(mapped);
         for raw in &self.call.extents[..mapped] {
             let end = raw.fe_logical.checked_add(raw.fe_length);
             let Some(end) = end.filter(|&end| end > self.rest.start) else {
@@ -197,13 +215,11 @@ impl Iterator for Extents<'_> {
     type Item = Result<Extent>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.fetched.is_empty()
-            && !self.done
-            && let Err(error) = self.fetch()
-        {
-            self.done = true;
-            self.fetched.clear();
-            return Some(Err(error));
+        if self.fetched.is_empty() {
+            match self.batch() {
+                Ok(batch) => self.fetched = batch,
+                Err(error) => return Some(Err(error)),
+            }
         }
         self.fetched.pop_front().map(Ok)
     }
