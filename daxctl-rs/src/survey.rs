@@ -124,7 +124,7 @@ fn look(
     mut visit: impl FnMut(&Run),
 ) -> Result<Survey> {
     let statx = inode.statx;
-    let stored = record::load(target)?;
+    let stored = if inode.may_have_xattrs(target) { record::load(target)? } else { Stored::Absent };
     let own = match &stored {
         Stored::Own(record) => Some(record),
         _ => None,

@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, lstat};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
-use crate::filesystem::{Filesystem, Known, Mount};
+use crate::filesystem::{Filesystem, Kind, Known, Mount};
 use crate::host;
 use crate::status::Status;
 
@@ -73,6 +73,12 @@ impl InodeState {
     #[must_use]
     pub fn immutable_since(&self) -> Option<Time> {
         self.immutable().then_some(self.statx.ctime)
+    }
+
+    /// Whether it may have extended attributes: XFS tells where there are none (`xfs_fill_fsxattr()`).
+    #[must_use]
+    pub fn may_have_xattrs(&self, target: &Target) -> bool {
+        target.filesystem.kind != Kind::Xfs || self.fsxattr.is_none() || self.xflags().contains(Xflags::HASATTR)
     }
 
     /// Whether the contents are encrypted by the filesystem.
