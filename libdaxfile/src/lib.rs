@@ -29,6 +29,7 @@ pub mod fsxattr;
 pub mod guard;
 pub mod inode;
 mod ioctl;
+pub mod kprobe;
 pub mod lease;
 pub mod mapping;
 pub mod statx;

@@ -5,11 +5,13 @@
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/dm-ioctl.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/fsmap.h>
+#include <linux/perf_event.h>
 #include <linux/stat.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -161,6 +163,30 @@ int main(void)
 	FIELD(fsmap_head, fmh_keys);
 	OFFSET(fsmap_head, fmh_recs);
 
+	FIELD(perf_event_attr, type);
+	FIELD(perf_event_attr, size);
+	FIELD(perf_event_attr, config);
+	FIELD(perf_event_attr, sample_period);
+	FIELD(perf_event_attr, sample_type);
+	FIELD(perf_event_attr, read_format);
+	FIELD(perf_event_attr, wakeup_events);
+	FIELD(perf_event_attr, bp_type);
+	FIELD(perf_event_attr, kprobe_func);
+	FIELD(perf_event_attr, probe_offset);
+	NUMBER(PERF_ATTR_SIZE_VER1);
+	NUMBER(PERF_FLAG_FD_CLOEXEC);
+
+	NUMBER(BPF_OBJ_PIN);
+	NUMBER(BPF_LINK_CREATE);
+	NUMBER(BPF_PERF_EVENT);
+	PRINT("link_create.prog_fd", offsetof(union bpf_attr, link_create.prog_fd));
+	PRINT("link_create.target_fd", offsetof(union bpf_attr, link_create.target_fd));
+	PRINT("link_create.attach_type", offsetof(union bpf_attr, link_create.attach_type));
+	PRINT("link_create.flags", offsetof(union bpf_attr, link_create.flags));
+	PRINT("bpf_attr.pathname", offsetof(union bpf_attr, pathname));
+	PRINT("bpf_attr.bpf_fd", offsetof(union bpf_attr, bpf_fd));
+	PRINT("bpf_attr.file_flags", offsetof(union bpf_attr, file_flags));
+
 	SIZE(fsuuid2);
 	FIELD(fsuuid2, len);
 	FIELD(fsuuid2, uuid);
@@ -256,7 +282,6 @@ int main(void)
 	NUMBER(FS_XFLAG_COWEXTSIZE);
 	NUMBER(FS_XFLAG_VERITY);
 	NUMBER(FS_XFLAG_HASATTR);
-
 
 	NUMBER(FALLOC_FL_KEEP_SIZE);
 	NUMBER(FALLOC_FL_PUNCH_HOLE);

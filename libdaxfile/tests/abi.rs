@@ -18,6 +18,7 @@ use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
 use libdaxfile::fsuuid::{self, RawExt4Fsuuid, RawFsuuid2};
 use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
 use libdaxfile::inode;
+use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
@@ -28,6 +29,7 @@ const HEADERS: &str = "needs cc and the headers of libc, Linux and XFS; on Debia
 /// What linux-raw-sys 0.12 does not have: names, and beginnings of names.
 const ONLY_IN_HEADERS: &[&str] = &[
     "BMV_",
+    "BPF_",
     "DM_BUFFER_FULL_FLAG",
     "DM_NOFLUSH_FLAG",
     "DM_STATUS_TABLE_FLAG",
@@ -37,18 +39,23 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "FS_IOC_GETFSMAP",
     "FS_IOC_GETFSUUID",
     "FS_XFLAG_VERITY",
+    "PERF_",
     "XFS_",
+    "bpf_attr.",
     "dm_",
     "fiemap",
     "fsmap",
     "fsuuid.",
     "getbmapx",
+    "link_create.",
+    "perf_event_attr.",
     "sizeof(dm_",
     "sizeof(fiemap",
     "sizeof(fsmap",
     "sizeof(fsuuid)",
     "sizeof(fsuuid.",
     "sizeof(getbmapx",
+    "sizeof(perf_event_attr",
     "sizeof(xfs_",
     "xfs_",
 ];
@@ -147,6 +154,10 @@ fn ours() -> Abi {
         fsxattr::FS_IOC_FSGETXATTR,
         fsxattr::FS_IOC_FSSETXATTR,
         inode::FS_IOC_GETVERSION,
+        kprobe::BPF_LINK_CREATE,
+        kprobe::BPF_OBJ_PIN,
+        kprobe::BPF_PERF_EVENT,
+        kprobe::PERF_FLAG_FD_CLOEXEC,
         lease::F_SETSIG,
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
@@ -234,6 +245,37 @@ fn ours() -> Abi {
     assert_eq!(end_of_last("RawQuery", &query), size_of::<RawQuery>());
     abi.enter_type::<RawQuery>();
     abi.enter("fsmap_head.fmh_recs", offset_of!(RawQuery, records));
+
+    let event = fields!(RawEvent {
+        kind,
+        size,
+        config,
+        sample_period,
+        sample_type,
+        read_format,
+        bits,
+        wakeup_events,
+        bp_type,
+        kprobe_func,
+        probe_offset,
+    });
+    abi.enter_type::<RawEvent>();
+    abi.enter("PERF_ATTR_SIZE_VER1", end_of_last("RawEvent", &event));
+    abi.fields("perf_event_attr", &[Field { name: "type", ..event[0] }]);
+    abi.fields("perf_event_attr", &event[1..6]);
+    // C's bit fields have no offset.
+    abi.fields("perf_event_attr", &event[7..]);
+    for (c_name, fields) in [
+        ("link_create", &fields!(RawLink { prog_fd, target_fd, attach_type, flags })[..]),
+        ("bpf_attr", &fields!(RawPin { pathname, bpf_fd, file_flags })[..]),
+    ] {
+        end_of_last(c_name, fields);
+        for field in fields {
+            abi.enter(format!("{c_name}.{}", field.name), field.offset);
+        }
+    }
+    abi.enter_type::<RawLink>();
+    abi.enter_type::<RawPin>();
 
     abi.structure::<RawFsuuid2>("fsuuid2", &fields!(RawFsuuid2 { len, uuid }));
     // C's array at the end has no size, and the structure ends before it.
