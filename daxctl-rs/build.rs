@@ -10,9 +10,15 @@ fn main() {
         return;
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("guard.o");
+    let architecture = match std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
+        Ok("x86_64") => "x86".to_owned(),
+        Ok("aarch64") => "arm64".to_owned(),
+        other => other.unwrap_or_default().to_owned(),
+    };
     // Paths in the object would make it another one in every directory.
     let compiled = Command::new(std::env::var_os("CLANG").unwrap_or("clang".into()))
         .args(["--target=bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", "-Wno-unused-function"])
+        .arg(format!("-D__TARGET_ARCH_{architecture}"))
         .args(["-fdebug-compilation-dir=.", "-c", SOURCE, "-o"])
         .arg(&out)
         .status();

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{attack, filefrag, flags, inode, on, sh, sh_status, sha256};
@@ -39,6 +41,16 @@ fn pinned(scratch: &Scratch, name: &str) -> PathBuf {
 
 fn state(path: &Path) -> String {
     report(&["stat"], path, 0)["pin"]["state"].as_str().unwrap().to_owned()
+}
+
+/// Takes the whole guard away, as a reboot does, from a file that is pinned. The kernel lets its programs go a while after.
+fn lose_guard(path: &Path) {
+    sh("rm -r /sys/fs/bpf/daxfile");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while state(path) != "not_held" {
+        assert!(Instant::now() < deadline, "held without the guard");
+        sleep(Duration::from_millis(20));
+    }
 }
 
 fn refused(path: &Path, script: &str) {
@@ -126,6 +138,8 @@ fn life_of_a_writable_pin_in_the_lab() {
             refused(&path, attack);
         }
         sh(on(&path, "cp $F $F.copy; cmp $F $F.copy"));
+        // To the size that it has: nothing changes.
+        sh(on(&path, "truncate -s 1M $F"));
         assert!(filefrag(&path).iter().all(|piece| !piece.shared));
         assert_eq!(filefrag(&path), map);
         done(&["verify"], &path);
@@ -139,6 +153,28 @@ fn life_of_a_writable_pin_in_the_lab() {
         sh("test ! -e /sys/fs/bpf/daxfile");
         sh(on(&path, "truncate -s 0 $F; rm $F"));
     }
+}
+
+/// Tasks that preempt one another in the midst of a call: a program that is passed over then would take a write in place
+/// for another, or miss what an operation is for.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn a_crowd_of_tasks_on_one_processor_in_the_lab() {
+    let _turn = turn();
+    let scratch = Scratch::new(Kind::xfs());
+    let path = pinned(&scratch, "file");
+    let map = filefrag(&path);
+    let crowd = finish(Command::new(attack("crowd")).arg(&path).arg(path.with_extension("clone")).arg("40"));
+    assert!(crowd.status.success() && crowd.stderr.is_empty(), "{crowd:?}");
+    let counts = String::from_utf8(crowd.stdout).unwrap();
+    let counts: Vec<u64> = counts.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    let [written, not_written, appended, not_appended, shared, not_shared] = counts[..] else { panic!("{counts:?}") };
+    println!("crowd: {written} writes, {not_appended} refused to append, {not_shared} refused to share");
+    assert_eq!((not_written, appended, shared), (0, 0, 0), "of {counts:?}");
+    assert!([written, not_appended, not_shared].iter().all(|&number| number > 1000), "{counts:?}");
+    assert_eq!(filefrag(&path), map);
+    done(&["verify"], &path);
+    done(&["unpin"], &path);
 }
 
 /// Unmounted and mounted again it is guarded; another filesystem at its device, with a file of its inode number, is not.
@@ -179,12 +215,8 @@ fn armed_again_unless_it_changed_meanwhile_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let (same, moved) = (pinned(&scratch, "same"), pinned(&scratch, "moved"));
-    let away = |path: &Path| {
-        sh("rm -r /sys/fs/bpf/daxfile");
-        assert_eq!(state(path), "not_held");
-        run(&["verify"], path).expect(1);
-    };
-    away(&moved);
+    lose_guard(&moved);
+    run(&["verify"], &moved).expect(1);
     sh(on(
         &moved,
         "cp --reflink=always $F $F.clone; dd if=/dev/urandom of=$F bs=4k count=16 conv=notrunc,fsync status=none",
@@ -305,7 +337,7 @@ fn sharing_since_the_pin_counts_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
-    sh("rm -r /sys/fs/bpf/daxfile");
+    lose_guard(&path);
     sh(on(&path, "cp --reflink=always $F $F.clone"));
     run(&PIN, &path).expect(1);
     assert_eq!(state(&path), "not_held");

@@ -8,10 +8,12 @@
 // filesystem does not know these.
 //
 // file_permission() is told neither where a write goes nor what it is for. So programs at the entry of those functions
-// that call it leave that with the task. A write of which nothing was left is refused.
+// that call it note that down for the task. A write of which nothing was noted is refused.
 //
-// The kernel passes over such a program, though not over those of LSM hooks, where the same program was preempted on the
-// same CPU (__bpf_prog_enter_recur()). So each stands here twice.
+// They are kprobes, which run without being preempted. An fentry program is passed over while the same program is
+// preempted on the same CPU (__bpf_prog_enter_recur()), and so are the fexit programs here, which only take notes away
+// that came to no use; LSM programs never are. A kprobe is passed over within a bpf(2) that changes a map
+// (bpf_disable_instrumentation()), if the caller is preempted there; that takes CAP_BPF.
 
 typedef unsigned char __u8;
 typedef unsigned short __u16;
@@ -28,9 +30,8 @@ typedef __u32 __wsum;
 #define false 0
 
 // <linux/bpf.h>
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_TASK_STORAGE = 29 };
-enum { BPF_F_NO_PREALLOC = 1 };
-enum { BPF_LOCAL_STORAGE_GET_F_CREATE = 1 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2 };
+enum { BPF_NOEXIST = 1, BPF_F_NO_PREALLOC = 1 };
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -45,9 +46,19 @@ struct inode { __u16 i_mode; struct super_block *i_sb; unsigned long i_ino; __s6
 struct qstr { const unsigned char *name; } kernel;
 struct dentry { struct qstr d_name; struct dentry *d_parent; struct inode *d_inode; } kernel;
 struct file { __u32 f_mode; __u32 f_flags; struct inode *f_inode; } kernel;
-struct iattr { __u32 ia_valid; } kernel;
+struct iattr { __u32 ia_valid; __s64 ia_size; } kernel;
 struct iocb { __s32 aio_rw_flags; } kernel;
 struct io_rw { __s32 flags; } kernel;
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs { unsigned long di, si, dx, cx, r8, r9; } kernel;
+#define argument(regs, n) ((n) == 0 ? (regs)->di : (n) == 1 ? (regs)->si : (n) == 2 ? (regs)->dx : \
+			   (n) == 3 ? (regs)->cx : (n) == 4 ? (regs)->r8 : (regs)->r9)
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs { __u64 regs[31]; } kernel;
+#define argument(context, n) ((context)->regs[n])
+#else
+#error "the guard knows how functions get their arguments on x86-64 and on arm64"
+#endif
 struct user_namespace { int level; } kernel;
 typedef struct { __u64 value; } kernel_cap_t;
 struct cred { kernel_cap_t cap_effective; struct user_namespace *user_ns; } kernel;
@@ -102,32 +113,50 @@ struct intent {
 	__u64 count;
 };
 
+// By task, while it is at it. A place for every one is there from the start: what runs here may not wait for memory.
 struct {
-	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
 	__type(value, struct intent);
 } daxfile_intents SEC(".maps");
 
+// There was no place left. From then on a task of which nothing is noted is not believed to be about to do nothing.
+static volatile bool lost;
+
 #define inline static __attribute__((always_inline))
+
+inline bool in_filter(__u64 number)
+{
+	__u32 only = 0;
+	struct filter *filter = bpf_map_lookup_elem(&daxfile_filter, &only);
+
+	return filter && filter->words[number >> 6 & 63] >> (number & 63) & 1;
+}
+
+inline bool in_files(struct super_block *filesystem, __u64 number, __u32 generation)
+{
+	struct key key = { .inode = number };
+
+	bpf_probe_read_kernel(key.filesystem, sizeof key.filesystem, &filesystem->s_uuid);
+	__u32 *there = bpf_map_lookup_elem(&daxfile_files, &key);
+	return there && *there == generation;
+}
 
 inline bool guarded(struct inode *inode)
 {
-	struct key key = {};
-	__u32 only = 0;
+	return inode && in_filter(inode->i_ino) && (inode->i_mode & S_IFMT) == S_IFREG &&
+	       in_files(inode->i_sb, inode->i_ino, inode->i_generation);
+}
 
-	if (!inode)
-		return false;
-	__u64 number = inode->i_ino;
-	struct filter *filter = bpf_map_lookup_elem(&daxfile_filter, &only);
-	if (!filter || !(filter->words[number >> 6 & 63] >> (number & 63) & 1))
-		return false;
-	if ((inode->i_mode & S_IFMT) != S_IFREG)
-		return false;
-	bpf_probe_read_kernel(key.filesystem, sizeof key.filesystem, &inode->i_sb->s_uuid);
-	key.inode = number;
-	__u32 *generation = bpf_map_lookup_elem(&daxfile_files, &key);
-	return generation && *generation == inode->i_generation;
+// The same for a kprobe, to which pointers are numbers.
+inline bool is_of_guarded(struct file *file)
+{
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	__u64 number = BPF_CORE_READ(inode, i_ino);
+
+	return in_filter(number) && (BPF_CORE_READ(inode, i_mode) & S_IFMT) == S_IFREG &&
+	       in_files(BPF_CORE_READ(inode, i_sb), number, BPF_CORE_READ(inode, i_generation));
 }
 
 inline bool on_guarded_filesystem(struct inode *inode)
@@ -138,9 +167,29 @@ inline bool on_guarded_filesystem(struct inode *inode)
 	return bpf_map_lookup_elem(&daxfile_fs, &filesystem);
 }
 
-inline struct intent *intent(__u64 flags)
+inline struct intent *noted(void)
 {
-	return bpf_task_storage_get(&daxfile_intents, bpf_get_current_task_btf(), NULL, flags);
+	__u64 task = bpf_get_current_task();
+
+	return bpf_map_lookup_elem(&daxfile_intents, &task);
+}
+
+inline struct intent *note(void)
+{
+	__u64 task = bpf_get_current_task();
+	struct intent nothing = {};
+
+	bpf_map_update_elem(&daxfile_intents, &task, &nothing, BPF_NOEXIST);
+	struct intent *intends = bpf_map_lookup_elem(&daxfile_intents, &task);
+	if (!intends)
+		lost = true;
+	return intends;
+}
+
+inline int forget(__u64 task)
+{
+	bpf_map_delete_elem(&daxfile_intents, &task);
+	return 0;
 }
 
 // CAP_SYS_ADMIN in the first user namespace, as capable() has it.
@@ -155,107 +204,86 @@ inline bool is_admin(void)
 
 // What file_permission() is not told
 
-#define twice(section, name, call)                                     \
-	SEC(section) int name(unsigned long long *ctx) { return call; } \
-	SEC(section) int name##_2(unsigned long long *ctx) { return call; }
-
-inline int place(unsigned long long *ctx)
+SEC("kprobe/rw_verify_area")
+int place_write(struct pt_regs *regs)
 {
-	struct file *file = (struct file *)ctx[1];
-	struct intent *intends;
+	struct file *file = (struct file *)argument(regs, 1);
 
-	if ((int)ctx[0] != WRITE || !guarded(file->f_inode))
+	if ((int)argument(regs, 0) != WRITE || !is_of_guarded(file))
 		return 0;
-	intends = intent(BPF_LOCAL_STORAGE_GET_F_CREATE);
+	struct intent *intends = note();
 	if (!intends)
 		return 0;
 	intends->file = 0;
-	if (bpf_probe_read_kernel(&intends->position, sizeof intends->position, (void *)ctx[2]))
+	if (bpf_probe_read_kernel(&intends->position, sizeof intends->position, (void *)argument(regs, 2)))
 		return 0;
-	intends->count = ctx[3];
+	intends->count = argument(regs, 3);
 	// What rw_verify_area() itself refuses does not come to file_permission(), which takes this away.
-	if ((__s64)intends->position < 0 || (__s64)intends->count < 0)
-		return 0;
-	intends->file = (__u64)file;
+	if ((__s64)intends->position >= 0 && (__s64)intends->count >= 0)
+		intends->file = (__u64)file;
 	return 0;
 }
 
-inline int forget_place(void)
-{
-	struct intent *intends = intent(0);
-	if (intends)
-		intends->file = 0;
-	return 0;
-}
+// Another LSM may have refused the write that was placed.
+SEC("kprobe/vfs_fallocate")
+int forget_write(struct pt_regs *regs) { return forget(bpf_get_current_task()); }
 
 inline int flag(__u32 flags)
 {
-	if (flags & (RWF_APPEND | RWF_ATOMIC)) {
-		struct intent *intends = intent(BPF_LOCAL_STORAGE_GET_F_CREATE);
-		if (intends)
-			intends->flagged = true;
-	}
-	return 0;
-}
+	bool elsewhere = flags & (RWF_APPEND | RWF_ATOMIC);
+	struct intent *intends = elsewhere ? note() : noted();
 
-inline int unflag(void)
-{
-	struct intent *intends = intent(0);
 	if (intends)
-		intends->flagged = false;
+		intends->flagged = elsewhere;
 	return 0;
 }
 
+SEC("kprobe/vfs_writev")
+int writev(struct pt_regs *regs) { return flag(argument(regs, 4)); }
+SEC("kprobe/aio_write")
+int aio(struct pt_regs *regs) { return flag(BPF_CORE_READ((struct iocb *)argument(regs, 1), aio_rw_flags)); }
 // struct io_kiocb begins with what is struct io_rw there.
-inline __u32 flags_of_uring(unsigned long long *ctx)
+SEC("kprobe/io_write")
+int uring(struct pt_regs *regs) { return flag(BPF_CORE_READ((struct io_rw *)argument(regs, 0), flags)); }
+
+inline int share(struct file *from, struct file *to)
 {
-	struct io_rw *rw = (struct io_rw *)ctx[0];
-	__u32 flags = 0;
-
-	bpf_probe_read_kernel(&flags, sizeof flags, &rw->flags);
-	return flags;
-}
-
-inline int share(unsigned long long *ctx)
-{
-	struct file *from = (struct file *)ctx[0];
-	struct file *to = (struct file *)ctx[2];
-
-	if (guarded(from->f_inode) || guarded(to->f_inode)) {
-		struct intent *intends = intent(BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (is_of_guarded(from) || is_of_guarded(to)) {
+		struct intent *intends = note();
 		if (intends)
 			intends->shares = true;
 	}
 	return 0;
 }
 
-inline int unshare(void)
-{
-	struct intent *intends = intent(0);
-	if (intends)
-		intends->shares = false;
-	return 0;
-}
+#define share_between(regs) share((struct file *)argument(regs, 0), (struct file *)argument(regs, 2))
 
-twice("fentry/rw_verify_area", place_write, place(ctx))
-// Another LSM may have refused the write that was placed.
-twice("fentry/vfs_fallocate", forget_write, forget_place())
-twice("fentry/vfs_writev", writev, flag(ctx[4]))
-twice("fexit/vfs_writev", writev_end, unflag())
-twice("fentry/aio_write", aio, flag(((struct iocb *)ctx[1])->aio_rw_flags))
-twice("fexit/aio_write", aio_end, unflag())
-twice("fentry/io_write", uring, flag(flags_of_uring(ctx)))
-twice("fexit/io_write", uring_end, unflag())
-twice("fentry/vfs_clone_file_range", clone, share(ctx))
-twice("fexit/vfs_clone_file_range", clone_end, unshare())
+SEC("kprobe/vfs_clone_file_range")
+int clone(struct pt_regs *regs) { return share_between(regs); }
 // Until Linux 6.8 overlayfs called it.
-twice("fentry/do_clone_file_range", do_clone, share(ctx))
-twice("fexit/do_clone_file_range", do_clone_end, unshare())
-twice("fentry/vfs_dedupe_file_range_one", dedupe, share(ctx))
-twice("fexit/vfs_dedupe_file_range_one", dedupe_end, unshare())
+SEC("kprobe/do_clone_file_range")
+int do_clone(struct pt_regs *regs) { return share_between(regs); }
+SEC("kprobe/vfs_dedupe_file_range_one")
+int dedupe(struct pt_regs *regs) { return share_between(regs); }
 // With that flag, which nfsd sets, bytes are read and written.
-twice("fentry/vfs_copy_file_range", copy, ctx[5] & COPY_FILE_SPLICE ? 0 : share(ctx))
-twice("fexit/vfs_copy_file_range", copy_end, unshare())
+SEC("kprobe/vfs_copy_file_range")
+int copy(struct pt_regs *regs) { return argument(regs, 5) & COPY_FILE_SPLICE ? 0 : share_between(regs); }
+
+// What failed before file_permission() was asked leaves nothing for the task's next call.
+#define ends(function, name) \
+	SEC("fexit/" #function) int name(unsigned long long *ctx) { return forget(bpf_get_current_task()); }
+
+ends(vfs_writev, writev_end)
+ends(aio_write, aio_end)
+ends(io_write, uring_end)
+ends(vfs_clone_file_range, clone_end)
+ends(do_clone_file_range, do_clone_end)
+ends(vfs_dedupe_file_range_one, dedupe_end)
+ends(vfs_copy_file_range, copy_end)
+
+// Another task may come to stand where this one stood in memory.
+SEC("lsm/task_free")
+int task_free(unsigned long long *ctx) { return forget(ctx[0]); }
 
 // The hooks
 
@@ -264,29 +292,32 @@ int file_permission(unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
 	int mask = ctx[1];
-	struct intent *intends;
-
 	if (!(mask & (MAY_READ | MAY_WRITE)) || !guarded(file->f_inode))
 		return 0;
-	intends = intent(0);
-	if (!(mask & MAY_WRITE))
-		return intends && intends->shares ? -EOPNOTSUPP : 0;
-	if (!intends)
-		return -ETXTBSY;
+	struct intent *intends = noted();
+	if (!intends) {
+		if (mask & MAY_WRITE)
+			return -ETXTBSY;
+		return lost ? -EOPNOTSUPP : 0;
+	}
+	if (!(mask & MAY_WRITE) && !intends->shares)
+		return 0;
 	bool elsewhere = intends->shares || intends->flagged, placed = intends->file == (__u64)file;
-	intends->flagged = false;
-	intends->file = 0;
+	__u64 position = intends->position, count = intends->count, size = file->f_inode->i_size;
+	forget(bpf_get_current_task());
 	if (elsewhere)
 		return -EOPNOTSUPP;
-	__u64 size = file->f_inode->i_size;
-	if (!placed || file->f_flags & O_APPEND || intends->position > size || intends->count > size - intends->position)
+	if (!placed || file->f_flags & O_APPEND || position > size || count > size - position)
 		return -ETXTBSY;
 	return 0;
 }
 
+// To the size that it has, a file without blocks past its end is truncated in vain: rsync(1) --inplace does so.
 inline int resize(struct dentry *dentry, struct iattr *change)
 {
-	return change->ia_valid & ATTR_SIZE && guarded(dentry->d_inode) ? -ETXTBSY : 0;
+	struct inode *inode = dentry->d_inode;
+
+	return change->ia_valid & ATTR_SIZE && guarded(inode) && change->ia_size != inode->i_size ? -ETXTBSY : 0;
 }
 
 // Linux 6.3 has put the mount's idmap before the others.

@@ -4,8 +4,10 @@
 //! their number: a build that finds another's puts its own beside these before it takes those away, so that no moment
 //! passes without a guard. With the last file all of it goes.
 
+use std::ffi::CString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,8 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
-use libdaxfile::Errno;
+use aya_obj::btf::BtfKind;
+use libdaxfile::{Errno, kprobe};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -54,8 +57,7 @@ const fn passing(program: &'static str, hook: &'static str) -> Place {
 
 const INODE_SETATTR: &str = "inode_setattr";
 
-/// Those at functions stand there twice; see the object's source.
-const PLACES: [Place; 29] = [
+const PLACES: [Place; 30] = [
     place("file_permission", "file_permission", "writes past the end and allocation are not refused"),
     place(INODE_SETATTR, INODE_SETATTR, "truncation is not refused"),
     place("file_ioctl", "file_ioctl", "extents can be swapped away"),
@@ -68,6 +70,7 @@ const PLACES: [Place; 29] = [
     place("inode_setxattr", "inode_setxattr", "the record can be forged where the kernel does not refuse it"),
     place("inode_removexattr", "inode_removexattr", "the record can be removed where the kernel does not refuse it"),
     place("bpf_map", "bpf_map", "the guard's list of files can be changed without CAP_SYS_ADMIN"),
+    place("task_free", "task_free", "what a task was about to do may be laid to another"),
     place("place_write", "rw_verify_area", "no write could be let through"),
     place("forget_write", "vfs_fallocate", "a write that was refused by another LSM may let an allocation through"),
     place("writev", "vfs_writev", "flags of writes, such as RWF_APPEND, are not seen"),
@@ -106,11 +109,14 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
             format!("bpf is not among the active LSMs: boot with lsm={active},bpf"),
         )]);
     }
+    if host::lockdown().as_deref() == Some("confidentiality") {
+        return Err(vec![Lack::new(Part::Permission, "not permitted: the kernel is locked down (confidentiality)")]);
+    }
     let btf = Btf::from_sys_fs()
         .map_err(|_| vec![Lack::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")])?;
+    kprobe_pmu().map_err(|lack| vec![lack])?;
     let mut loader = EbpfLoader::new();
-    // That is said of task storage, which only programs use.
-    loader.btf(Some(&btf)).allow_unsupported_maps();
+    loader.btf(Some(&btf));
     if pinned {
         for map in MAPS {
             loader.map_pin_path(map, Path::new(PINS).join(map));
@@ -142,18 +148,16 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     if lacks.is_empty() { Ok(object) } else { Err(lacks) }
 }
 
-/// Both copies, where there are two.
 fn load_place(object: &mut Ebpf, place: &Place, btf: &Btf) -> std::result::Result<(), ProgramError> {
-    let second = format!("{}_2", place.program);
-    for name in [place.program, second.as_str()] {
-        match object.program_mut(name) {
-            Some(Program::Lsm(program)) => program.load(place.hook, btf)?,
-            Some(Program::FEntry(program)) => program.load(place.hook, btf)?,
-            Some(Program::FExit(program)) => program.load(place.hook, btf)?,
-            _ => {}
+    match object.program_mut(place.program) {
+        Some(Program::Lsm(program)) => program.load(place.hook, btf),
+        Some(Program::FExit(program)) => program.load(place.hook, btf),
+        Some(Program::KProbe(program)) => {
+            btf.id_by_type_name_kind(place.hook, BtfKind::Func)?;
+            program.load()
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn missing(place: &Place, error: &ProgramError) -> Lack {
@@ -175,12 +179,8 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
         if let Some(errno @ (Errno::EPERM | Errno::EACCES)) = errno
             && !describes_verifier(error)
         {
-            let why = if host::lockdown().as_deref() == Some("confidentiality") {
-                "the kernel is locked down (confidentiality)"
-            } else {
-                "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy"
-            };
             let meaning = libdaxfile::meaning(errno);
+            let why = "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy";
             return Lack { hook, ..Lack::new(Part::Permission, format!("not permitted: bpf: {meaning}: {why}")) };
         }
         source = error.source();
@@ -297,26 +297,42 @@ fn unknown() -> Error {
 fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
     let mut number = 0;
     // Those that let writes through come first.
-    let names: Vec<String> =
-        PLACES.iter().rev().flat_map(|place| [place.program.to_owned(), format!("{}_2", place.program)]).collect();
-    for name in names {
-        let link = match object.program_mut(&name) {
+    for place in PLACES.iter().rev() {
+        let path = directory.join(place.program);
+        let link = match object.program_mut(place.program) {
             Some(Program::Lsm(program)) if program.fd().is_ok() => {
-                program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
-            }
-            Some(Program::FEntry(program)) if program.fd().is_ok() => {
                 program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
             }
             Some(Program::FExit(program)) if program.fd().is_ok() => {
                 program.attach().and_then(|id| program.take_link(id)).map(FdLink::from)
             }
+            Some(Program::KProbe(program)) => {
+                if let Ok(program) = program.fd() {
+                    let pmu = kprobe_pmu().map_err(|lack| lack.error())?;
+                    let link = kprobe::attach(program, pmu, &c_string(place.hook.as_bytes())?)?;
+                    kprobe::pin(link, &c_string(path.as_os_str().as_bytes())?)?;
+                    number += 1;
+                }
+                continue;
+            }
             _ => continue,
         };
         let link = link.map_err(|error| refused(&error, None).error())?;
-        link.pin(directory.join(&name)).map_err(|error| refused(&error, None).error())?;
+        link.pin(&path).map_err(|error| refused(&error, None).error())?;
         number += 1;
     }
     Ok(number)
+}
+
+/// The number of the kprobes' performance monitoring unit.
+fn kprobe_pmu() -> std::result::Result<u32, Lack> {
+    const TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
+    let number = fs::read_to_string(TYPE).ok().and_then(|number| number.trim().parse().ok());
+    number.ok_or_else(|| Lack::new(Part::Hook, format!("this kernel has no kprobes ({TYPE})")))
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString> {
+    CString::new(bytes).map_err(|_| unknown())
 }
 
 fn remove_all(directory: &Path) -> Result<()> {
