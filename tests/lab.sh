@@ -22,7 +22,7 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup sfdisk=fdisk
 # Packages whose programs the tests call.
 packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils fdisk findutils grep gzip jq kmod
-    libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
+    libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod dm_crypt
@@ -78,7 +78,7 @@ linux=$kernel/boot/vmlinuz-$version
 [[ -e $linux ]] || linux=$kernel/usr/lib/modules/$version/vmlinuz
 pmem=(memmap=512M!1G)
 # And one whose stores only a flush by the device makes durable.
-machine=(-M q35 -m 4G,maxmem=8G -object "memory-backend-file,id=pmem,size=64M,mem-path=$work/pmem,share=on"
+machine=(-M q35 -m 6G,maxmem=10G -object "memory-backend-file,id=pmem,size=64M,mem-path=$work/pmem,share=on"
     -device virtio-pmem-pci,memdev=pmem)
 if ((kills > 0)); then
     # Four devices: a kernel that places itself at random keeps clear of no more. Between them, what keeps them apart.
@@ -87,10 +87,12 @@ if ((kills > 0)); then
     machine=(-M q35,memory-backend=ram -m 4G -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
 fi
 
+# Its processors take turns in one thread: in threads of their own they fall over code that another one is patching, as
+# kernels do where a probe is set or taken away.
 start() {
     : >"$work/out"
     rm -f "$work/pid"
-    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg -smp 2 -nodefaults -no-user-config \
+    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg,thread=single -smp 2 -nodefaults -no-user-config \
         -display none -no-reboot -pidfile "$work/pid" -device isa-debug-exit,iobase=0xf4,iosize=4 \
         -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
         -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
