@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
+use std::thread::{panicking, sleep};
 use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{finish, spawn};
@@ -253,7 +253,8 @@ impl Drop for Case<'_> {
         }
         if self.held.get() {
             // Else nobody could delete it.
-            run(&["unpin"], &self.file);
+            let unpin = run(&["unpin"], &self.file);
+            assert!(unpin.status == 0 || panicking(), "left under the guard: {unpin}");
         }
     }
 }

@@ -783,7 +783,7 @@ fn filesystem() -> Vec<Attack> {
         whole("xfs-scrub", "xfs_scrub", "xfs_scrub $MNT")
             .not_on(Ext4, "failure", "a program for XFS")
             .may_lack(Xfs, "failure", "a kernel without online scrub"),
-        whole("xfs-repair-inode", "XFS online repair", "xfs_io -x -c 'repair inode' -c 'repair bmapbtd' $F 2>&1 | \
+        whole("xfs-repair-inode", "XFS online repair", "xfs_io -rx -c 'repair inode' -c 'repair bmapbtd' $F 2>&1 | \
              sed '/did not need repair or optimization/d' | tee /dev/stderr | test $(wc -c) = 0")
             .not_on(Ext4, "failure", "an ioctl of XFS")
             .may_lack(Xfs, "ENOTTY", "a kernel without online repair")
