@@ -628,7 +628,7 @@ fn flags() -> Vec<Attack> {
             .not_on(Ext4, NO_EFFECT, "no such flag"),
         set("set-nodump", "SETFLAGS, nodump", [SAME, SAME], [EPERM, SAME]),
         set("set-sync", "SETFLAGS, sync", [SAME, SAME], [EPERM, SAME]),
-        set("set-append", "SETFLAGS, append-only", [SAME, SAME], [EPERM, SAME]),
+        set("set-append", "SETFLAGS, append-only", [SAME, SAME], [EPERM, SAME]).after("chattr -a $F"),
         set("set-journal", "SETFLAGS, data journalling", [SAME, SAME], [EPERM, SAME])
             .not_on(Xfs, "EOPNOTSUPP", "no such flag")
             .may_lack(Ext4, "EPERM", "needs CAP_SYS_RESOURCE"),
@@ -638,7 +638,9 @@ fn flags() -> Vec<Attack> {
         set("set-generation", "EXT4_IOC_SETVERSION", [SAME, SAME], [EPERM, SEEN])
             .not_on(Xfs, "ENOTTY", "an ioctl of ext4")
             .not_on(Ext4, "ENOTTY", "not with metadata_csum, which mkfs sets"),
-        strike("set-immutable", "SETFLAGS, immutable", Flags).through(Path, [SAME, SAME], [SAME, SAME]),
+        strike("set-immutable", "SETFLAGS, immutable", Flags)
+            .after("chattr -i $F")
+            .through(Path, [SAME, SAME], [SAME, SAME]),
         shell("clear-immutable", "chattr -i", Itself, "chattr +i $F; chattr -i $F; lsattr $F | cut -d' ' -f1 | grep -v i")
             .through(Path, [SEEN, SAME], [SEEN, SAME]),
         shell(
