@@ -114,7 +114,7 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     }
     let btf = Btf::from_sys_fs()
         .map_err(|_| vec![Lack::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")])?;
-    kprobe_pmu().map_err(|lack| vec![lack])?;
+    let kprobes = kprobe_pmu().err();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf));
     if pinned {
@@ -122,8 +122,11 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
             loader.map_pin_path(map, Path::new(PINS).join(map));
         }
     }
-    let mut object = loader.load(OBJECT).map_err(|error| vec![refused(&error, None)])?;
-    let mut lacks = Vec::new();
+    // Without the right to load, nothing else that is missing decides.
+    let mut object = loader
+        .load(OBJECT)
+        .map_err(|error| std::iter::once(refused(&error, None)).chain(kprobes.clone()).collect::<Vec<_>>())?;
+    let mut lacks: Vec<_> = kprobes.into_iter().collect();
     let mut setattr = false;
     for place in &PLACES {
         // What the old form makes of the arguments is of no account where the new one is right.
