@@ -25,10 +25,15 @@ need() {
         echo "missing: ${missing[*]} (names of Debian's packages)" >&2
         exit 1
     fi
+    # Scripts that run side by side take turns.
+    local turn
+    exec {turn}<"${BASH_SOURCE[0]}"
+    flock "$turn"
     echo "installing ${missing[*]}"
     "${sudo[@]}" apt-get update -qq </dev/null >/dev/null
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+    exec {turn}<&-
 }
 
 # archive: prints where the machine's own sources, whatever form they are in, have Debian's packages.

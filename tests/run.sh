@@ -9,7 +9,7 @@ full=()
 names=()
 kernels=(6.1)
 in_lab=attacks,dax,guard,realtime,main_job,map,probe
-tests_in_lab=(in_the_lab what_is_said pins_survive a_writer_inside a_file_in_use write-fd/writable mapping/writable)
+tests_in_lab=(in_the_lab what_is_said pins_survive write-fd/writable)
 kills=2
 for argument; do
     case $argument in
@@ -17,7 +17,7 @@ for argument; do
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
             in_lab+=,pin_races
-            tests_in_lab+=(attacks/)
+            tests_in_lab+=(a_writer_inside a_file_in_use attacks/)
             kills=20
             ;;
         -*)
@@ -69,20 +69,35 @@ fi
 runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal)
 log=$(mktemp)
 said=$(mktemp)
+lab=$(mktemp)
 killed=$(mktemp)
-trap 'rm -f "$log" "$said" "$killed"' EXIT
+lab_job=
+trap '[[ -z $lab_job ]] || kill -- "-$lab_job" 2>/dev/null || :; rm -f "$log" "$said" "$lab" "$killed"' EXIT
 status=0
+if ((${#names[@]} == 0)); then
+    # The lab runs beside the other tests, which go before it: a guest takes one processor, and its tests can wait.
+    step cargo test --workspace "${guard[@]}" --all-targets --no-run
+    set -m
+    (
+        in_lab_status=0
+        for kernel in "${kernels[@]}"; do
+            step nice -n 4 tests/lab.sh --kills "$kills" "$kernel" killed >"$killed" 2>&1 &
+            step nice -n 4 tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll || in_lab_status=$?
+            wait "$!" || in_lab_status=$?
+            cat "$killed"
+        done
+        exit "$in_lab_status"
+    ) >"$lab" 2>&1 &
+    lab_job=$!
+    set +m
+fi
 step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
     -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
 step cargo test --workspace "${guard[@]}" --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
-if ((${#names[@]} == 0)); then
-    for kernel in "${kernels[@]}"; do
-        # A guest takes one processor: two run side by side.
-        step tests/lab.sh --kills "$kills" "$kernel" killed >"$killed" 2>&1 &
-        step tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll 2>&1 | tee -a "$log" || status=$?
-        wait "$!" || status=$?
-        tee -a "$log" <"$killed"
-    done
+if [[ -n $lab_job ]]; then
+    tail --pid="$lab_job" -s 0.2 -n +1 -f "$lab" | tee -a "$log"
+    wait "$lab_job" || status=$?
+    lab_job=
 fi
 
 broken=0

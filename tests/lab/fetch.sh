@@ -14,12 +14,15 @@ case $1 in
         ;;
 esac
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/daxfile-lab
+mkdir -p "$cache"
+# Who comes second finds what the first has fetched.
+exec {turn}<"$cache"
+flock "$turn"
 if [[ -e $cache/$1 ]]; then
     readlink -f "$cache/$1"
     exit
 fi
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-mkdir -p "$cache"
 apt=$(mktemp -d "$cache/apt.XXXXXX")
 trap 'rm -rf "$apt"' EXIT
 mkdir -p "$apt"/{state/lists/partial,cache/archives/partial,kernel}
