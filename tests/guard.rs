@@ -189,6 +189,10 @@ fn a_file_is_known_by_more_than_its_numbers_in_the_lab() {
         let namesake = allocated(&another, "file");
         let number = |path: &Path| sh(on(path, "stat -c %i $F"));
         assert_eq!(number(&path), number(&namesake));
+        done(&PIN, &namesake);
+        refused(&namesake, "truncate -s 0 $F");
+        done(&["unpin"], &namesake);
+        refused(&path, "truncate -s 0 $F");
         sh(on(&namesake, "truncate -s 4096 $F"));
         let device = scratch.device().to_owned();
         let (image, dir) = (another.image().to_owned(), tempfile::tempdir().unwrap());

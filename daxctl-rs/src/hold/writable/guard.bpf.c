@@ -95,13 +95,12 @@ struct {
 	__type(value, __u32); // the number of files
 } daxfile_fs SEC(".maps");
 
-// Bit i is set where the map has a file with an inode number of i modulo 4096: most files are told apart by it.
-struct filter { __u64 words[64]; };
+// How many of these files have an inode number of i modulo 4096: most others are told apart by it.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 4096);
 	__type(key, __u32);
-	__type(value, struct filter);
+	__type(value, __u32);
 } daxfile_filter SEC(".maps");
 
 // What a task is about to do.
@@ -128,10 +127,10 @@ static volatile bool lost;
 
 inline bool in_filter(__u64 number)
 {
-	__u32 only = 0;
-	struct filter *filter = bpf_map_lookup_elem(&daxfile_filter, &only);
+	__u32 place = number & 4095;
+	__u32 *files = bpf_map_lookup_elem(&daxfile_filter, &place);
 
-	return filter && filter->words[number >> 6 & 63] >> (number & 63) & 1;
+	return files && *files;
 }
 
 inline bool in_files(struct super_block *filesystem, __u64 number, __u32 generation)

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -38,7 +38,6 @@ const FILTER: &str = "daxfile_filter";
 const MAPS: [&str; 3] = [FILES, FILESYSTEMS, FILTER];
 
 type Key = [u8; 24];
-type Filter = [u64; 64];
 
 /// Where a program stands, and what is open where the kernel has no such place; `None` where nothing is.
 struct Place {
@@ -364,11 +363,12 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::new(Status::Failed, format!("bpf: {}", first_line(error)))
 }
 
-/// The list of files, and what is derived from it.
+/// The list of files, and how many of them each filesystem and each place of the filter has. A file is counted before it
+/// comes and until it has gone: a count that is too high, after a crash, costs time only.
 struct Lists {
     files: HashMap<MapData, Key, u32>,
     filesystems: HashMap<MapData, [u8; 16], u32>,
-    filter: Array<MapData, Filter>,
+    filter: Array<MapData, u32>,
 }
 
 impl Lists {
@@ -380,32 +380,56 @@ impl Lists {
         })
     }
 
-    fn keys(&self) -> Result<Vec<Key>> {
-        self.files.keys().collect::<std::result::Result<_, _>>().map_err(|error| failed(&error))
+    fn has(&self, key: &Key) -> Result<bool> {
+        match self.files.get(key, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(failed(&error)),
+        }
     }
 
-    /// Makes the derived lists those of these files.
-    fn derive(&mut self, keys: &[Key]) -> Result<()> {
-        let mut filter: Filter = [0; 64];
-        let mut filesystems = std::collections::BTreeMap::<[u8; 16], u32>::new();
-        for key in keys {
-            let (uuid, number) = key.split_at(16);
-            let number = number.iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-            let word = usize::try_from(number >> 6 & 63).unwrap_or(0);
-            filter[word] |= 1 << (number & 63);
-            let mut filesystem = [0; 16];
-            filesystem.copy_from_slice(uuid);
-            *filesystems.entry(filesystem).or_default() += 1;
+    fn is_empty(&self) -> Result<bool> {
+        self.files.keys().next().transpose().map(|key| key.is_none()).map_err(|error| failed(&error))
+    }
+
+    fn add(&mut self, key: &Key, generation: u32) -> Result<()> {
+        let new = !self.has(key)?;
+        if new {
+            self.count(key, |files| files.saturating_add(1))?;
         }
-        let old: Vec<[u8; 16]> =
-            self.filesystems.keys().collect::<std::result::Result<_, _>>().map_err(|error| failed(&error))?;
-        for (filesystem, number) in &filesystems {
-            self.filesystems.insert(filesystem, number, 0).map_err(|error| failed(&error))?;
+        self.files.insert(key, generation, 0).or_else(|error| {
+            if new {
+                self.count(key, |files| files.saturating_sub(1))?;
+            }
+            Err(failed(&error))
+        })
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<()> {
+        if self.has(key)? {
+            self.files.remove(key).map_err(|error| failed(&error))?;
+            self.count(key, |files| files.saturating_sub(1))?;
         }
-        for gone in old.iter().filter(|old| !filesystems.contains_key(*old)) {
-            self.filesystems.remove(gone).map_err(|error| failed(&error))?;
+        Ok(())
+    }
+
+    fn count(&mut self, key: &Key, change: impl Fn(u32) -> u32) -> Result<()> {
+        let (uuid, number) = key.split_at(16);
+        let place = number.iter().rev().fold(0, |place, byte| place << 8 & 4095 | u32::from(*byte));
+        let files = self.filter.get(&place, 0).map_err(|error| failed(&error))?;
+        self.filter.set(place, change(files), 0).map_err(|error| failed(&error))?;
+
+        let mut filesystem = [0; 16];
+        filesystem.copy_from_slice(uuid);
+        let files = match self.filesystems.get(&filesystem, 0) {
+            Err(MapError::KeyNotFound) => 0,
+            files => files.map_err(|error| failed(&error))?,
+        };
+        match change(files) {
+            0 => self.filesystems.remove(&filesystem),
+            files => self.filesystems.insert(filesystem, files, 0),
         }
-        self.filter.set(0, filter, 0).map_err(|error| failed(&error))
+        .map_err(|error| failed(&error))
     }
 }
 
@@ -420,32 +444,19 @@ fn key(target: &Target) -> Key {
 pub(super) fn arm(target: &Target) -> Result<()> {
     let _lock = lock()?;
     ensure()?;
-    let mut lists = Lists::open()?;
-    let key = key(target);
-    let mut keys = lists.keys()?;
-    if !keys.contains(&key) {
-        keys.push(key);
-    }
-    lists.derive(&keys)?;
-    lists.files.insert(key, target.identity.generation, 0).map_err(|error| match failed(&error) {
-        error if error.errno == Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
-        error => error,
+    Lists::open()?.add(&key(target), target.identity.generation).map_err(|error| match error.errno {
+        Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
+        _ => error,
     })
 }
 
 /// Takes a file from it, and takes it away if that was the last.
 pub(super) fn disarm(target: &Target) -> Result<()> {
     let _lock = lock()?;
-    let gone = key(target);
     if Path::new(PINS).join(FILES).exists() {
         let mut lists = Lists::open()?;
-        let mut keys = lists.keys()?;
-        if keys.contains(&gone) {
-            lists.files.remove(&gone).map_err(|error| failed(&error))?;
-            keys.retain(|key| *key != gone);
-            lists.derive(&keys)?;
-        }
-        if !keys.is_empty() {
+        lists.remove(&key(target))?;
+        if !lists.is_empty()? {
             return Ok(());
         }
     }
