@@ -157,7 +157,6 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
     // One entry more than asked for: an array that came back full may have left something out.
     let Ok(count) = i32::try_from(limit.saturating_add(2)) else { return Ok(None) };
     let mut entries = Vec::with_capacity(limit.saturating_add(2));
-    expect_many(&mut entries);
     entries.push(RawBmapx {
         // A length of -1 would end at EOF; blocks past it must be seen.
         bmv_length: i64::MAX / 512,
@@ -175,23 +174,6 @@ pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
     // SAFETY: it wrote so many entries behind the head (`xfs_ioc_getbmap()`), no more than there is room for.
     unsafe { entries.set_len(found + 1) };
     Ok(Some(WholeMap(entries)))
-}
-
-/// Has a long list lie in huge pages, where the machine has them to give: the kernel's stores to small ones, each of which
-/// has to be fetched first, take as long as the rest of the call.
-fn expect_many(entries: &mut Vec<RawBmapx>) {
-    const PAGE: usize = 4096;
-    const HUGE: usize = 2 << 20;
-    let room = entries.spare_capacity_mut();
-    let start = room.as_mut_ptr().addr().next_multiple_of(PAGE);
-    let skipped = start - room.as_mut_ptr().addr();
-    let length = size_of_val(room).saturating_sub(skipped) / PAGE * PAGE;
-    if length >= HUGE {
-        let start = room.as_mut_ptr().cast::<libc::c_void>().wrapping_byte_add(skipped);
-        // SAFETY: the range lies within the list's memory, and what is advised changes none of its bytes. It is advice: that
-        // it was not taken is of no account.
-        unsafe { libc::madvise(start, length, libc::MADV_HUGEPAGE) };
-    }
 }
 
 /// What [`whole_map`] read: 48 bytes an extent.
