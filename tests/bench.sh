@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [PART...]: times daxfile and its peers in turn (A B A B ...) on a loop-mounted XFS, and prints medians and their
+# bench.sh [PART...]: times daxfile and each peer in turn (A B A B ...) on a loop-mounted XFS, and prints medians and their
 # ratios. Parts: extents, files, space, pins, startup, growth. The variable RUNS says how many rounds, 5 unless set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -32,39 +32,43 @@ mkdir "$work/mnt"
 mount -o loop "$work/image" "$work/mnt"
 cd "$work/mnt"
 
-# compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile; BEFORE is run before each, unmeasured.
+# compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile, and takes turns with one peer after the other, for
+# what a third leaves in the caches would count for the one that comes next. BEFORE is run before each, unmeasured.
 compare() {
-    local title=$1 before=$2 run i
-    local -a labels=() commands=()
-    shift 2
+    local title=$1 before=$2 label=$3 command=$4 first=1 run
+    shift 4
     while (($#)); do
-        labels+=("$1")
-        commands+=("$2")
+        # The first round warms the caches, and is not counted.
+        for ((run = 0; run <= runs; run++)); do
+            sample "$before" "$command" "$work/samples.daxfile.$((run > 0))"
+            sample "$before" "$2" "$work/samples.peer.$((run > 0))"
+        done
+        {
+            medians "$label" "$work/samples.daxfile.1"
+            medians "$1" "$work/samples.peer.1"
+        } | awk -F'\t' -v title="$title" -v first="$first" '
+            function row(title) {
+                printf "| %s | %s | %.3f s | %.3f s | %.1f MiB |", title, $1, $2 / 1e6, $3 / 1e6, $4 / 1024
+            }
+            NR == 1 { wall = $2; cpu = $3; if (first) { row(title); print " | |" } }
+            NR == 2 { row(""); printf " %.2f | %.2f |\n", wall / $2, cpu / $3 }'
+        rm -f "$work"/samples.*
+        first=0
         shift 2
     done
-    # The first round warms the caches, and is not counted.
-    for ((run = 0; run <= runs; run++)); do
-        for i in "${!commands[@]}"; do
-            eval "$before"
-            if ! eval "'$work/measure' ${commands[i]}" >>"$work/samples.$i.$((run > 0))" 2>"$work/errors"; then
-                echo "failed: ${commands[i]}" >&2
-                cat "$work/errors" >&2
-                exit 1
-            fi
-        done
-    done
-    for i in "${!commands[@]}"; do
-        printf '%s\t%s' "$title" "${labels[i]}"
-        for column in 1 2 3; do
-            printf '\t%s' "$(median "$column" <"$work/samples.$i.1")"
-        done
-        echo
-    done | awk -F'\t' '
-        NR == 1 { wall = $3; cpu = $4; peak = $5 }
-        { printf "| %s | %s | %.3f s | %.3f s | %.1f MiB |", NR == 1 ? $1 : "", $2, $3 / 1e6, $4 / 1e6, $5 / 1024 }
-        NR == 1 { print " | |" }
-        NR > 1 { printf " %.2f | %.2f |\n", wall / $3, cpu / $4 }'
-    rm -f "$work"/samples.*
+}
+
+sample() {
+    eval "$1"
+    if ! eval "'$work/measure' $2" >>"$3" 2>"$work/errors"; then
+        echo "failed: $2" >&2
+        cat "$work/errors" >&2
+        exit 1
+    fi
+}
+
+medians() {
+    printf '%s\t%s\t%s\t%s\n' "$1" "$(median 1 <"$2")" "$(median 2 <"$2")" "$(median 3 <"$2")"
 }
 
 median() {
