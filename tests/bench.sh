@@ -35,7 +35,7 @@ cd "$work/mnt"
 # compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile, and takes turns with one peer after the other, for
 # what a third leaves in the caches would count for the one that comes next. BEFORE is run before each, unmeasured.
 compare() {
-    local title=$1 before=$2 label=$3 command=$4 first=1 run
+    local title=$1 before=$2 label=$3 command=$4 run
     shift 4
     while (($#)); do
         # The first round warms the caches, and is not counted.
@@ -46,14 +46,15 @@ compare() {
         {
             medians "$label" "$work/samples.daxfile.1"
             medians "$1" "$work/samples.peer.1"
-        } | awk -F'\t' -v title="$title" -v first="$first" '
-            function row(title) {
-                printf "| %s | %s | %.3f s | %.3f s | %.1f MiB |", title, $1, $2 / 1e6, $3 / 1e6, $4 / 1024
+        } | awk -F'\t' -v title="$title" '
+            function row(work) {
+                printf "| %s | %s | %.3f s | %.3f s | %.1f MiB |", work, $1, $2 / 1e6, $3 / 1e6, $4 / 1024
             }
-            NR == 1 { wall = $2; cpu = $3; if (first) { row(title); print " | |" } }
+            NR == 1 { wall = $2; cpu = $3; if (title != "") { row(title); print " | |" } }
             NR == 2 { row(""); printf " %.2f | %.2f |\n", wall / $2, cpu / $3 }'
         rm -f "$work"/samples.*
-        first=0
+        # The row of daxfile itself is that of its first pair.
+        title=
         shift 2
     done
 }

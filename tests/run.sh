@@ -75,18 +75,17 @@ lab_job=
 trap '[[ -z $lab_job ]] || kill -- "-$lab_job" 2>/dev/null || :; rm -f "$log" "$said" "$lab" "$killed"' EXIT
 status=0
 if ((${#names[@]} == 0)); then
-    # The lab runs beside the other tests, which go before it: a guest takes one processor, and its tests can wait.
+    # The lab runs beside the other tests, which go before it: each of its two guests takes one processor, and can wait.
     step cargo test --workspace "${guard[@]}" --all-targets --no-run
     set -m
     (
-        in_lab_status=0
         for kernel in "${kernels[@]}"; do
             step nice -n 4 tests/lab.sh --kills "$kills" "$kernel" killed >"$killed" 2>&1 &
-            step nice -n 4 tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll || in_lab_status=$?
-            wait "$!" || in_lab_status=$?
+            step nice -n 4 tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll || status=$?
+            wait "$!" || status=$?
             cat "$killed"
         done
-        exit "$in_lab_status"
+        exit "$status"
     ) >"$lab" 2>&1 &
     lab_job=$!
     set +m

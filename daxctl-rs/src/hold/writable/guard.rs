@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError};
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader, Pod};
 use aya_obj::btf::BtfKind;
 use libdaxfile::{Errno, kprobe};
 use nix::fcntl::{Flock, FlockArg};
@@ -113,7 +113,7 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     }
     let btf = Btf::from_sys_fs()
         .map_err(|_| vec![Lack::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")])?;
-    let kprobes = kprobe_pmu().err();
+    let mut lacks: Vec<_> = kprobe_pmu().err().into_iter().collect();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf));
     if pinned {
@@ -121,11 +121,14 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
             loader.map_pin_path(map, Path::new(PINS).join(map));
         }
     }
-    // Without the right to load, nothing else that is missing decides.
-    let mut object = loader
-        .load(OBJECT)
-        .map_err(|error| std::iter::once(refused(&error, None)).chain(kprobes.clone()).collect::<Vec<_>>())?;
-    let mut lacks: Vec<_> = kprobes.into_iter().collect();
+    let mut object = match loader.load(OBJECT) {
+        Ok(object) => object,
+        Err(error) => {
+            // Without the right to load, nothing else that is missing decides.
+            lacks.insert(0, refused(&error, None));
+            return Err(lacks);
+        }
+    };
     let mut setattr = false;
     for place in &PLACES {
         // What the old form makes of the arguments is of no account where the new one is right.
@@ -381,11 +384,7 @@ impl Lists {
     }
 
     fn has(&self, key: &Key) -> Result<bool> {
-        match self.files.get(key, 0) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(failed(&error)),
-        }
+        Ok(find(&self.files, key)?.is_some())
     }
 
     fn is_empty(&self) -> Result<bool> {
@@ -421,15 +420,19 @@ impl Lists {
 
         let mut filesystem = [0; 16];
         filesystem.copy_from_slice(uuid);
-        let files = match self.filesystems.get(&filesystem, 0) {
-            Err(MapError::KeyNotFound) => 0,
-            files => files.map_err(|error| failed(&error))?,
-        };
-        match change(files) {
+        match change(find(&self.filesystems, &filesystem)?.unwrap_or(0)) {
             0 => self.filesystems.remove(&filesystem),
             files => self.filesystems.insert(filesystem, files, 0),
         }
         .map_err(|error| failed(&error))
+    }
+}
+
+fn find<K: Pod>(map: &HashMap<MapData, K, u32>, key: &K) -> Result<Option<u32>> {
+    match map.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed(&error)),
     }
 }
 
