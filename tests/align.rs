@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, filefrag, require, sh, sha256, xfs_bmap};
+use daxfile_tests::tools::{Piece, checksum, filefrag, require, sh, xfs_bmap};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
 use serde_json::{Value, json};
 
@@ -331,13 +331,13 @@ fn prepare_says_where_the_place_is_wrong() {
         sh(format!("fallocate -z -l 1M '{0}'; fallocate -z -o 3M -l 4K '{0}'", good.display()));
         sh(format!("fallocate -l 12K '{0}.odd'; fallocate -l 3M '{0}'", bad.display()));
         for path in [&good, &bad] {
-            let digest = sha256(path);
+            let digest = checksum(path);
             let run = Daxfile::new(["prepare", "--json", "--align", "2M"]).arg(path).run();
             assert_eq!(run.status, check(path, 2 * MIB).status, "{run}");
             let stretches = stretches(&filefrag(path));
             let end = std::fs::metadata(path).unwrap().len();
             assert_eq!(run.status == 0, misaligned(&stretches, end, 2 * MIB).is_empty(), "{run}");
-            assert_eq!(sha256(path), digest);
+            assert_eq!(checksum(path), digest);
             Daxfile::new(["check"]).arg(path).run().expect(0);
         }
     }

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::Command;
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{Piece, filefrag, flags, inode, on, require, sh, sha256};
+use daxfile_tests::tools::{Piece, checksum, filefrag, flags, inode, on, require, sh};
 use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, on_each, report, run};
 use serde_json::{Value, json};
 
@@ -130,12 +130,12 @@ fn follow(remedy: &str, new: &Path) {
 /// Blocked, then by its own remedies not any more, with its contents as they were.
 #[track_caller]
 fn assert_remedied(needs: &[&str], file: &Path, expected: &[(&str, Ranges)]) {
-    let contents = sha256(file);
+    let contents = checksum(file);
     for remedy in assert_blocked(needs, file, 1, expected) {
         follow(&remedy, Path::new("/nonexistent"));
     }
     run(&[&["check"], needs].concat(), file).expect(0);
-    assert_eq!(sha256(file), contents);
+    assert_eq!(checksum(file), contents);
 }
 
 /// The same for what only a copy can cure: to a file on `elsewhere`.
@@ -145,7 +145,7 @@ fn assert_copied(file: &Path, elsewhere: &Scratch, status: i32, expected: &[(&st
     let new = elsewhere.path("new");
     let (command, _) = remedies[0].split_once(", where NEW").unwrap_or((&remedies[0], ""));
     follow(command, &new);
-    assert_eq!(sha256(&new), sha256(file));
+    assert_eq!(checksum(&new), checksum(file));
     run(&["check"], &new).expect(0);
 }
 
@@ -226,10 +226,10 @@ fn shared() {
         let expected = vec![(64 * K, 128 * K), (448 * K, 64 * K)];
         assert_eq!(shown_by_filefrag(&file, block)[2], ("shared", expected.clone()));
         let clone = scratch.path("file.1");
-        let cloned = sha256(&clone);
+        let cloned = checksum(&clone);
         assert_blocked(&[], &clone, 1, &[("shared", vec![(0, 64 * K)])]);
         assert_remedied(&[], &file, &[("shared", expected)]);
-        assert_eq!(sha256(&clone), cloned);
+        assert_eq!(checksum(&clone), cloned);
         run(&["check"], &clone).expect(0);
 
         let whole = scratch.path("whole");
@@ -399,7 +399,7 @@ fn misaligned() {
             follow(&remedies[0], &new);
             run(&["check", "--align", "64K"], &new).expect(0);
             assert_eq!(misplaced(&new, 64 * K, block), []);
-            assert_eq!(sha256(&new), sha256(&file));
+            assert_eq!(checksum(&new), checksum(&file));
         }
     });
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use daxfile_tests::child::{Killed, spawn};
-use daxfile_tests::tools::{filefrag, require, sh, sha256};
+use daxfile_tests::tools::{checksum, filefrag, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -232,7 +232,7 @@ fn snapshot(path: &Path) -> String {
     let ctime = format!("ctime {}.{:09}", m.ctime(), m.ctime_nsec());
     let mut all = format!("{kind} size {} blocks {} {mtime} {ctime}", m.size(), m.blocks());
     if m.is_file() {
-        all += &format!("\n{}{}", sha256(path), marks(path));
+        all += &format!("\n{}{}", checksum(path), marks(path));
     }
     if m.is_file() && !path.starts_with("/dev/shm") {
         all += &format!("{:?}", filefrag(path));
@@ -1144,7 +1144,7 @@ fn interrupted_at_every_call() {
         verb.put_subject(&file);
         for nth in 1.. {
             let before = snapshot(&file);
-            let contents = if before == "absent" { String::new() } else { sha256(&file) };
+            let contents = if before == "absent" { String::new() } else { checksum(&file) };
             let inject = format!("inject={CALLS}:signal=INT:when={nth}");
             let words = ["strace", "-qq", "-o/dev/null", "-e", &format!("trace={CALLS}"), "-e", &inject];
             let args = [&[verb.name], verb.options].concat();
@@ -1164,7 +1164,7 @@ fn interrupted_at_every_call() {
             if before == "absent" {
                 Daxfile::new(["check"]).arg(&file).run().expect(0);
             } else {
-                assert_eq!(sha256(&file), contents, "call {nth}: {run}");
+                assert_eq!(checksum(&file), contents, "call {nth}: {run}");
             }
             let marks = marks(&file);
             let pinned = marks.contains("security.daxfile.pin");

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{attack, filefrag, flags, on, sh, sha256};
+use daxfile_tests::tools::{attack, checksum, filefrag, flags, on, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, report, run};
 use serde_json::json;
 use tempfile::TempDir;
@@ -123,7 +123,7 @@ fn live(path: PathBuf) {
     assert_eq!(fs::read(&path).unwrap()[4096..8192], [0x5a; 4096]);
     assert_eq!(filefrag(&path), map);
 
-    let (was, contents) = (flags(&path), sha256(&path));
+    let (was, contents) = (flags(&path), checksum(&path));
     done(&["pin"], &path);
     assert!(is_dax(&path));
     assert!(!map_sync(&path).status.success());
@@ -131,7 +131,7 @@ fn live(path: PathBuf) {
     assert_eq!(report(&["stat"], &path, 0)["pin"]["state"], "pinned");
     done(&["unpin"], &path);
 
-    assert_eq!((flags(&path), sha256(&path), filefrag(&path)), (was, contents, map));
+    assert_eq!((flags(&path), checksum(&path), filefrag(&path)), (was, contents, map));
     assert!(is_dax(&path));
     assert!(map_sync(&path).status.success());
 }

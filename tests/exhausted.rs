@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{flags, on, require, sh, sha256};
+use daxfile_tests::tools::{checksum, flags, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, on_each, report, run};
 
 const MIB: u64 = 1 << 20;
@@ -20,7 +20,7 @@ fn state(file: &Path) -> String {
 /// Flags, records, contents and blocks of a file.
 fn marks(file: &Path) -> [String; 3] {
     let script = "stat -c '%i %s %b %y' $F; getfattr -d -m daxfile -e hex --absolute-names $F";
-    [sh(on(file, script)), flags(file), sha256(file)]
+    [sh(on(file, script)), flags(file), checksum(file)]
 }
 
 fn fill(scratch: &Scratch) {
@@ -139,7 +139,7 @@ fn quotas_that_are_spent() {
         }
         for call in ["fallocate", "pwrite64"] {
             spent(&["prepare"], call, &file);
-            assert_eq!((fs::metadata(&file).unwrap().len(), sha256(&file)), (400 * 4096, before[2].clone()));
+            assert_eq!((fs::metadata(&file).unwrap().len(), checksum(&file)), (400 * 4096, before[2].clone()));
             assert_eq!(state(&file), "unpinned");
         }
         run(&["prepare"], &file).expect(0);
@@ -216,7 +216,7 @@ fn a_device_that_fails() {
         // Long enough for blocks of the map, so that there is something to read.
         let writes: String = (0..1000).map(|n| format!("pwrite -q {} 4096\\n", 8192 * n)).collect();
         sh(on(&file, &format!("truncate -s {} $F; printf '{writes}' | xfs_io $F; sync $F", 8192 * 1000)));
-        let contents = sha256(&file);
+        let contents = checksum(&file);
         let mut failed = Vec::new();
         for (verb, hold, states) in rows {
             let allow = |verb: &[&str]| Daxfile::new(verb).args((verb[0] != "prepare").then_some("--allow=hole"));
@@ -245,7 +245,7 @@ fn a_device_that_fails() {
                     (0, Some("unpinned")) => assert_eq!(now, "unpinned", "{run}"),
                     _ => {}
                 }
-                assert_eq!(sha256(&file), contents, "{run}");
+                assert_eq!(checksum(&file), contents, "{run}");
                 // One command, either way.
                 if now == "not_held" {
                     allow(&["pin"]).arg(&file).run().expect(0);
@@ -264,7 +264,7 @@ fn a_device_that_fails() {
         assert_clear(&alloc);
         assert_eq!(scratch.path("new").exists(), alloc.status == 0, "{alloc}");
         run(&["prepare"], &file).expect(0);
-        assert_eq!(sha256(&file), contents);
+        assert_eq!(checksum(&file), contents);
         eprintln!("{}: {} of 16 runs met the failing device", kind.name(), failed.len());
     });
 }
@@ -283,7 +283,7 @@ fn a_device_that_takes_no_more() {
         mount();
         let file = inner.join("file");
         sh(on(&file, "xfs_io -f -c 'pwrite -q 0 1m' -c 'truncate 64m' -c fsync $F"));
-        let contents = sha256(&file);
+        let contents = checksum(&file);
         let new = inner.join("new");
         let mut failed = 0;
         for (verb, hold) in [
@@ -317,13 +317,13 @@ fn a_device_that_takes_no_more() {
                 Some("unpinned") => assert_eq!(now, "unpinned", "{run_now}"),
                 _ => assert!(["unpinned", "pinned", "not_held"].contains(&&*now), "{now}: {run_now}"),
             }
-            assert_eq!(sha256(&file), contents, "{run_now}");
+            assert_eq!(checksum(&file), contents, "{run_now}");
             run(&["unpin"], &file).expect(0);
             assert!(!flags(&file).contains('i'), "{run_now}");
         }
         run(&["alloc", "-s", "64M"], &new).expect(0);
         run(&["prepare"], &file).expect(0);
-        assert_eq!(sha256(&file), contents);
+        assert_eq!(checksum(&file), contents);
         eprintln!("{}: {failed} of 6 runs met the full device", kind.name());
         assert!(failed >= 2, "{failed} runs met the full device");
         umount();

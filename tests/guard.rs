@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{finish, spawn};
-use daxfile_tests::tools::{attack, filefrag, flags, inode, on, sh, sh_status, sha256};
+use daxfile_tests::tools::{attack, checksum, filefrag, flags, inode, on, sh, sh_status};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, report, run};
 
 const PIN: [&str; 3] = ["pin", "--hold", "writable"];
@@ -60,7 +60,7 @@ fn refused(path: &Path, script: &str) {
 /// Writes within the file, of every kind; the map stays.
 fn write_in_place(path: &Path) {
     let map = filefrag(path);
-    let before = sha256(path);
+    let before = checksum(path);
     let other = path.with_extension("other");
     sh(on(&other, "head -c 1M /dev/urandom >$F"));
     for operation in ["pwrite", "pwrite-direct", "aio", "aio-direct", "uring-write", "uring-direct", "store"] {
@@ -70,7 +70,7 @@ fn write_in_place(path: &Path) {
             "{operation}"
         );
     }
-    assert_ne!(sha256(path), before);
+    assert_ne!(checksum(path), before);
     assert_eq!(filefrag(path), map);
 }
 
@@ -80,7 +80,7 @@ fn a_machine_whose_policy_refuses_says_so() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = allocated(&scratch, "file");
-    let (was, marks) = (sha256(&path), flags(&path));
+    let (was, marks) = (checksum(&path), flags(&path));
     let pin = run(&PIN, &path);
     if pin.status == 0 {
         write_in_place(&path);
@@ -90,7 +90,7 @@ fn a_machine_whose_policy_refuses_says_so() {
         assert!(pin.stderr.contains("not permitted"), "{pin}");
         assert_eq!(state(&path), "unpinned");
         run(&["pin", "--dry-run", "--hold", "writable"], &path).expect(4);
-        assert_eq!(sha256(&path), was);
+        assert_eq!(checksum(&path), was);
     }
     assert_eq!(flags(&path), marks);
     sh("test ! -e /sys/fs/bpf/daxfile");

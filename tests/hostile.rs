@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use daxfile_tests::child::{Killed, finish, spawn};
-use daxfile_tests::tools::{flags, inode, on, require, sh, sh_status, sha256};
+use daxfile_tests::tools::{checksum, flags, inode, on, require, sh, sh_status};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run, wait_until};
 use nix::libc;
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn has_record(file: &Path) -> bool {
 /// All that daxfile could change of a file but its names and the time of the last change of its inode.
 fn marks(file: &Path) -> (String, String, String) {
     let script = "stat -c '%i %s %b %a %u:%g %y' $F; getfattr -d -m - -e hex --absolute-names $F";
-    (sh(on(file, script)), flags(file), sha256(file))
+    (sh(on(file, script)), flags(file), checksum(file))
 }
 
 /// A name that is, in turn, a file's, another file's, and a symbolic link's to a third; and, if so asked, nobody's.
@@ -434,7 +434,7 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
     // Its own count is of pieces on the device.
     let found = sh(on(&file, "filefrag -v $F | grep -cE '^ *[0-9]+: '"));
     assert_eq!(found.trim(), extents.to_string());
-    let before = sha256(&file);
+    let before = checksum(&file);
     for (verb, status) in [
         (&["stat"][..], 0),
         (&["stat", "--extents"], 0),
@@ -468,7 +468,7 @@ fn many_extents(kind: Kind, extents: u64, most: u64) {
     let [logical, length] = ["logical", "length"].map(|key| change[key].as_u64().unwrap());
     assert!((logical..logical + length).contains(&middle), "{moved}");
     run(&["unpin"], &file).expect(0);
-    assert_ne!(sha256(&file), before);
+    assert_ne!(checksum(&file), before);
 }
 
 fn small_blocks() -> [Kind; 2] {

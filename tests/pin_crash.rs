@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::finish;
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, attack, filefrag, flags, on, require, sh, sh_status, sha256, xfs_bmap};
+use daxfile_tests::tools::{Piece, attack, checksum, filefrag, flags, on, require, sh, sh_status, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
 
 /// As the ioctl numbers them.
@@ -180,7 +180,7 @@ fn looks(bench: &Bench, file: &Path) -> (String, String, Vec<Piece>) {
     if bench.scratch.kind().name() == "xfs" {
         assert_eq!(map, xfs_bmap(file));
     }
-    (sha256(file), stat, map)
+    (checksum(file), stat, map)
 }
 
 /// The state by the table of the documentation, out of flag and record as others see them.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::spawn;
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{attack, looks, on, require, sh, sha256};
+use daxfile_tests::tools::{attack, checksum, looks, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
 
 const HANGS: Duration = Duration::from_secs(60);
@@ -308,7 +308,7 @@ fn verb(name: &str, file: &Path) -> Daxfile {
 /// One `daxfile` works on the file while another stands at a call.
 fn pair(scratch: &Scratch, held: &str, other: &str, call: usize) -> Option<(i32, i32)> {
     let file = unprepared(scratch, held);
-    let (contents, before) = (sha256(&file), held_by(&file));
+    let (contents, before) = (checksum(&file), held_by(&file));
     let halted = Held::at(call, &verb(held, &file), scratch).or_else(|_| put_away(&file)).ok()?;
     let second = verb(other, &file).run();
     let first = halted.end();
@@ -316,7 +316,7 @@ fn pair(scratch: &Scratch, held: &str, other: &str, call: usize) -> Option<(i32,
     assert!([0, 1, 5].contains(&first.status) && [0, 1, 5].contains(&second.status), "{context}");
     // Opening a file is enough to end a lease of prepare's.
     assert!(held == "prepare" || (first.status, second.status) != (5, 5), "{context}: each was in the other's way");
-    assert_eq!(sha256(&file), contents, "{context}");
+    assert_eq!(checksum(&file), contents, "{context}");
 
     // As if those that succeeded had done so one after the other, in either order.
     let ends = [(held, first.status), (other, second.status)].into_iter().filter(|&(_, status)| status == 0);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, filefrag, normalise, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::tools::{Piece, checksum, filefrag, normalise, require, sh, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -218,7 +218,7 @@ fn look(path: &Path) -> Seen {
     assert_eq!(xfs_io_fiemap(path), map, "{}", path.display());
     let stat = fs::metadata(path).unwrap();
     Seen {
-        digest: sha256(path),
+        digest: checksum(path),
         size: stat.size(),
         times: [stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec()],
         allocated: stat.blocks() * 512,
@@ -717,7 +717,7 @@ fn nobody_prepares_files_of_their_own() {
             let before = look(&made.path);
             let run = nobody(&made, &["--allow", "hole"]).expect(4);
             assert!(file(&run)["error"]["call"].as_str().unwrap().contains("FREE_EOFBLOCKS"), "{run}");
-            assert_eq!(sha256(&made.path), before.digest);
+            assert_eq!(checksum(&made.path), before.digest);
             assert_eq!(file(&nobody(&made, &[]).expect(0))["action"], "prepared");
             assert_prepared(&scratch, &made.path, &before);
         } else {
@@ -817,7 +817,10 @@ fn a_disk_that_fills_up_harms_nothing() {
         let before = look(&made.path);
         let report = fill_meanwhile(&scratch, &made.path, "flock", "O_RDWR", 40 * MIB);
         assert_eq!(report["error"]["errno"], Errno::ENOSPC as i32, "{report:#}");
-        assert_eq!((sha256(&made.path), fs::metadata(&made.path).unwrap().len()), (before.digest.clone(), before.size));
+        assert_eq!(
+            (checksum(&made.path), fs::metadata(&made.path).unwrap().len()),
+            (before.digest.clone(), before.size)
+        );
         // What it could not fill it gave back.
         assert!(allocated(&made.path) < before.allocated + MIB, "{:?}", filefrag(&made.path));
         prepare(&made.path, &[]).expect(0);
@@ -836,7 +839,7 @@ fn a_disk_that_fills_up_beside_others_harms_nothing() {
     let reader = held_open(&made.path, false);
     let report = fill_meanwhile(&scratch, &made.path, "fallocate", "FIDEDUPERANGE", 10 * MIB);
     assert_eq!(report["error"]["errno"], Errno::ENOSPC as i32, "{report:#}");
-    assert_eq!((sha256(&made.path), fs::metadata(&made.path).unwrap().len()), (before.digest.clone(), before.size));
+    assert_eq!((checksum(&made.path), fs::metadata(&made.path).unwrap().len()), (before.digest.clone(), before.size));
     assert_eq!(file(&prepare(&made.path, &[]).expect(0))["action"], "prepared");
     drop(reader);
     assert_prepared(&scratch, &made.path, &before);
@@ -895,7 +898,7 @@ fn two_at_once_do_no_harm() {
                 both.into_iter().map(|run| run.join().unwrap()).collect()
             });
             assert!(runs.iter().all(|run| [0, 5].contains(&run.status)), "{} {}", runs[0], runs[1]);
-            assert_eq!(sha256(&made.path), before.digest);
+            assert_eq!(checksum(&made.path), before.digest);
             prepare(&made.path, &[]).expect(0);
             assert_prepared(&scratch, &made.path, &before);
             fs::remove_file(&made.path).unwrap();
@@ -939,7 +942,10 @@ fn an_interrupted_run_leaves_the_contents_and_can_be_repeated() {
         kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
         let status = child.0.wait().unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{status}");
-        assert_eq!((sha256(&made.path), fs::metadata(&made.path).unwrap().len()), (before.digest.clone(), before.size));
+        assert_eq!(
+            (checksum(&made.path), fs::metadata(&made.path).unwrap().len()),
+            (before.digest.clone(), before.size)
+        );
         check(&made.path, &[]).expect(1);
         prepare(&made.path, &[]).expect(0);
         drop(other);
@@ -960,7 +966,7 @@ fn an_extent_size_hint_leaves_nothing_past_eof() {
         drop(other);
         if beside {
             assert!([0, 5].contains(&run.status), "{run}");
-            assert_eq!(sha256(&path), before.digest);
+            assert_eq!(checksum(&path), before.digest);
         } else {
             run.expect(0);
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use daxfile_tests::child::spawn;
 use daxfile_tests::generate::unprepared;
-use daxfile_tests::tools::{require, sh, sha256};
+use daxfile_tests::tools::{checksum, require, sh};
 use daxfile_tests::{Daxfile, Kind, Scratch};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +35,7 @@ fn prepare(path: &Path) -> Daxfile {
 fn finish(path: &Path, contents: &str, context: &str) {
     let as_before = |when: &str| {
         let size = fs::metadata(path).unwrap().len();
-        assert!(size == 90_000 && sha256(path) == contents, "{context}: {when}: {size} bytes, other contents");
+        assert!(size == 90_000 && checksum(path) == contents, "{context}: {when}: {size} bytes, other contents");
     };
     as_before("interrupted");
     let again = prepare(path).run();
@@ -68,7 +68,7 @@ fn calls<'a>(scratch: &Scratch, way: Way, wanted: &[&'a str]) -> Vec<(&'a str, u
 fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
     require(&["strace", "xfs_io"]);
     let mut scratch = Scratch::new(kind);
-    let contents = sha256(set_up(&scratch, way, "reference"));
+    let contents = checksum(set_up(&scratch, way, "reference"));
     let mut rounds = 0;
     for (call, before, all) in calls(&scratch, way, wanted) {
         for number in (before + 1..=all).take(each) {

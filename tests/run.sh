@@ -8,16 +8,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 full=()
 names=()
 kernels=(6.1)
-in_lab=attacks,dax,guard,realtime,main_job,map,probe
-tests_in_lab=(in_the_lab what_is_said pins_survive write-fd/writable)
+# Each has a guest of its own.
+in_lab=(attacks,guard dax,realtime,map,probe)
+tests_in_lab=(in_the_lab write-fd/writable)
 kills=2
 for argument; do
     case $argument in
         --full)
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
-            in_lab+=,pin_races
-            tests_in_lab+=(a_writer_inside a_file_in_use attacks/)
+            in_lab+=(main_job,pin_races)
+            tests_in_lab+=(what_is_said pins_survive a_writer_inside a_file_in_use attacks/)
             kills=20
             ;;
         -*)
@@ -52,17 +53,9 @@ lint() {
     fi
 }
 
-if ((${#names[@]} == 0)); then
-    lint rustfmt fmt --check
-    lint clippy clippy --workspace --all-targets -- -D warnings
-    lint clippy clippy --workspace --all-targets --features daxfile/guard -- -D warnings
-fi
 # The guard is left out of no part that is tested.
 guard=(--features daxfile/guard)
 step cargo build --workspace "${guard[@]}"
-if ((${#names[@]} == 0)); then
-    RUSTDOCFLAGS='-D warnings' step cargo doc --workspace "${guard[@]}" --no-deps
-fi
 
 # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
 # background job ignores SIGINT, and so would all that the tests start.
@@ -70,25 +63,40 @@ runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env -
 log=$(mktemp)
 said=$(mktemp)
 lab=$(mktemp)
-killed=$(mktemp)
 lab_job=
-trap '[[ -z $lab_job ]] || kill -- "-$lab_job" 2>/dev/null || :; rm -f "$log" "$said" "$lab" "$killed"' EXIT
+trap '[[ -z $lab_job ]] || kill -- "-$lab_job" 2>/dev/null || :; rm -f "$log" "$said" "$lab"' EXIT
 status=0
+
+# guest ARGUMENT...: a run of lab.sh, whose output comes in one piece.
+guest() {
+    local out status=0
+    out=$(nice -n 4 tests/lab.sh "$@" 2>&1 </dev/null) || status=$?
+    printf '\n== tests/lab.sh %s\n%s\n' "$*" "$out" | flock "$lab" tee -a "$lab" >/dev/null
+    return "$status"
+}
+
 if ((${#names[@]} == 0)); then
-    # The lab runs beside the other tests, which go before it: each of its two guests takes one processor, and can wait.
     step cargo test --workspace "${guard[@]}" --all-targets --no-run
+    # The lab runs beside all else, which goes before it: each guest takes one processor, and can wait.
+    export -f guest
+    export lab
     set -m
     (
         for kernel in "${kernels[@]}"; do
-            step nice -n 4 tests/lab.sh --kills "$kills" "$kernel" killed >"$killed" 2>&1 &
-            step nice -n 4 tests/lab.sh "$kernel" "$in_lab" "${tests_in_lab[@]}" --skip toll || status=$?
-            wait "$!" || status=$?
-            cat "$killed"
-        done
-        exit "$status"
-    ) >"$lab" 2>&1 &
+            echo "--kills $kills $kernel killed"
+            for programs in "${in_lab[@]}"; do
+                echo "$kernel $programs ${tests_in_lab[*]} --skip toll"
+            done
+        done | xargs -P 2 -I '{}' bash -c 'guest {}'
+    ) &
     lab_job=$!
     set +m
+    lint rustfmt fmt --check
+    # In a directory of their own: what Cargo does in one, it does in turn, and the lab builds what it takes.
+    own=(--target-dir target/lint)
+    lint clippy clippy "${own[@]}" --workspace --all-targets "${guard[@]}" -- -D warnings
+    lint clippy clippy "${own[@]}" --workspace -- -D warnings
+    RUSTDOCFLAGS='-D warnings' step cargo doc "${own[@]}" --workspace "${guard[@]}" --no-deps
 fi
 step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
     -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::generate::{Generated, Random};
-use daxfile_tests::tools::{Piece, attack, require, sh, sha256, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::tools::{Piece, attack, checksum, require, sh, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Kind, Scratch, Xfs};
 use serde_json::Value;
 
@@ -138,10 +138,10 @@ fn check_agrees(path: &Path) -> String {
 /// After `prepare`, a rewrite of all that is there moves nothing, contents are as they were, and `check` is content.
 #[track_caller]
 fn prepared(scratch: &Scratch, path: &Path, options: &[&str], hows: &[&str]) {
-    let (contents, size) = (sha256(path), fs::metadata(path).unwrap().len());
+    let (contents, size) = (checksum(path), fs::metadata(path).unwrap().len());
     let verb = |verb| [&[verb][..], options].concat();
     Daxfile::new(verb("prepare")).arg(path).run().expect(0);
-    assert_eq!((sha256(path), fs::metadata(path).unwrap().len()), (contents, size));
+    assert_eq!((checksum(path), fs::metadata(path).unwrap().len()), (contents, size));
     let checked = report(&verb("check"), path, 0);
     assert!(!has_blocker(&checked, "staging"), "{checked}");
     let left = state(path);
@@ -263,10 +263,10 @@ fn shared_beside_unwritten_and_holes() {
             let work = ["pwrite -q 0 40000", "falloc 40960 20480", "truncate 90000", "pwrite -q 69632 20368", "fsync"];
             must(Command::new("xfs_io").arg("-f").args(work.iter().flat_map(|work| ["-c", work])).arg(&path));
             must(Command::new("cp").arg("--reflink=always").args([&path, &peer]));
-            let contents = sha256(&peer);
+            let contents = checksum(&peer);
             let opener = beside.then(|| File::open(&path).unwrap());
             prepared(&scratch, &path, &[], &HOW);
-            assert_eq!(sha256(&peer), contents);
+            assert_eq!(checksum(&peer), contents);
             drop(opener);
         }
         assert!(!rmapbt || staging_on(&scratch) == 0, "some is left");

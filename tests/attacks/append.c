@@ -26,8 +26,13 @@ static int unchanged(int fd, uint64_t block, uint64_t size, unsigned char *expec
 	from = from == size && from ? from - block : from;
 	if (from < head[FROM])
 		return 1;
-	if (pread(fd, found, block, from) != (ssize_t)(size - from))
+	ssize_t length = pread(fd, found, block, from);
+	if (length < 0)
 		die("pread");
+	if ((uint64_t)length != size - from) {
+		lost("cut at offset %lu, acknowledged %lu\n", from + length, size);
+		return 0;
+	}
 	pattern(expected, from, size - from);
 	if (memcmp(expected, found, size - from)) {
 		lost("changed after offset %lu of %lu\n", from, size);

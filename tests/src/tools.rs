@@ -185,18 +185,16 @@ pub fn inode(file: impl AsRef<Path>) -> String {
     sh(on(&file, script)) + &flags(file)
 }
 
-/// The digest that sha256sum(1) gives of a file.
+/// What cksum(1) gives of a file's contents: it is many times as fast as a digest, and nobody forges anything here.
 #[track_caller]
-pub fn sha256(path: impl AsRef<Path>) -> String {
-    // Without --zero it would escape names.
-    let text = output(Command::new("sha256sum").args(["--zero", "--"]).arg(path.as_ref()));
-    text.split_whitespace().next().expect("a digest").to_owned()
+pub fn checksum(file: impl AsRef<Path>) -> String {
+    sh(on(file, "cksum <$F"))
 }
 
 /// Size, mtime, contents and map, as other people's programs tell them.
 #[track_caller]
 pub fn looks(file: &Path) -> (String, Vec<Piece>) {
-    (sh(on(file, "stat --format '%s %y' $F; sha256sum <$F")), filefrag(file))
+    (sh(on(file, "stat --format '%s %y' $F; cksum <$F")), filefrag(file))
 }
 
 /// A program of attacks/, which the build script has compiled.
@@ -226,7 +224,7 @@ fn package_of(program: &str) -> &str {
         "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" | "hardlink" | "fsfreeze"
         | "fstrim" | "blkid" | "blkdiscard" => "util-linux",
         "mount" | "umount" | "swapon" | "swapoff" => "mount",
-        "sha256sum" | "install" | "timeout" | "split" | "stat" => "coreutils",
+        "cksum" | "sha256sum" | "install" | "timeout" | "split" | "stat" => "coreutils",
         "dpkg-deb" => "dpkg",
         "cmp" => "diffutils",
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
