@@ -197,10 +197,12 @@ impl Stack {
         ));
         stack.loop_device.clone_from(&loop_device);
         let part = format!("{loop_device}p1");
+        // Those of other tests that run at the same time have other names.
+        let prefix = loop_device.replace("/dev/", "daxfile-");
         wait_until("the partition is there", || Path::new(&part).exists());
         let mut top = part.clone();
         for (number, table) in tables.iter().enumerate() {
-            let name = format!("daxfile-stack-{number}");
+            let name = format!("{prefix}-{number}");
             let table = table.replace("$part", &part).replace("$top", &top);
             sh(format!("export DM_DISABLE_UDEV=1; printf '{table}' | dmsetup create {name}"));
             top = format!("/dev/mapper/{name}");
@@ -241,8 +243,8 @@ fn a_stack_of_devices_is_followed_in_the_lab() {
     let stack = Stack::new(&["0 614400 linear $part 2048", "0 409600 linear $top 8"]);
     let all = devices(&stack.probe(|daxfile| daxfile));
     assert_eq!(kinds(&all), ["device_mapper", "device_mapper", "partition", "loop"]);
-    for (layer, name, start) in [(&all[0], "daxfile-stack-1", 8 * 512), (&all[1], "daxfile-stack-0", 2048 * 512)] {
-        assert_eq!((&layer["mapped_name"], &layer["start"]), (&name.into(), &Value::from(start)));
+    for (layer, name, start) in [(&all[0], &stack.names[1], 8 * 512), (&all[1], &stack.names[0], 2048 * 512)] {
+        assert_eq!((&layer["mapped_name"], &layer["start"]), (&name.as_str().into(), &Value::from(start)));
         assert_eq!(layer["targets"], serde_json::json!(["linear"]));
     }
     assert_eq!(all[2]["start"], 2048 * 512);

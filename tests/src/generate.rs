@@ -143,7 +143,8 @@ impl Generated {
                 format!("truncate {}", self.size)
             }
             _ => match peers.get(usize::try_from(random.below(peers.len() as u64)).expect("few")) {
-                Some(peer) if reflinks && peer.size > length => {
+                // Within one file the ranges could overlap.
+                Some(peer) if reflinks && peer.size > length && peer.path != self.path => {
                     let from = block * random.below((peer.size - length) / block + 1);
                     self.grow(offset + length);
                     format!("reflink -q {} {from} {offset} {length}", peer.path.display())
