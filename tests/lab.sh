@@ -19,13 +19,13 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring \
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
     mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base \
-    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup sfdisk=fdisk
+    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup sfdisk=fdisk mkfs.f2fs=f2fs-tools
 # Packages whose programs the tests call.
-packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils fdisk findutils grep gzip jq kmod
+packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils f2fs-tools fdisk findutils grep gzip jq kmod
     libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
-modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32c_generic dm_mod dm_crypt
+modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic dm_mod dm_crypt
     crypto_null)
 IFS=, read -ra names <<<"$2"
 limit=2h
@@ -40,11 +40,16 @@ tree=$work/tree
 mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc,lab}
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
 
-# The whole workspace, for that is how run.sh builds it.
-cargo build --workspace --features daxfile/guard
-cargo test --workspace --features daxfile/guard "${names[@]/#/--test=}" --no-run --message-format=json >"$work/built"
+# As run.sh has built it: of fewer targets, dependencies would have other features, and be built anew.
+cargo test --workspace --features daxfile/guard --all-targets --no-run --message-format=json >"$work/built"
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
-mapfile -t programs < <(jq -r 'select(.executable).executable' "$work/built")
+program='first(inputs | select(.executable and .target.kind == ["test"] and .target.name == $name).executable)'
+for name in "${names[@]}"; do
+    programs+=("$(jq -enr --arg name "$name" "$program" "$work/built")") || {
+        echo "lab.sh: no test program $name" >&2
+        exit 2
+    }
+done
 attacks=$(jq -r 'select(.reason == "build-script-executed" and (.package_id | contains("daxfile-tests"))).out_dir' "$work/built")
 
 # Everything stands at the path that it has here, for some of it is compiled into the tests.

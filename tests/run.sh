@@ -8,17 +8,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 full=()
 names=()
 kernels=(6.1)
-# Each has a guest of its own.
-in_lab=(attacks,guard dax,realtime,map,probe)
-tests_in_lab=(in_the_lab write-fd/writable)
+# Of each guest, its test programs and what the names of their tests contain.
+guests=(
+    "guard in_the_lab --skip toll"
+    "attacks,dax,realtime,map,probe write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
+)
 kills=2
 for argument; do
     case $argument in
         --full)
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
-            in_lab+=(main_job,pin_races)
-            tests_in_lab+=(what_is_said pins_survive a_writer_inside a_file_in_use attacks/)
+            guests=(
+                "attacks attacks/"
+                "guard,dax,realtime,map,probe in_the_lab what_is_said --skip toll"
+                "main_job,pin_races pins_survive a_writer_inside a_file_in_use"
+            )
             kills=20
             ;;
         -*)
@@ -55,7 +60,7 @@ lint() {
 
 # The guard is left out of no part that is tested.
 guard=(--features daxfile/guard)
-step cargo build --workspace "${guard[@]}"
+step cargo test --workspace "${guard[@]}" --all-targets --no-run
 
 # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
 # background job ignores SIGINT, and so would all that the tests start.
@@ -76,7 +81,6 @@ guest() {
 }
 
 if ((${#names[@]} == 0)); then
-    step cargo test --workspace "${guard[@]}" --all-targets --no-run
     # The lab runs beside all else, which goes before it: each guest takes one processor, and can wait.
     export -f guest
     export lab
@@ -84,9 +88,7 @@ if ((${#names[@]} == 0)); then
     (
         for kernel in "${kernels[@]}"; do
             echo "--kills $kills $kernel killed"
-            for programs in "${in_lab[@]}"; do
-                echo "$kernel $programs ${tests_in_lab[*]} --skip toll"
-            done
+            printf '%s\n' "${guests[@]/#/$kernel }"
         done | xargs -P 2 -I '{}' bash -c 'guest {}'
     ) &
     lab_job=$!
