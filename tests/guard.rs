@@ -353,6 +353,76 @@ fn sharing_since_the_pin_counts_in_the_lab() {
 const DONE: &str = "done";
 
 /// What strike.c says of an operation: done, or an errno.
+/// f2fs pins files while they are empty, and gives them up to whoever owns them: the guard keeps them pinned.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn a_file_of_f2fs_in_the_lab() {
+    const ATTACKS: [(&str, &str); 14] = [
+        ("rw", "f2fs-unpin"),
+        ("rw", "f2fs-move-from"),
+        ("rw", "f2fs-move-onto"),
+        ("rw", "f2fs-defragment"),
+        ("rw", "f2fs-atomic"),
+        ("rw", "ftruncate-shrink"),
+        ("rw", "ftruncate-grow"),
+        ("rw", "rwf-append"),
+        ("rw", "alloc-beyond"),
+        ("rw", "punch"),
+        ("rw", "zero"),
+        ("rw", "collapse"),
+        ("rw", "insert"),
+        ("path", "unlink"),
+    ];
+    let _turn = turn();
+    let mut scratch = Scratch::new(Kind::F2fs);
+    let [path, plain, other] = ["file", "plain", "other"].map(|name| scratch.path(name));
+    done(&["alloc", "-s", "2M"], &path);
+    let write = |path: &Path| sh(on(path, "head -c 1M /dev/urandom >$F; sync $F"));
+    write(&plain);
+    if report(&["probe"], &path, 0)["probe"]["filesystem"]["uuid"].is_null() {
+        // Before Linux 6.9.
+        let pin = run(&PIN, &path).expect(3);
+        assert!(pin.stderr.contains("UUID"), "{pin}");
+        return;
+    }
+    let alloc = run(&["alloc", "-s", "1M"], &other).expect(2);
+    assert!(alloc.stderr.contains("multiple") && !other.exists(), "{alloc}");
+    assert!(flags(&path).contains('C') && !flags(&plain).contains('C'), "{}", flags(&path));
+    for hold in ["frozen", "none"] {
+        run(&["pin", "--hold", hold], &path).expect(3);
+    }
+    let blockers = report(&["check", "--hold", "writable"], &plain, 1)["blockers"].clone();
+    assert_eq!((blockers.as_array().unwrap().len(), &blockers[0]["kind"]), (1, &"f2fs_unpinned".into()), "{blockers}");
+    run(&PIN, &plain).expect(1);
+
+    for (access, operation) in ATTACKS {
+        write(&other);
+        write(&plain);
+        assert_eq!(strike(access, operation, &plain, &other), DONE, "{operation}");
+    }
+    done(&PIN, &path);
+    write_in_place(&path);
+    let map = filefrag(&path);
+    for (access, operation) in ATTACKS {
+        write(&other);
+        assert_ne!(strike(access, operation, &path, &other), DONE, "{operation}");
+        assert_eq!((state(&path), filefrag(&path)), ("pinned".into(), map.clone()), "{operation}");
+    }
+    scratch.remount();
+    assert_eq!(state(&path), "pinned");
+    done(&["verify"], &path);
+    assert_ne!(strike("rw", "f2fs-unpin", &path, &other), DONE);
+    done(&["unpin"], &path);
+
+    // What f2fs itself does where its garbage collection met the file too often.
+    done(&PIN, &path);
+    lose_guard(&path);
+    assert_eq!(strike("rw", "f2fs-unpin", &path, &other), DONE);
+    run(&PIN, &path).expect(1);
+    assert_eq!(state(&path), "not_held");
+    done(&["unpin"], &path);
+}
+
 fn strike(access: &str, operation: &str, file: &Path, other: &Path) -> String {
     let script = "echo | \"$@\"";
     let mut strike = Command::new("bash");

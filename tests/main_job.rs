@@ -173,7 +173,7 @@ fn the_whole_sequence_on_every_kind() {
                     assert_refused(&file, "xfs_io -c \"reflink $F.other\" $F");
                 }
                 Kind::Xfs(_) => {}
-                Kind::Btrfs => unreachable!(),
+                Kind::Btrfs | Kind::F2fs => unreachable!(),
             }
             assert_eq!(map(&scratch, &file), before);
             assert!(fs::read(&file).unwrap() == contents, "the contents changed");

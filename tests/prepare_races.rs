@@ -109,7 +109,7 @@ fn filesystems() -> Vec<Kind> {
 fn block_size(scratch: &Scratch) -> u64 {
     match scratch.kind() {
         Kind::Xfs(Xfs { block_size, .. }) | Kind::Ext4(Ext4 { block_size, .. }) => u64::from(*block_size),
-        Kind::Btrfs => unreachable!("not raced on"),
+        Kind::Btrfs | Kind::F2fs => unreachable!("not raced on"),
     }
 }
 

@@ -123,7 +123,7 @@ fn block_size(kind: &Kind) -> u64 {
     match kind {
         Kind::Xfs(xfs) => xfs.block_size.into(),
         Kind::Ext4(ext4) => ext4.block_size.into(),
-        Kind::Btrfs => unreachable!("nothing is pinned there"),
+        Kind::Btrfs | Kind::F2fs => unreachable!("nothing is pinned there"),
     }
 }
 

@@ -71,6 +71,8 @@ pub enum Kind {
     DaxUnavailable,
     /// Accessed as DAX, without `MAP_SYNC`.
     NoMapSync,
+    /// On f2fs, which has not pinned it, and so may move its blocks.
+    F2fsUnpinned,
     /// A filesystem that does not leave blocks where they are, or that cannot hold a map.
     UnsupportedFilesystem,
 }
@@ -103,6 +105,7 @@ impl Kind {
             Kind::NotDax => "not_dax",
             Kind::DaxUnavailable => "dax_unavailable",
             Kind::NoMapSync => "no_map_sync",
+            Kind::F2fsUnpinned => "f2fs_unpinned",
             Kind::UnsupportedFilesystem => "unsupported_filesystem",
         }
     }
@@ -289,7 +292,12 @@ impl Scan {
             self.found.remove(&Kind::Encrypted);
             self.add(Kind::Encrypted, 0, self.end);
         }
+        if target.filesystem.kind == FilesystemKind::F2fs {
+            // f2fs says it of every extent.
+            self.found.remove(&Kind::Merged);
+        }
         let xflags = inode.xflags();
+        let refused = target.filesystem.refusal(self.needs.hold).is_some();
         let whole_file = [
             (Kind::Staging, stages(beside.staging, self.needs.hold) && !Kind::Staging.allowed_by(self.needs.allow)),
             (Kind::Empty, inode.statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
@@ -299,7 +307,8 @@ impl Scan {
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
             (Kind::Swapfile, swaps::active(&inode.statx)?),
-            (Kind::UnsupportedFilesystem, target.filesystem.refusal().is_some()),
+            (Kind::F2fsUnpinned, !refused && !target.filesystem.keeps_blocks(target)?),
+            (Kind::UnsupportedFilesystem, refused),
         ];
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
             self.found.insert(kind, Vec::new());
@@ -369,9 +378,10 @@ impl Describe<'_> {
             Kind::Verity => "sealed by fs-verity".into(),
             Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => self.dax.map_or(String::new(), dax::Lack::detail),
+            Kind::F2fsUnpinned => "not pinned by f2fs, whose garbage collection may move its blocks".into(),
             Kind::UnsupportedFilesystem => {
                 let filesystem = &self.target.filesystem;
-                format!("{}: {}", filesystem.name(), filesystem.refusal().unwrap_or_default())
+                format!("{}: {}", filesystem.name(), filesystem.refusal(self.needs.hold).unwrap_or_default())
             }
         }
     }
@@ -407,6 +417,9 @@ impl Describe<'_> {
             Kind::Realtime => format!("cp --reflink=never {file} NEW, where NEW is in a directory without rtinherit"),
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
                 self.dax.map_or(String::new(), |lack| lack.remedy(&file))
+            }
+            Kind::F2fsUnpinned => {
+                format!("daxfile alloc -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync", self.size)
             }
             Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
         }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use libdaxfile::statx::Statx;
 use libdaxfile::xfs::{Geometry, GeometryFlags};
-use libdaxfile::{Errno, fsuuid, xfs};
+use libdaxfile::{Errno, f2fs, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use serde::Serialize;
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::name::{self, unescape};
+use crate::needs::Hold;
 use crate::size;
 
 /// Kinds of filesystems that are told apart.
@@ -25,15 +26,16 @@ pub enum Kind {
     Xfs,
     /// ext2, ext3 or ext4: they share their magic number, and usually their driver.
     Ext,
+    /// f2fs.
+    F2fs,
     /// Any other, by its name in /proc/filesystems, or by its magic number.
     Other(&'static str, i64),
 }
 
 /// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no map can be held there.
-const OTHERS: [(i64, &str, &str); 12] = [
+const OTHERS: [(i64, &str, &str); 11] = [
     (0x9123_683e, "btrfs", "every write relocates, and its addresses are not device addresses"),
     (0xca45_1a4e, "bcachefs", "every write relocates, and its addresses are not device addresses"),
-    (0xf2f5_2010, "f2fs", "its garbage collection moves the blocks of an immutable file"),
     (0x794c_7630, "overlay", "the file is in another filesystem; name it there"),
     (0x0102_1994, "tmpfs", "its files have no blocks"),
     (0x8584_58f6, "ramfs", "its files have no blocks"),
@@ -97,11 +99,13 @@ impl Filesystem {
     pub fn of(fd: impl AsFd) -> Result<Self> {
         const XFS: i64 = 0x5846_5342;
         const EXT: i64 = 0xef53;
+        const F2FS: i64 = 0xf2f5_2010;
         let statfs = fstatfs(&fd).named("fstatfs")?;
         let magic = statfs.filesystem_type().0 & 0xffff_ffff;
         let kind = match magic {
             XFS => Kind::Xfs,
             EXT => Kind::Ext,
+            F2FS => Kind::F2fs,
             _ => {
                 let name = OTHERS.iter().find(|other| other.0 == magic).map_or("unknown", |other| other.1);
                 Kind::Other(name, magic)
@@ -131,14 +135,17 @@ impl Filesystem {
         match self.kind {
             Kind::Xfs => "xfs",
             Kind::Ext => "ext4",
+            Kind::F2fs => "f2fs",
             Kind::Other(name, _) => name,
         }
     }
 
-    /// Why no map can be held here, if so.
+    /// Why no map can be held here in that way, if so.
     #[must_use]
-    pub fn refusal(&self) -> Option<&'static str> {
+    pub fn refusal(&self, hold: Hold) -> Option<&'static str> {
         match self.kind {
+            Kind::F2fs if hold == Hold::Writable => None,
+            Kind::F2fs => Some("its garbage collection moves the blocks of immutable files; --hold writable stops it"),
             Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {
@@ -148,12 +155,21 @@ impl Filesystem {
         }
     }
 
+    /// Whether it leaves the blocks of this file of its where they are. f2fs does so for those alone that it has pinned.
+    ///
+    /// # Errors
+    /// Those of the ioctl that tells the flags.
+    pub fn keeps_blocks(&self, file: impl AsFd) -> Result<bool> {
+        Ok(self.kind != Kind::F2fs || f2fs::is_pinned(file)?)
+    }
+
     /// What the physical offsets of a file here count from.
     #[must_use]
     pub fn address_space(&self, realtime: bool) -> &'static str {
         match self.kind {
             Kind::Xfs if realtime => "realtime device",
             Kind::Xfs | Kind::Ext => "filesystem's device",
+            Kind::F2fs => "filesystem's devices, one after another",
             Kind::Other("btrfs" | "bcachefs", _) => "filesystem's own, not the device's",
             Kind::Other(..) => "unknown",
         }

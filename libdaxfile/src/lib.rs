@@ -21,6 +21,7 @@
 pub mod dedupe;
 pub mod dm;
 mod error;
+pub mod f2fs;
 pub mod fallocate;
 pub mod fiemap;
 pub mod fsmap;

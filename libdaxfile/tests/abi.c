@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <linux/dm-ioctl.h>
+#include <linux/f2fs.h>
 #include <linux/falloc.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -68,6 +69,9 @@ int main(void)
 	NUMBER(DM_STATUS_TABLE_FLAG);
 	NUMBER(DM_TABLE_STATUS);
 	NUMBER(DM_VERSION_MAJOR);
+	NUMBER(F2FS_IOC_SET_PIN_FILE);
+	NUMBER(FS_IOC_GETFLAGS);
+	NUMBER(FS_NOCOW_FL);
 	NUMBER(FIDEDUPERANGE);
 	NUMBER(FILE_DEDUPE_RANGE_DIFFERS);
 	NUMBER(FS_IOC_FIEMAP);

@@ -12,6 +12,7 @@ use std::process::Command;
 use bitflags::Flags;
 use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
 use libdaxfile::dm::{self, RawAnswer, RawDm, RawTarget};
+use libdaxfile::f2fs;
 use libdaxfile::fallocate::Mode;
 use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Request};
 use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
@@ -144,6 +145,9 @@ fn ours() -> Abi {
         dm::DM_STATUS_TABLE_FLAG,
         dm::DM_TABLE_STATUS,
         dm::DM_VERSION_MAJOR,
+        f2fs::F2FS_IOC_SET_PIN_FILE,
+        f2fs::FS_IOC_GETFLAGS,
+        f2fs::FS_NOCOW_FL,
         fiemap::FS_IOC_FIEMAP,
         fsmap::FMR_OWN_UNKNOWN,
         fsmap::FS_IOC_GETFSMAP,
@@ -372,6 +376,9 @@ fn linux_raw_sys() -> Abi {
         ioctl::FIEMAP_EXTENT_UNWRITTEN,
         ioctl::FIEMAP_FLAG_SYNC,
         ioctl::FIEMAP_FLAG_XATTR,
+        ioctl::F2FS_IOC_SET_PIN_FILE,
+        ioctl::FS_IOC_GETFLAGS,
+        general::FS_NOCOW_FL,
         ioctl::FIDEDUPERANGE,
         ioctl::DM_TABLE_STATUS,
         general::FILE_DEDUPE_RANGE_DIFFERS,

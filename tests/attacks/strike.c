@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/f2fs.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/fsverity.h>
@@ -502,6 +503,28 @@ static void loop_write(void)
 	if (fsync(disk))
 		refused("fsync of the loop device");
 }
+static void f2fs_unpin(void)
+{
+	uint32_t off = 0;
+
+	try("F2FS_IOC_SET_PIN_FILE", ioctl(fd, F2FS_IOC_SET_PIN_FILE, &off));
+}
+static void f2fs_move(int from, int to)
+{
+	struct f2fs_move_range range = { .dst_fd = to, .len = 4 * BLOCK };
+
+	try("F2FS_IOC_MOVE_RANGE", ioctl(from, F2FS_IOC_MOVE_RANGE, &range));
+}
+static void f2fs_move_from(void) { f2fs_move(fd, partner(O_RDWR)); }
+static void f2fs_move_onto(void) { f2fs_move(partner(O_RDWR), fd); }
+static void f2fs_defragment(void)
+{
+	struct f2fs_defragment range = { .len = SIZE };
+
+	try("F2FS_IOC_DEFRAGMENT", ioctl(fd, F2FS_IOC_DEFRAGMENT, &range));
+}
+static void f2fs_atomic(void) { try("F2FS_IOC_START_ATOMIC_WRITE", ioctl(fd, F2FS_IOC_START_ATOMIC_WRITE)); }
+
 static void remove_name(void) { try("unlink", unlink(file)); }
 static void rename_over(void) { try("rename", rename(other, file)); }
 static void rename_away(void)
@@ -695,6 +718,11 @@ static const struct operation {
 	{ "loop-discard", LOOP, loop_discard },
 	{ "loop-zeroout", LOOP, loop_zeroout },
 	{ "loop-write", LOOP, loop_write },
+	{ "f2fs-unpin", O_RDWR, f2fs_unpin },
+	{ "f2fs-move-from", O_RDWR, f2fs_move_from },
+	{ "f2fs-move-onto", O_RDWR, f2fs_move_onto },
+	{ "f2fs-defragment", O_RDWR, f2fs_defragment },
+	{ "f2fs-atomic", O_RDWR, f2fs_atomic },
 	{ "unlink", NAME, remove_name },
 	{ "rename-over", NAME, rename_over },
 	{ "rename-away", NAME, rename_away },

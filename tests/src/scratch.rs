@@ -66,6 +66,8 @@ pub enum Kind {
     Ext4(Ext4),
     /// btrfs, as mkfs makes it
     Btrfs,
+    /// f2fs, as mkfs makes it
+    F2fs,
 }
 
 impl From<Xfs> for Kind {
@@ -131,6 +133,7 @@ impl Kind {
             Kind::Xfs(_) => "xfs",
             Kind::Ext4(_) => "ext4",
             Kind::Btrfs => "btrfs",
+            Kind::F2fs => "f2fs",
         }
     }
 
@@ -139,7 +142,7 @@ impl Kind {
         match self {
             Kind::Xfs(xfs) => xfs.block_size.into(),
             Kind::Ext4(ext4) => ext4.block_size.into(),
-            Kind::Btrfs => 4096,
+            Kind::Btrfs | Kind::F2fs => 4096,
         }
     }
 
@@ -147,7 +150,7 @@ impl Kind {
         match self {
             // mkfs.xfs makes none below 300 MiB
             Kind::Xfs(_) => 512 * MIB,
-            Kind::Ext4(_) | Kind::Btrfs => 256 * MIB,
+            Kind::Ext4(_) | Kind::Btrfs | Kind::F2fs => 256 * MIB,
         }
     }
 
@@ -175,7 +178,7 @@ impl Kind {
                 }
                 mkfs.args(&ext4.mkfs_args);
             }
-            Kind::Btrfs => {}
+            Kind::Btrfs | Kind::F2fs => {}
         }
         mkfs
     }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use libdaxfile::Errno;
+use libdaxfile::f2fs;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
@@ -17,9 +18,9 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linka
 
 use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
-use crate::filesystem::Filesystem;
+use crate::filesystem::{self, Filesystem};
 use crate::map::block_end;
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
@@ -62,7 +63,8 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         Err(errno) => return Err(Error::call("newfstatat", errno)),
     }
     let filesystem = Filesystem::of(&directory)?;
-    if let Some(why) = filesystem.refusal() {
+    let hold = holds_on(&filesystem);
+    if let Some(why) = filesystem.refusal(hold) {
         let name = filesystem.name();
         return Err(Error::new(Status::Unable, format!("no map can be held on {name}: {why}")));
     }
@@ -90,6 +92,11 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     Ok(())
 }
 
+/// What a file there can be held by.
+fn holds_on(filesystem: &Filesystem) -> Hold {
+    if filesystem.kind == filesystem::Kind::F2fs { Hold::Writable } else { Hold::Frozen }
+}
+
 /// The name within its directory; [`Path::file_name`] would read past the end of `name/` and `name/.`.
 fn last_component(path: &Path) -> Option<&OsStr> {
     let name = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next()?;
@@ -102,11 +109,14 @@ fn exists(errno: Errno) -> Error {
 
 /// Allocates, aligns, zeroes and cuts the file, and looks at it.
 fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress: &dyn Progress) -> Result<Survey> {
+    if target.filesystem.kind == filesystem::Kind::F2fs {
+        f2fs::pin(target)?;
+    }
     fallocate(target, Mode::empty(), 0, reserve)?;
     if let Some(align) = options.needs.align {
         collapse_head(target, align)?;
     }
-    ftruncate(target, i64::try_from(rounded).unwrap_or(i64::MAX)).named("ftruncate")?;
+    truncate(target, rounded)?;
     // Linux 6.17 and newer, over devices that can unmap and write zeros: they come as written blocks.
     if let Err(error) = fallocate(target, Mode::WRITE_ZEROES, 0, rounded) {
         if error.errno != Errno::EOPNOTSUPP {
@@ -114,9 +124,21 @@ fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress
         }
         write_zeros(target, rounded, progress)?;
     }
-    ftruncate(target, i64::try_from(options.size).unwrap_or(i64::MAX)).named("ftruncate")?;
+    truncate(target, options.size)?;
     target.fsync()?;
-    survey::take(target, options.needs, None, |_| ())
+    let needs = Needs { hold: holds_on(&target.filesystem), ..options.needs };
+    survey::take(target, needs, None, |_| ())
+}
+
+fn truncate(target: &Target, size: u64) -> Result<()> {
+    ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).map_err(|errno| {
+        let error = Error::call("ftruncate", errno);
+        // f2fs_setattr()
+        if errno == Errno::EINVAL && target.filesystem.kind == filesystem::Kind::F2fs {
+            return error.because("f2fs pins whole sections: the size must be a multiple of theirs, usually 2 MiB");
+        }
+        error
+    })
 }
 
 /// There is no file that a command could mend.

@@ -17,7 +17,7 @@ use crate::error::{Error, Named, Result};
 use crate::host::SECTOR;
 use crate::map::Run;
 use crate::name::quote;
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
 use crate::status::Status;
@@ -41,7 +41,7 @@ pub fn run(path: &Path, format: Format, unpinned: bool, progress: &dyn Progress,
 }
 
 fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport) -> Result<()> {
-    if let Some(why) = target.filesystem.refusal() {
+    if let Some(why) = target.filesystem.refusal(Hold::Frozen) {
         let name = target.filesystem.name();
         return Err(Error::new(Status::Unable, format!("no map can be relied on with {name}: {why}")));
     }

@@ -126,7 +126,7 @@ fn look(
         Hold::Writable => writable::missing_capabilities()?,
         Hold::None => Vec::new(),
     };
-    let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal().is_none();
+    let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal(needs.hold).is_none();
     let probed = if may_probe { patiently(deadline, progress, || frozen::probe(target)) } else { Ok(()) };
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
     let lease = match needs.hold {

@@ -81,7 +81,7 @@ fn lacks(
     filesystem: &Filesystem,
     host: &Host,
 ) -> Result<Vec<(Status, String)>> {
-    if let Some(why) = filesystem.refusal() {
+    if let Some(why) = filesystem.refusal(hold) {
         return Ok(vec![(Status::Unable, why.into())]);
     }
     if filesystem.read_only {

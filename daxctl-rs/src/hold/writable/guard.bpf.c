@@ -354,6 +354,17 @@ inline int control(unsigned long long *ctx)
 		return file->f_inode->i_sb->s_magic == XFS_MAGIC ? -ETXTBSY : 0;
 	case IOC('f', 15): // EXT4_IOC_MOVE_EXT tells the donor in memory.
 		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
+	case IOC(0xf5, 9): // F2FS_IOC_MOVE_RANGE tells where to in memory.
+		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
+	case IOC(0xf5, 1):  // F2FS_IOC_START_ATOMIC_WRITE
+	case IOC(0xf5, 8):  // F2FS_IOC_DEFRAGMENT
+	case IOC(0xf5, 13): // F2FS_IOC_SET_PIN_FILE
+	case IOC(0xf5, 18): // F2FS_IOC_RELEASE_COMPRESS_BLOCKS
+	case IOC(0xf5, 19): // F2FS_IOC_RESERVE_COMPRESS_BLOCKS
+	case IOC(0xf5, 22): // F2FS_IOC_SET_COMPRESS_OPTION
+	case IOC(0xf5, 23): // F2FS_IOC_DECOMPRESS_FILE
+	case IOC(0xf5, 24): // F2FS_IOC_COMPRESS_FILE
+	case IOC(0xf5, 25): // F2FS_IOC_START_ATOMIC_REPLACE
 	case IOC('X', 129): // XFS_IOC_EXCHANGE_RANGE
 	case IOC('X', 131): // XFS_IOC_COMMIT_RANGE
 	case IOC('f', 17):  // EXT4_IOC_SWAP_BOOT

@@ -80,12 +80,12 @@ impl Lack {
     }
 }
 
-/// Whether the guard has the file, and is whole.
+/// Whether the guard has the file, and is whole, and f2fs keeps its blocks where they are.
 ///
 /// # Errors
-/// Those of the ioctl that asks it, and of looking at its pins.
+/// Those of the ioctls that ask them, and of looking at the guard's pins.
 pub fn holds(target: &Target) -> Result<bool> {
-    Ok(guards(target)? && guard::is_whole()?)
+    Ok(target.filesystem.keeps_blocks(target)? && guards(target)? && guard::is_whole()?)
 }
 
 /// Whether the guard, whatever is left of it, has the file.
