@@ -418,9 +418,11 @@ impl Describe<'_> {
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
                 self.dax.map_or(String::new(), |lack| lack.remedy(&file))
             }
-            Kind::F2fsUnpinned => {
-                format!("daxfile alloc -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync", self.size)
-            }
+            // f2fs pins whole sections.
+            Kind::F2fsUnpinned => format!(
+                "daxfile alloc -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync",
+                self.size.next_multiple_of(2 << 20)
+            ),
             Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
         }
     }

@@ -145,7 +145,9 @@ impl Filesystem {
     pub fn refusal(&self, hold: Hold) -> Option<&'static str> {
         match self.kind {
             Kind::F2fs if hold == Hold::Writable => None,
-            Kind::F2fs => Some("its garbage collection moves the blocks of immutable files; --hold writable stops it"),
+            Kind::F2fs => {
+                Some("its garbage collection moves the blocks of immutable files; --hold writable has f2fs keep them")
+            }
             Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {

@@ -21,8 +21,8 @@ pub const FS_IOC_GETFLAGS: u64 = nix::request_code_read!(b'f', 1, size_of::<libc
 pub const FS_NOCOW_FL: u32 = 0x0080_0000;
 
 /// Pins the file, which must have no blocks yet (Linux 6.12; before, most files with blocks may be pinned as well). Then
-/// fallocate(2) allocates written blocks, in sections of 2 MiB or more, and beyond these nothing can be written. Takes
-/// write access to the filesystem, not to the file's contents.
+/// fallocate(2) allocates whole sections, of 2 MiB or more, and beyond these nothing can be written. No privilege is
+/// needed but a mount for writing.
 ///
 /// # Errors
 /// `EFBIG` where it has blocks; `EINVAL` where the filesystem is mounted to write elsewhere (`mode=lfs`); `ENOTTY` on
