@@ -97,7 +97,7 @@ if ((${#names[@]} == 0)); then
     # In a directory of their own: what Cargo does in one, it does in turn, and the lab builds what it takes.
     own=(--target-dir target/lint)
     lint clippy clippy "${own[@]}" --workspace --all-targets "${guard[@]}" -- -D warnings
-    lint clippy clippy "${own[@]}" --workspace -- -D warnings
+    lint clippy clippy "${own[@]}" --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' step cargo doc "${own[@]}" --workspace "${guard[@]}" --no-deps
 fi
 step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
