@@ -23,7 +23,8 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     sfdisk=fdisk mkfs.f2fs=f2fs-tools
 # Packages whose programs the tests call.
 packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils f2fs-tools fdisk findutils
-    grep gzip jq kmod libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux util-linux-extra xfsprogs)
+    grep gzip jq kmod libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux
+    util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
 modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic

@@ -391,6 +391,8 @@ impl Describe<'_> {
         // A name like an option must not be taken for one.
         let path = if path.as_os_str().as_bytes().starts_with(b"-") { &Path::new(".").join(path) } else { path };
         let file = quote(path);
+        let anew =
+            |wanted: String| format!("daxfile alloc {wanted} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync");
         match kind {
             Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof => {
                 format!("daxfile prepare {file}")
@@ -401,11 +403,7 @@ impl Describe<'_> {
             Kind::Merged => format!("chattr +e {file}"),
             Kind::TooManyExtents if self.target.filesystem.kind == FilesystemKind::Xfs => format!("xfs_fsr -v {file}"),
             Kind::TooManyExtents => format!("e4defrag {file}"),
-            Kind::Misaligned => format!(
-                "daxfile alloc --align {} -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync",
-                self.needs.align.unwrap_or(0),
-                self.size
-            ),
+            Kind::Misaligned => anew(format!("--align {} -s {}", self.needs.align.unwrap_or(0), self.size)),
             Kind::Empty => "--allow empty, or write to it first".into(),
             Kind::Immutable => format!("chattr -i {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
@@ -419,10 +417,7 @@ impl Describe<'_> {
                 self.dax.map_or(String::new(), |lack| lack.remedy(&file))
             }
             // f2fs pins whole sections.
-            Kind::F2fsUnpinned => format!(
-                "daxfile alloc -s {} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync",
-                self.size.next_multiple_of(2 << 20)
-            ),
+            Kind::F2fsUnpinned => anew(format!("-s {}", self.size.next_multiple_of(2 << 20))),
             Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
         }
     }
