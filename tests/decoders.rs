@@ -8,10 +8,10 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use checks::{decode, parse, sealed, written};
-use daxfile::manifest::Entry;
+use daxfile::file::target::Identity;
 use daxfile::needs::{Allow, Hold, Needs};
-use daxfile::record::{Kept, Position, Record, Undecodable};
-use daxfile::target::Identity;
+use daxfile::pin::manifest::Entry;
+use daxfile::pin::record::{Kept, Position, Record, Undecodable};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
 use proptest::collection::vec;

@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use daxfile::file::target::Target;
 use daxfile::needs::Hold;
-use daxfile::record::{self, Stored};
-use daxfile::target::Target;
+use daxfile::pin::record::{self, Stored};
 use daxfile_tests::tools::{require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use jsonschema::Validator;

@@ -1,8 +1,8 @@
 //! Makes the extent map of a file immutable, and proves that it stayed so.
 //!
 //! [`verbs`] holds one module a verb: options in, a [`report::FileReport`] of each file out; nothing is printed. Beneath them lie the
-//! [`hold`]s, then what a file is ([`target`], [`survey`]), what stands against pinning it ([`blockers`]), what is kept
-//! of it ([`record`]) and what has moved since ([`drift`]).
+//! [`hold`]s, then what a file is ([`file`], [`pin::survey`]), what stands against pinning it ([`file::blockers`]), what is kept
+//! of it ([`pin::record`]) and what has moved since ([`pin::drift`]).
 //!
 //! ```
 //! use daxfile::verbs::check;
@@ -16,27 +16,16 @@
 //! ```
 #![forbid(unsafe_code)]
 
-pub mod blockers;
-pub mod dax;
-pub mod drift;
 pub mod error;
-pub mod filesystem;
+pub mod file;
 pub mod hold;
-pub mod host;
-pub mod manifest;
-pub mod map;
-pub mod mend;
 pub mod name;
 pub mod needs;
+pub mod pin;
+pub mod prepare;
 pub mod progress;
-pub mod record;
 pub mod report;
-pub mod sharers;
 pub mod size;
-pub mod staging;
 pub mod status;
-pub mod survey;
-mod swaps;
-pub mod target;
+pub mod system;
 pub mod verbs;
-mod zeros;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use daxfile::error::Named;
-use daxfile::manifest::Manifest;
+use daxfile::pin::manifest::Manifest;
 use daxfile::report::Sink;
 use daxfile::status::Status;
 use daxfile::verbs::{alloc, check, map, pin, prepare, probe, stat, unpin, verify};

@@ -8,20 +8,20 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
 use serde::{Serialize, Serializer};
 
-use crate::blockers::Blocker;
-use crate::drift::{self, Change, State};
 use crate::error::Error;
-use crate::filesystem::Mount;
-use crate::host::{Host, Layer};
-use crate::map::{CELLS, Layout, Runs, Summary};
+use crate::file::blockers::Blocker;
+use crate::file::map::{CELLS, Layout, Runs, Summary};
+use crate::file::staging::Staging;
+use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::record::Stored;
+use crate::pin::drift::{self, Change, State};
+use crate::pin::record::Stored;
+use crate::pin::survey::Survey;
 use crate::size;
-use crate::staging::Staging;
 use crate::status::Status;
-use crate::survey::Survey;
-use crate::target::Target;
+use crate::system::filesystem::Mount;
+use crate::system::host::{Host, Layer};
 
 /// Version of the format.
 pub const SCHEMA_VERSION: u32 = 1;

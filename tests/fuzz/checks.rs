@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use allocation_counter::measure;
-use daxfile::drift::Comparison;
-use daxfile::manifest::{Entry, Manifest};
-use daxfile::map::Run;
-use daxfile::record::{Kept, Record, Undecodable};
+use daxfile::file::map::Run;
+use daxfile::pin::drift::Comparison;
+use daxfile::pin::manifest::{Entry, Manifest};
+use daxfile::pin::record::{Kept, Record, Undecodable};
 use libdaxfile::fiemap::ExtentFlags;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -103,7 +103,7 @@ pub(crate) fn written(entries: &[Entry]) -> Value {
             .map(|identity| json!({"inode": identity.inode, "generation": identity.generation, "size": entry.size}));
         let extents = entry.map.as_ref().map(|map| {
             let Kept::Runs(runs) = map else { panic!("a manifest has whole maps") };
-            let extent = |run: &daxfile::record::Position| {
+            let extent = |run: &daxfile::pin::record::Position| {
                 let raw_flags = if run.unwritten { ExtentFlags::UNWRITTEN.bits() } else { 0 };
                 json!({"logical": run.logical, "physical": run.physical, "length": run.length, "raw_flags": raw_flags})
             };

@@ -17,12 +17,12 @@ use libdaxfile::xattr;
 
 use super::Replaced;
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::needs::Needs;
+use crate::pin::record::{LIMIT, Record, attribute};
+use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
-use crate::record::{LIMIT, Record, attribute};
 use crate::status::Status;
-use crate::survey::{self, Recorded, Survey};
-use crate::target::Target;
 
 /// Attempts before a file is called busy.
 const ATTEMPTS: u32 = 3;
@@ -166,7 +166,7 @@ impl<'a> Candidate<'a> {
             return Err(slipped("the record is another"));
         }
         let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
-        if survey.state != crate::drift::State::Pinned || !survey.blockers.is_empty() {
+        if survey.state != crate::pin::drift::State::Pinned || !survey.blockers.is_empty() {
             return Err(slipped("the map, the size or the mtime is another"));
         }
         self.lease = None;
@@ -204,7 +204,7 @@ impl<'a> Candidate<'a> {
         probe(self.target)?;
         self.found_as = survey::to_record(self.target, self.needs, None)?;
         let survey = &self.found_as.survey;
-        let drifted = self.found.is_some() && survey.state != crate::drift::State::NotHeld;
+        let drifted = self.found.is_some() && survey.state != crate::pin::drift::State::NotHeld;
         if drifted || !survey.blockers.is_empty() {
             return Err(Error::new(Status::No, "it was changed while it was being pinned; see daxfile check"));
         }

@@ -12,11 +12,11 @@ use libdaxfile::statx::Time;
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
-use crate::record::{Record, attribute};
+use crate::pin::record::{Record, attribute};
+use crate::pin::survey::{self, Recorded};
 use crate::status::Status;
-use crate::survey::{self, Recorded};
-use crate::target::Target;
 
 /// The record of a file as a survey found it.
 fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> Record {

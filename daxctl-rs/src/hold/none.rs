@@ -7,10 +7,10 @@ use libdaxfile::xattr;
 
 use super::Replaced;
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
-use crate::record::attribute;
-use crate::survey::{self, Recorded, Survey};
-use crate::target::Target;
+use crate::pin::record::attribute;
+use crate::pin::survey::{self, Recorded, Survey};
 
 /// Records the map as it was found; returns what is found then. A record where enforced holds are kept would hide
 /// this one, and goes.

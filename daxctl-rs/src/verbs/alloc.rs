@@ -16,17 +16,17 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
-use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Named, Result};
-use crate::filesystem::{self, Filesystem};
-use crate::map::block_end;
+use crate::file::blockers::{Blocker, Kind};
+use crate::file::map::block_end;
+use crate::file::target::{Target, parent, unnamed};
 use crate::needs::{Hold, Needs};
+use crate::pin::survey::{self, Survey};
+use crate::prepare::zeros::Zeros;
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::survey::{self, Survey};
-use crate::target::{Target, parent, unnamed};
-use crate::zeros::Zeros;
+use crate::system::filesystem::{self, Filesystem};
 
 /// What kind of file is wanted.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 
-use crate::blockers::{self, Kind};
-use crate::drift::State;
 use crate::error::{Error, Result};
+use crate::file::blockers::{self, Kind};
+use crate::file::staging::Staging;
+use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
+use crate::pin::drift::State;
+use crate::pin::record::Stored;
+use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
-use crate::record::Stored;
 use crate::report::{FileReport, Sink};
 use crate::size;
-use crate::staging::Staging;
 use crate::status::Status;
-use crate::survey::{self, Survey};
-use crate::target::Target;
 
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
@@ -80,5 +80,5 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
 /// Whether a file whose pin is not held has changed since.
 fn changed(survey: &Survey) -> bool {
     let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
-    matches!(&survey.stored, Stored::Own(record) if moved || crate::drift::attributes_differ(record, &survey.inode.statx))
+    matches!(&survey.stored, Stored::Own(record) if moved || crate::pin::drift::attributes_differ(record, &survey.inode.statx))
 }

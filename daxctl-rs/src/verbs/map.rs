@@ -11,18 +11,18 @@ use libdaxfile::fsxattr::Xflags;
 use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::blockers::Kind;
-use crate::drift::State;
 use crate::error::{Error, Named, Result};
-use crate::host::SECTOR;
-use crate::map::Run;
+use crate::file::blockers::Kind;
+use crate::file::map::Run;
+use crate::file::target::Target;
 use crate::name::quote;
 use crate::needs::{Hold, Needs};
+use crate::pin::drift::State;
+use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
 use crate::status::Status;
-use crate::survey::{self, Survey};
-use crate::target::Target;
+use crate::system::host::SECTOR;
 
 use super::verify;
 

@@ -16,11 +16,11 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use crate::error::Result;
-use crate::filesystem::Known;
+use crate::file::target::Target;
 use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
-use crate::target::Target;
+use crate::system::filesystem::Known;
 
 /// Files that a thread looks at before it hands on what it knows of them: enough that this costs little, few enough for
 /// the memory that their reports take.

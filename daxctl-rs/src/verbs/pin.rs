@@ -8,17 +8,17 @@ use libdaxfile::Errno;
 use libdaxfile::lease::{Kind, Lease};
 
 use super::check;
-use crate::drift::State;
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::hold::frozen::{self, Candidate};
 use crate::hold::{none, writable};
 use crate::needs::{Hold, Needs};
+use crate::pin::drift::State;
+use crate::pin::record::{self, Record, Stored};
+use crate::pin::survey::{self, Recorded};
 use crate::progress::{Progress, Unit};
-use crate::record::{self, Record, Stored};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::survey::{self, Recorded};
-use crate::target::Target;
 
 /// Files frozen together: each takes two descriptors, and 1,024 is the usual limit.
 const BATCH: usize = 128;

@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::blockers::{Blocker, Kind};
 use crate::error::{Error, Result};
-use crate::mend::{deduped, leased};
+use crate::file::blockers::{Blocker, Kind};
+use crate::file::staging::Staging;
+use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
+use crate::pin::survey::{self, Survey};
+use crate::prepare::{deduped, leased};
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Sink, Work};
-use crate::staging::Staging;
 use crate::status::Status;
-use crate::survey::{self, Survey};
-use crate::target::Target;
 
 use super::check;
 

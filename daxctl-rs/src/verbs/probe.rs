@@ -9,13 +9,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result};
-use crate::filesystem::{Filesystem, Mount};
+use crate::file::target::open_regular;
 use crate::hold::{frozen, writable};
-use crate::host::{self, Host};
 use crate::needs::Hold;
 use crate::report::{FileReport, FilesystemFacts, HoldFacts, ProbeFacts, Sink, format_uuid};
 use crate::status::Status;
-use crate::target::open_regular;
+use crate::system::filesystem::{Filesystem, Mount};
+use crate::system::host::{self, Host};
 
 /// Looks at a directory, or at a regular file. The status is that of `hold`, if one is asked about.
 pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
@@ -59,7 +59,7 @@ fn open_either(path: &Path) -> Result<File> {
         Ok(fd) => Ok(File::from(fd)),
         Err(libdaxfile::Errno::ENOTDIR) => {
             let file = open_regular(path)?;
-            crate::target::require_regular(statx::get(&file)?.mode.into())?;
+            crate::file::target::require_regular(statx::get(&file)?.mode.into())?;
             Ok(file)
         }
         Err(errno) => Err(Error::call("open", errno)),

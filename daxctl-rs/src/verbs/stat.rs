@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use crate::error::Result;
+use crate::file::target::Target;
 use crate::needs::Needs;
+use crate::pin::survey;
 use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
-use crate::survey;
-use crate::target::Target;
 
 /// Shows each file, with the runs of its map if `extents`. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {

@@ -6,13 +6,13 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::hold::{self, frozen, writable};
 use crate::needs::Hold;
+use crate::pin::record::{self, Stored, attribute};
 use crate::progress::Progress;
-use crate::record::{self, Stored, attribute};
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::target::Target;
 
 /// Unpins each file; one that is not pinned stays as it is.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {

@@ -4,18 +4,18 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::Errno;
 
-use crate::drift::{Comparison, State};
 use crate::error::{Error, Result};
+use crate::file::map;
+use crate::file::target::Target;
 use crate::hold::frozen;
-use crate::manifest::{Entry, Manifest};
-use crate::map;
 use crate::needs::{Hold, Needs};
+use crate::pin::drift::{Comparison, State};
+use crate::pin::manifest::{Entry, Manifest};
+use crate::pin::record::{Kept, Stored};
+use crate::pin::survey::{self, Survey};
 use crate::progress::{Progress, Unit};
-use crate::record::{Kept, Stored};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
-use crate::survey::{self, Survey};
-use crate::target::Target;
 
 /// Compares each file with its own record. With `strict`, blocks shared since count as drift.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {

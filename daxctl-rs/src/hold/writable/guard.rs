@@ -24,9 +24,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Lack, Part};
 use crate::error::{Error, Named, Result};
-use crate::host;
+use crate::file::target::Target;
 use crate::status::Status;
-use crate::target::Target;
+use crate::system::host;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
 

@@ -19,13 +19,13 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::xattr;
 
 use super::Replaced;
-use crate::drift::State;
 use crate::error::{Error, Result};
+use crate::file::target::Target;
 use crate::needs::Needs;
-use crate::record::{LIMIT, Record, attribute};
+use crate::pin::drift::State;
+use crate::pin::record::{LIMIT, Record, attribute};
+use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
-use crate::survey::{self, Recorded, Survey};
-use crate::target::Target;
 
 pub use guard::lacks;
 

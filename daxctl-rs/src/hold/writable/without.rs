@@ -2,7 +2,7 @@
 
 use super::{Lack, Part};
 use crate::error::Result;
-use crate::target::Target;
+use crate::file::target::Target;
 
 /// What the guard lacks here.
 #[must_use]

@@ -6,18 +6,18 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 
-use crate::blockers::{Beside, Blocker, Kind, Scan};
-use crate::dax;
-use crate::drift::{self, Comparison, Moved, State};
 use crate::error::Result;
-use crate::filesystem;
+use crate::file::blockers::{Beside, Blocker, Kind, Scan};
+use crate::file::dax;
+use crate::file::map::{self, Overview, Run, Runs};
+use crate::file::sharers;
+use crate::file::staging;
+use crate::file::target::{InodeState, Target};
 use crate::hold::writable;
-use crate::map::{self, Overview, Run, Runs};
 use crate::needs::{Hold, Needs};
-use crate::record::{self, Kept, LIMIT, Recorder, Stored};
-use crate::sharers;
-use crate::staging;
-use crate::target::{InodeState, Target};
+use crate::pin::drift::{self, Comparison, Moved, State};
+use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
+use crate::system::filesystem;
 
 /// What a file is, and how it stands with its pin.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use nix::sys::stat::makedev;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::file::target::Target;
 use crate::name;
-use crate::target::Target;
 
 /// Directory entries that are looked at for names.
 const BOUND: usize = 10_000;

@@ -10,12 +10,12 @@ use nix::unistd::ftruncate;
 
 use super::{Gap, Permit, check_interrupt, each_gap, unshare};
 use crate::error::{Error, Named, Result};
-use crate::map::block_end;
+use crate::file::map::block_end;
+use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
+use crate::prepare::zeros::Zeros;
 use crate::progress::Progress;
 use crate::status::Status;
-use crate::target::Target;
-use crate::zeros::Zeros;
 
 struct Leased<'a> {
     lease: Lease<'a>,

@@ -6,7 +6,7 @@ use libdaxfile::{Errno, statx};
 use nix::sys::uio::pwrite;
 
 use crate::error::{Error, Named, Result};
-use crate::target::Target;
+use crate::file::target::Target;
 
 /// Bytes written by one call: below 4 MiB direct writes get slower, above 8 they gain nothing.
 const CHUNK: usize = 8 << 20;

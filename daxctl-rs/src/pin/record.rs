@@ -37,9 +37,9 @@ use libdaxfile::{Errno, xattr};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::map::{Joiner, Run};
+use crate::file::map::{Joiner, Run};
+use crate::file::target::{Identity, Target};
 use crate::needs::{Allow, Hold, Needs};
-use crate::target::{Identity, Target};
 
 /// Most bytes of a record.
 pub const LIMIT: usize = 3072;

@@ -8,18 +8,18 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use serde::Serialize;
 
-use crate::dax;
 use crate::error::Result;
-use crate::filesystem::Kind as FilesystemKind;
-use crate::map::{Alignment, Placed, Run, block_end};
+use crate::file::dax;
+use crate::file::map::{Alignment, Placed, Run, block_end};
+use crate::file::sharers::Sharer;
+use crate::file::staging::Staging;
+use crate::file::target::{InodeState, Target};
 use crate::name::quote;
 use crate::needs::{Allow, Hold, Needs};
-use crate::sharers::Sharer;
 use crate::size;
-use crate::staging::Staging;
 use crate::status::Status;
-use crate::swaps;
-use crate::target::{InodeState, Target};
+use crate::system::filesystem::Kind as FilesystemKind;
+use crate::system::swaps;
 
 /// Reasons why a map cannot be pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -12,9 +12,9 @@ use nix::sys::stat::{Mode, lstat};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
-use crate::filesystem::{Filesystem, Kind, Known, Mount};
-use crate::host;
 use crate::status::Status;
+use crate::system::filesystem::{Filesystem, Kind, Known, Mount};
+use crate::system::host;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,12 +11,12 @@ use nix::unistd::ftruncate;
 
 use super::{Permit, check_interrupt, drop_staging, each_gap, unshare, unshare_range};
 use crate::error::{Error, Named, Result};
-use crate::map::block_end;
+use crate::file::map::block_end;
+use crate::file::target::{Target, unnamed};
 use crate::needs::{Allow, Needs};
+use crate::prepare::zeros::Zeros;
 use crate::progress::Progress;
 use crate::status::Status;
-use crate::target::{Target, unnamed};
-use crate::zeros::Zeros;
 
 /// Bytes of the donor.
 const DONOR: u64 = 16 << 20;

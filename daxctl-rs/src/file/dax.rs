@@ -7,12 +7,12 @@ use libdaxfile::mapping;
 use libdaxfile::statx::{Attributes, Statx};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::blockers::Kind;
 use crate::error::{Named, Result};
-use crate::filesystem::Mount;
-use crate::host;
+use crate::file::blockers::Kind;
+use crate::file::target::{InodeState, Target};
 use crate::name::quote;
-use crate::target::{InodeState, Target};
+use crate::system::filesystem::Mount;
+use crate::system::host;
 
 /// Whether the kernel grants mappings with `MAP_SYNC`. Where a file is not accessed as DAX, it is not asked.
 ///

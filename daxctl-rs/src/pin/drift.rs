@@ -3,9 +3,9 @@
 use libdaxfile::statx::{Statx, Time};
 use serde::Serialize;
 
-use crate::map::{Joiner, Run};
+use crate::file::map::{Joiner, Run};
 use crate::needs::Hold;
-use crate::record::{Digester, Kept, Position, Record, Stored};
+use crate::pin::record::{Digester, Kept, Position, Record, Stored};
 use libdaxfile::fiemap::ExtentFlags;
 
 /// Where a piece of a file is.

@@ -11,8 +11,8 @@ use libdaxfile::xfs;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::filesystem::Kind;
-use crate::target::{InodeState, Target};
+use crate::file::target::{InodeState, Target};
+use crate::system::filesystem::Kind;
 
 /// Extents joined where they are adjacent both logically and physically and their material flags are equal.
 pub type Run = Extent;
@@ -26,7 +26,7 @@ const ONE_CALL: usize = 1 << 22;
 /// Joins extents into runs, one at a time.
 ///
 /// ```
-/// use daxfile::map::Joiner;
+/// use daxfile::file::map::Joiner;
 /// use libdaxfile::fiemap::{Extent, ExtentFlags};
 ///
 /// let extent = |logical, physical, flags| Extent { logical, physical, length: 4096, flags };

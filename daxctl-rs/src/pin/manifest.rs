@@ -12,11 +12,11 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
-use crate::map::Joiner;
+use crate::file::map::Joiner;
+use crate::file::target::Identity;
 use crate::name::quote;
-use crate::record::{Kept, Position};
+use crate::pin::record::{Kept, Position};
 use crate::status::Status;
-use crate::target::Identity;
 
 /// The files of a manifest.
 #[derive(Debug)]

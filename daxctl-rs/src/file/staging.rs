@@ -11,7 +11,7 @@ use libdaxfile::fsxattr::Xflags;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::target::{InodeState, Target};
+use crate::file::target::{InodeState, Target};
 
 /// What is known of a file's staging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -6,6 +6,7 @@
 
 pub mod deduped;
 pub mod leased;
+pub(crate) mod zeros;
 
 use std::ops::Range;
 
@@ -15,10 +16,10 @@ use libdaxfile::xfs;
 use nix::unistd::syncfs;
 
 use crate::error::{Error, Named, Result};
+use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
 use crate::status::Status;
-use crate::target::Target;
 
 /// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
 const UNSHARE_CHUNK: u64 = 64 << 20;

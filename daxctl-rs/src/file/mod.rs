@@ -1,0 +1,8 @@
+//! A file as it is: what it is called, where its blocks are, and what prevents pinning it. Knows nothing of pins.
+
+pub mod blockers;
+pub mod dax;
+pub mod map;
+pub mod sharers;
+pub mod staging;
+pub mod target;

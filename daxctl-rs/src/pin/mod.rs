@@ -1,0 +1,6 @@
+//! A file's pin: its record, how the map differs from it, and the pin's state. Reads only; [`crate::hold`] changes files.
+
+pub mod drift;
+pub mod manifest;
+pub mod record;
+pub mod survey;
