@@ -10,18 +10,22 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Error;
 use crate::file::blockers::Blocker;
-use crate::file::map::{CELLS, Layout, Runs, Summary};
+use crate::file::layout::Summary;
+use crate::file::map::Runs;
 use crate::file::staging::Staging;
+use crate::file::strip::Strip;
 use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::pin::drift::{self, Change, State};
+use crate::pin::drift::Change;
 use crate::pin::record::Stored;
+use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::size;
 use crate::status::Status;
-use crate::system::filesystem::Mount;
-use crate::system::host::{Host, Layer};
+use crate::system::devices::Layer;
+use crate::system::kernel::Host;
+use crate::system::mounts::Mount;
 
 /// Version of the format.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -355,7 +359,7 @@ pub struct MapFacts {
     pub summary: Summary,
     /// The strip that text shows.
     #[serde(skip)]
-    pub strip: Option<[Layout; CELLS]>,
+    pub strip: Option<Strip>,
 }
 
 /// A file's pin.
@@ -399,7 +403,7 @@ impl PinFacts {
             allowed: own.map(|record| record.needs.allow.names()).unwrap_or_default(),
             added_flags: own.map(|record| xflag_names(record.added)).unwrap_or_default(),
             size_was: own.map(|record| record.size).filter(|size| *size != survey.inode.statx.size),
-            mtime_was: own.and_then(|record| drift::mtime_drift(record, &survey.inode.statx)),
+            mtime_was: own.and_then(|record| state::mtime_drift(record, &survey.inode.statx)),
             shared_since,
         }
     }

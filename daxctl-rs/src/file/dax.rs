@@ -8,11 +8,10 @@ use libdaxfile::statx::{Attributes, Statx};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::error::{Named, Result};
-use crate::file::blockers::Kind;
 use crate::file::target::{InodeState, Target};
 use crate::name::quote;
-use crate::system::filesystem::Mount;
-use crate::system::host;
+use crate::system::devices;
+use crate::system::mounts::Mount;
 
 /// Whether the kernel grants mappings with `MAP_SYNC`. Where a file is not accessed as DAX, it is not asked.
 ///
@@ -51,16 +50,6 @@ pub enum Lack {
 }
 
 impl Lack {
-    /// Which blocker it is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self {
-            Lack::Device | Lack::BlockSize { .. } | Lack::Never(_) => Kind::DaxUnavailable,
-            Lack::Flag | Lack::Stale | Lack::Excepted => Kind::NotDax,
-            Lack::MapSync => Kind::NoMapSync,
-        }
-    }
-
     /// What it is.
     #[must_use]
     pub fn detail(&self) -> String {
@@ -104,7 +93,7 @@ pub fn lack(target: &Target, inode: &InodeState, map_sync: bool) -> Result<Optio
     if inode.statx.attributes.contains(Attributes::DAX) {
         return Ok((!map_sync).then_some(Lack::MapSync));
     }
-    if host::has_dax(inode.statx.device) != Some(true) {
+    if devices::has_dax(inode.statx.device) != Some(true) {
         return Ok(Some(Lack::Device));
     }
     let page = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;

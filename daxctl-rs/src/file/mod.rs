@@ -2,7 +2,9 @@
 
 pub mod blockers;
 pub mod dax;
+pub mod layout;
 pub mod map;
 pub mod sharers;
 pub mod staging;
+pub mod strip;
 pub mod target;

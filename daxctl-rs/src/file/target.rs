@@ -13,8 +13,9 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::status::Status;
-use crate::system::filesystem::{Filesystem, Kind, Known, Mount};
-use crate::system::host;
+use crate::system::devices;
+use crate::system::filesystem::{Filesystem, Kind, Known};
+use crate::system::mounts::Mount;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,7 +123,7 @@ impl Target {
             path: path.to_owned(),
             identity: Identity { inode: statx.inode, generation },
             filesystem: filesystem(&file, &statx)?,
-            start: if statx.attributes.contains(Attributes::DAX) { host::memory_start(statx.device) } else { 0 },
+            start: if statx.attributes.contains(Attributes::DAX) { devices::memory_start(statx.device) } else { 0 },
             file,
         })
     }

@@ -166,7 +166,7 @@ impl<'a> Candidate<'a> {
             return Err(slipped("the record is another"));
         }
         let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
-        if survey.state != crate::pin::drift::State::Pinned || !survey.blockers.is_empty() {
+        if survey.state != crate::pin::state::State::Pinned || !survey.blockers.is_empty() {
             return Err(slipped("the map, the size or the mtime is another"));
         }
         self.lease = None;
@@ -204,7 +204,7 @@ impl<'a> Candidate<'a> {
         probe(self.target)?;
         self.found_as = survey::to_record(self.target, self.needs, None)?;
         let survey = &self.found_as.survey;
-        let drifted = self.found.is_some() && survey.state != crate::pin::drift::State::NotHeld;
+        let drifted = self.found.is_some() && survey.state != crate::pin::state::State::NotHeld;
         if drifted || !survey.blockers.is_empty() {
             return Err(Error::new(Status::No, "it was changed while it was being pinned; see daxfile check"));
         }

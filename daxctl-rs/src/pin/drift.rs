@@ -1,11 +1,9 @@
 //! Drift: where a map differs from what it was, in position.
 
-use libdaxfile::statx::{Statx, Time};
 use serde::Serialize;
 
 use crate::file::map::{Joiner, Run};
-use crate::needs::Hold;
-use crate::pin::record::{Digester, Kept, Position, Record, Stored};
+use crate::pin::record::{Digester, Kept, Position};
 use libdaxfile::fiemap::ExtentFlags;
 
 /// Where a piece of a file is.
@@ -197,70 +195,6 @@ pub struct Moved {
     pub changes: Vec<Change>,
     /// Bytes whose blocks other files have now, too.
     pub shared: u64,
-}
-
-/// The state of a pin, computed from flag or guard, record and map: nothing could be written under IMMUTABLE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Held, and as recorded.
-    Pinned,
-    /// Held or only recorded, and not as it was.
-    Drifted,
-    /// Held and as recorded, but somebody still has it open for writing.
-    WriterInside,
-    /// Recorded, but the flag is off, or the guard does not have it.
-    NotHeld,
-    /// No record.
-    Unpinned,
-    /// Another file's record.
-    ForeignRecord,
-    /// A record that cannot be read.
-    BadRecord,
-}
-
-impl State {
-    /// Its name in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            State::Pinned => "pinned",
-            State::Drifted => "drifted",
-            State::WriterInside => "writer_inside",
-            State::NotHeld => "not_held",
-            State::Unpinned => "unpinned",
-            State::ForeignRecord => "foreign_record",
-            State::BadRecord => "bad_record",
-        }
-    }
-}
-
-/// Computes the state. `held` says whether what the record calls the hold is there, `moved` is what the comparison with
-/// the file's own record found.
-#[must_use]
-pub fn state(stored: &Stored, held: bool, statx: &Statx, moved: Option<&Moved>) -> State {
-    match stored {
-        Stored::Absent => State::Unpinned,
-        Stored::Foreign(_) => State::ForeignRecord,
-        Stored::Bad(..) | Stored::UnknownVersion(..) => State::BadRecord,
-        Stored::Own(record) if record.needs.hold != Hold::None && !held => State::NotHeld,
-        Stored::Own(record) => {
-            let differs = moved.is_none_or(|moved| !moved.changes.is_empty()) || attributes_differ(record, statx);
-            if differs { State::Drifted } else { State::Pinned }
-        }
-    }
-}
-
-/// Whether size, or under a hold that fixes the contents mtime, is another than was recorded.
-#[must_use]
-pub fn attributes_differ(record: &Record, statx: &Statx) -> bool {
-    record.size != statx.size || mtime_drift(record, statx).is_some()
-}
-
-/// The recorded mtime, where it counts and is another than now.
-#[must_use]
-pub fn mtime_drift(record: &Record, statx: &Statx) -> Option<Time> {
-    (record.needs.hold == Hold::Frozen && record.mtime != statx.mtime).then_some(record.mtime)
 }
 
 #[cfg(test)]

@@ -3,4 +3,5 @@
 pub mod drift;
 pub mod manifest;
 pub mod record;
+pub mod state;
 pub mod survey;

@@ -9,15 +9,17 @@ use libdaxfile::lease::Lease;
 use crate::error::Result;
 use crate::file::blockers::{Beside, Blocker, Kind, Scan};
 use crate::file::dax;
-use crate::file::map::{self, Overview, Run, Runs};
+use crate::file::layout::Overview;
+use crate::file::map::{self, Run, Runs};
 use crate::file::sharers;
 use crate::file::staging;
 use crate::file::target::{InodeState, Target};
 use crate::hold::writable;
 use crate::needs::{Hold, Needs};
-use crate::pin::drift::{self, Comparison, Moved, State};
+use crate::pin::drift::{Comparison, Moved};
 use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
-use crate::system::filesystem;
+use crate::pin::state::{self, State};
+use crate::system::mounts;
 
 /// What a file is, and how it stands with its pin.
 #[derive(Debug)]
@@ -151,7 +153,7 @@ fn look(
     };
     let beside = Beside {
         staging: staging::detect(target, &inode, overview.mapped)?,
-        realtime_device: if realtime { filesystem::realtime_device(statx.device)? } else { None },
+        realtime_device: if realtime { mounts::realtime_device(statx.device)? } else { None },
         dax: if needs.dax { dax::lack(target, &inode, map_sync == Some(true))? } else { None },
         map_sync,
     };
@@ -160,7 +162,7 @@ fn look(
         Some(Hold::Writable) => writable::holds(target)?,
         _ => inode.immutable(),
     };
-    let state = drift::state(&stored, held, &statx, moved.as_ref());
+    let state = state::state(&stored, held, &statx, moved.as_ref());
     Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, stored })
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::ftruncate;
 
 use super::{Permit, check_interrupt, drop_staging, each_gap, unshare, unshare_range};
 use crate::error::{Error, Named, Result};
-use crate::file::map::block_end;
+use crate::file::layout::block_end;
 use crate::file::target::{Target, unnamed};
 use crate::needs::{Allow, Needs};
 use crate::prepare::zeros::Zeros;

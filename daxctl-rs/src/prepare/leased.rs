@@ -10,7 +10,7 @@ use nix::unistd::ftruncate;
 
 use super::{Gap, Permit, check_interrupt, each_gap, unshare};
 use crate::error::{Error, Named, Result};
-use crate::file::map::block_end;
+use crate::file::layout::block_end;
 use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
 use crate::prepare::zeros::Zeros;

@@ -9,15 +9,18 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style as Ansi};
 use comfy_table::{Table, presets::NOTHING};
 use daxfile::file::blockers::{Blocker, Range};
-use daxfile::file::map::{CELLS, Layout, Runs};
+use daxfile::file::layout::Layout;
+use daxfile::file::map::Runs;
 use daxfile::file::sharers::Sharer;
 use daxfile::file::staging::Staging;
+use daxfile::file::strip::{CELLS, Strip};
 use daxfile::name::quote;
-use daxfile::pin::drift::{Change, Place, State};
+use daxfile::pin::drift::{Change, Place};
+use daxfile::pin::state::State;
 use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time, xflag_names};
 use daxfile::size;
 use daxfile::status::Status;
-use daxfile::system::host::{Layer, SECTOR};
+use daxfile::system::devices::{Layer, SECTOR};
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
@@ -354,8 +357,8 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    fn strip(&mut self, cells: &[Layout; CELLS]) -> Result<()> {
-        for cells in cells.chunk_by(|one, next| one == next) {
+    fn strip(&mut self, strip: &Strip) -> Result<()> {
+        for cells in strip.cells.chunk_by(|one, next| one == next) {
             let (sign, color) = match cells[0] {
                 Layout::Written => (b'#', AnsiColor::Green),
                 // Yellow and cyan are too pale on white, blue is too dark on black.

@@ -1,8 +1,7 @@
 //! Filesystems: which one holds a file, what its addresses mean, and whether a map can be held on it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,10 +11,8 @@ use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use serde::Serialize;
 
 use crate::error::{Error, Named, Result, if_known};
-use crate::name::{self, unescape};
 use crate::needs::Hold;
 use crate::size;
 
@@ -246,69 +243,4 @@ impl Filesystem {
             _ => Ok(()),
         }
     }
-}
-
-/// Where and how the filesystem of an open file is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Mount {
-    /// Where.
-    #[serde(serialize_with = "name::serialize")]
-    pub point: PathBuf,
-    /// What is mounted: usually the name of a device.
-    #[serde(serialize_with = "name::serialize")]
-    pub source: PathBuf,
-    /// The mount's own options, then the filesystem's.
-    pub options: Vec<String>,
-}
-
-impl Mount {
-    /// Looks it up in /proc/self/mountinfo, by the number that /proc/self/fdinfo has of the descriptor; see
-    /// proc_pid_mountinfo(5). `None` where it is mounted in another namespace only.
-    ///
-    /// # Errors
-    /// Where one of them cannot be read.
-    pub fn of(file: &File) -> Result<Option<Self>> {
-        let fdinfo = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
-        let fdinfo = std::fs::read_to_string(fdinfo).named("read(/proc/self/fdinfo)")?;
-        let number = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
-        let of_line = |line: &[u8]| {
-            let (mount, filesystem) = line.split_at(line.windows(3).position(|separator| separator == b" - ")?);
-            let mut mount = mount.split(|&byte| byte == b' ');
-            let here = mount.next() == Some(number.as_bytes());
-            let point = mount.nth(3).filter(|_| here)?;
-            let own = mount.next()?;
-            let mut filesystem = filesystem.split(|&byte| byte == b' ').skip(3);
-            let (source, options) = (filesystem.next()?, filesystem.next()?);
-            let mut all = Vec::new();
-            for option in [own, options].iter().flat_map(|options| options.split(|&byte| byte == b',')) {
-                let option = unescape(option).to_string_lossy().into_owned();
-                if !all.contains(&option) {
-                    all.push(option);
-                }
-            }
-            Some(Mount { point: unescape(point).into(), source: unescape(source).into(), options: all })
-        };
-        Ok(mountinfo()?.split(|&byte| byte == b'\n').find_map(of_line))
-    }
-}
-
-fn mountinfo() -> Result<Vec<u8>> {
-    std::fs::read("/proc/self/mountinfo").named("read(/proc/self/mountinfo)")
-}
-
-/// The realtime device of the XFS on a device (major, minor), as its mount options name it; see proc_pid_mountinfo(5).
-///
-/// # Errors
-/// Where /proc/self/mountinfo cannot be read.
-pub(crate) fn realtime_device((major, minor): (u32, u32)) -> Result<Option<PathBuf>> {
-    let mountinfo = mountinfo()?;
-    let device = format!("{major}:{minor}");
-    let of_line = |line: &[u8]| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let here = fields.nth(2) == Some(device.as_bytes());
-        let options = fields.next_back().filter(|_| here)?;
-        let name = options.split(|&byte| byte == b',').find_map(|option| option.strip_prefix(b"rtdev="))?;
-        Some(PathBuf::from(unescape(name)))
-    };
-    Ok(mountinfo.split(|&byte| byte == b'\n').find_map(of_line))
 }

@@ -1,5 +1,7 @@
 //! The machine around a file: filesystems and mounts, block devices, the kernel, active swap. Knows nothing of a file's map.
 
+pub mod devices;
 pub mod filesystem;
-pub mod host;
+pub mod kernel;
+pub mod mounts;
 pub(crate) mod swaps;

@@ -18,7 +18,7 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linka
 
 use crate::error::{Error, Named, Result};
 use crate::file::blockers::{Blocker, Kind};
-use crate::file::map::block_end;
+use crate::file::layout::block_end;
 use crate::file::target::{Target, parent, unnamed};
 use crate::needs::{Hold, Needs};
 use crate::pin::survey::{self, Survey};

@@ -7,8 +7,8 @@ use crate::file::blockers::{self, Kind};
 use crate::file::staging::Staging;
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
-use crate::pin::drift::State;
 use crate::pin::record::Stored;
+use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
@@ -80,5 +80,5 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
 /// Whether a file whose pin is not held has changed since.
 fn changed(survey: &Survey) -> bool {
     let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
-    matches!(&survey.stored, Stored::Own(record) if moved || crate::pin::drift::attributes_differ(record, &survey.inode.statx))
+    matches!(&survey.stored, Stored::Own(record) if moved || crate::pin::state::attributes_differ(record, &survey.inode.statx))
 }

@@ -17,12 +17,12 @@ use crate::file::map::Run;
 use crate::file::target::Target;
 use crate::name::quote;
 use crate::needs::{Hold, Needs};
-use crate::pin::drift::State;
+use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
 use crate::status::Status;
-use crate::system::host::SECTOR;
+use crate::system::devices::SECTOR;
 
 use super::verify;
 

@@ -14,8 +14,10 @@ use crate::hold::{frozen, writable};
 use crate::needs::Hold;
 use crate::report::{FileReport, FilesystemFacts, HoldFacts, ProbeFacts, Sink, format_uuid};
 use crate::status::Status;
-use crate::system::filesystem::{Filesystem, Mount};
-use crate::system::host::{self, Host};
+use crate::system::devices;
+use crate::system::filesystem::Filesystem;
+use crate::system::kernel::Host;
+use crate::system::mounts::Mount;
 
 /// Looks at a directory, or at a regular file. The status is that of `hold`, if one is asked about.
 pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
@@ -46,7 +48,7 @@ fn probe(path: &Path) -> Result<ProbeFacts> {
             features: filesystem.features(),
             mount: Mount::of(&file)?,
         },
-        devices: host::layers(statx.device),
+        devices: devices::layers(statx.device),
         host,
         holds,
     })

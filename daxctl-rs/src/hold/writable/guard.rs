@@ -26,7 +26,7 @@ use super::{Lack, Part};
 use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
 use crate::status::Status;
-use crate::system::host;
+use crate::system::kernel;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
 
@@ -99,7 +99,7 @@ pub fn lacks() -> Vec<Lack> {
 
 /// Loads every program that this kernel has a place for.
 fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
-    if let Some(active) = host::active_lsms()
+    if let Some(active) = kernel::active_lsms()
         && !active.iter().any(|lsm| lsm == "bpf")
     {
         let active = active.join(",");
@@ -108,7 +108,7 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
             format!("bpf is not among the active LSMs: boot with lsm={active},bpf"),
         )]);
     }
-    if host::lockdown().as_deref() == Some("confidentiality") {
+    if kernel::lockdown().as_deref() == Some("confidentiality") {
         return Err(vec![Lack::new(Part::Permission, "not permitted: the kernel is locked down (confidentiality)")]);
     }
     let btf = Btf::from_sys_fs()

@@ -22,8 +22,8 @@ use super::Replaced;
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Needs;
-use crate::pin::drift::State;
 use crate::pin::record::{LIMIT, Record, attribute};
+use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
 

@@ -1,89 +1,18 @@
-//! The kernel, what bounds this process in it, and the block devices below a filesystem.
+//! The block devices below a filesystem.
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use caps::{CapSet, Capability};
 use libdaxfile::dm::{self, Question};
-use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::error::{Error, Named, Result};
+use super::kernel::text;
 use crate::name::{serialize_some, unescape};
-use crate::status::Status;
 
 /// Unit of sysfs and device-mapper (`SECTOR_SHIFT`).
 pub const SECTOR: u64 = 512;
-
-/// Capabilities that one hold or another needs.
-const USED: [Capability; 6] = [
-    Capability::CAP_LINUX_IMMUTABLE,
-    Capability::CAP_SYS_ADMIN,
-    Capability::CAP_FOWNER,
-    Capability::CAP_LEASE,
-    Capability::CAP_BPF,
-    Capability::CAP_PERFMON,
-];
-
-/// What a hold depends on besides the filesystem. `None` is what could not be read.
-#[derive(Debug, Clone, Serialize)]
-pub struct Host {
-    /// The kernel's release.
-    pub kernel: String,
-    /// The active Linux security modules, in order (`/sys/kernel/security/lsm`).
-    pub lsm: Option<Vec<String>>,
-    /// What kernel_lockdown(7) is at.
-    pub lockdown: Option<String>,
-    /// Effective capabilities, of those that a hold may need.
-    pub capabilities: Vec<String>,
-    /// Whether these count outside of a user namespace of their own.
-    pub initial_user_namespace: Option<bool>,
-    /// After how many seconds a lease is broken by force (`/proc/sys/fs/lease-break-time`).
-    pub lease_break_time: Option<u64>,
-}
-
-impl Host {
-    /// Looks at this kernel and this process.
-    ///
-    /// # Errors
-    /// Those of uname(2) and capget(2).
-    pub fn look() -> Result<Self> {
-        let capabilities = caps::read(None, CapSet::Effective)
-            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
-        let used = USED.iter().filter(|capability| capabilities.contains(*capability));
-        Ok(Host {
-            kernel: uname().named("uname")?.release().to_string_lossy().into_owned(),
-            lsm: active_lsms(),
-            lockdown: lockdown(),
-            capabilities: used.map(ToString::to_string).collect(),
-            initial_user_namespace: text("/proc/self/uid_map").map(|map| is_everybody(&map)),
-            lease_break_time: text("/proc/sys/fs/lease-break-time").and_then(|seconds| seconds.parse().ok()),
-        })
-    }
-}
-
-/// The active Linux security modules, in order, where securityfs tells.
-pub(crate) fn active_lsms() -> Option<Vec<String>> {
-    text("/sys/kernel/security/lsm").map(|list| list.split(',').map(str::to_owned).collect())
-}
-
-/// What kernel_lockdown(7) is at, where securityfs tells.
-pub(crate) fn lockdown() -> Option<String> {
-    text("/sys/kernel/security/lockdown").and_then(|levels| chosen(&levels))
-}
-
-/// The one in brackets: `none [integrity] confidentiality`.
-fn chosen(levels: &str) -> Option<String> {
-    let (_, rest) = levels.split_once('[')?;
-    rest.split_once(']').map(|(level, _)| level.to_owned())
-}
-
-/// Whether a uid_map is that of user_namespaces(7) for the initial one.
-fn is_everybody(map: &str) -> bool {
-    map.split_whitespace().eq(["0", "0", "4294967295"])
-}
 
 /// A block device, or one that it lies on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -246,10 +175,6 @@ fn linear(arguments: &str) -> Option<(String, u64)> {
     Some((device.to_owned(), sectors.parse::<u64>().ok()?.checked_mul(SECTOR)?))
 }
 
-fn text(path: impl AsRef<Path>) -> Option<String> {
-    bytes(path.as_ref()).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = std::fs::read(path)?;
     if bytes.last() == Some(&b'\n') {
@@ -263,20 +188,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_level_of_lockdown_is_the_one_in_brackets() {
-        assert_eq!(chosen("none [integrity] confidentiality").as_deref(), Some("integrity"));
-        assert_eq!(chosen(""), None);
-    }
-
-    #[test]
     fn a_linear_target_says_where_it_starts() {
         assert_eq!(linear("259:1 2048"), Some(("259:1".to_owned(), 1 << 20)));
         assert_eq!(linear("259:1"), None);
-    }
-
-    #[test]
-    fn only_the_initial_namespace_has_everybody() {
-        assert!(is_everybody("         0          0 4294967295"));
-        assert!(!is_everybody("0 1000 1"));
     }
 }

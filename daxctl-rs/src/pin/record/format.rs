@@ -28,35 +28,28 @@
 //! A span's digest is over the runs that touch it, cut to it, in the form in which runs are kept. Spans are powers of
 //! two, at least 1 MiB; runs that begin past the last span count to it.
 
-use std::ffi::CStr;
-
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
-use libdaxfile::{Errno, xattr};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-use crate::file::map::{Joiner, Run};
-use crate::file::target::{Identity, Target};
+use crate::file::map::Run;
+use crate::file::target::Identity;
 use crate::needs::{Allow, Hold, Needs};
 
 /// Most bytes of a record.
 pub const LIMIT: usize = 3072;
 
 /// Most bytes where the filesystem has no more room: ext4 with blocks of 1 KiB.
-const TIGHT_LIMIT: usize = 800;
-
-/// Most bytes of any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
-const ATTRIBUTE_LIMIT: usize = 65536;
+pub(super) const TIGHT_LIMIT: usize = 800;
 
 const MAGIC: &[u8; 7] = b"daxfile";
 const VERSION: u8 = 1;
-const HEAD: usize = 100;
-const RUN: usize = 25;
-const DIGEST: usize = 16;
-const CHECKSUM: usize = 8;
-const MIN_SPAN: u64 = 1 << 20;
+pub(super) const HEAD: usize = 100;
+pub(super) const RUN: usize = 25;
+pub(super) const DIGEST: usize = 16;
+pub(super) const CHECKSUM: usize = 8;
+pub(super) const MIN_SPAN: u64 = 1 << 20;
 
 /// A run reduced to its position and written state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +80,7 @@ impl Position {
         self.logical.saturating_add(self.length)
     }
 
-    fn encode(&self) -> [u8; RUN] {
+    pub(super) fn encode(&self) -> [u8; RUN] {
         let mut bytes = [0; RUN];
         bytes[..8].copy_from_slice(&self.logical.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.physical.to_le_bytes());
@@ -242,25 +235,6 @@ impl Record {
             map,
         })
     }
-
-    /// Writes the record to the file, in the smaller form where the filesystem has no room for the larger. `rebuild`
-    /// makes the map anew for a limit. Returns what was written. Durable after the next fsync.
-    ///
-    /// # Errors
-    /// Those of fsetxattr(2).
-    pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<Kept>) -> Result<Record> {
-        let name = attribute(self.needs.hold);
-        let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
-        let bytes = self.encode();
-        match xattr::set(target, name, &bytes) {
-            Err(error) if full(&error) && bytes.len() > TIGHT_LIMIT => {
-                self.map = rebuild(TIGHT_LIMIT)?;
-                xattr::set(target, name, &self.encode())?;
-            }
-            result => result?,
-        }
-        Ok(self)
-    }
 }
 
 /// Why a record cannot be read.
@@ -331,199 +305,9 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
     sum
 }
 
-/// The attribute that a hold's record is kept in.
-#[must_use]
-pub fn attribute(hold: Hold) -> &'static CStr {
-    match hold {
-        Hold::Frozen | Hold::Writable => c"security.daxfile.pin",
-        Hold::None => c"user.daxfile.pin",
-    }
-}
-
-/// What is found on a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored {
-    /// No record.
-    Absent,
-    /// This file's.
-    Own(Record),
-    /// Another file's, copied along with the contents.
-    Foreign(Record),
-    /// Not a record, and why.
-    Bad(Hold, &'static str),
-    /// A record of a version that this program does not know.
-    UnknownVersion(Hold, u8),
-}
-
-impl Stored {
-    /// The attribute it was found in.
-    #[must_use]
-    pub fn attribute(&self) -> Option<&'static CStr> {
-        match self {
-            Stored::Absent => None,
-            Stored::Own(record) | Stored::Foreign(record) => Some(attribute(record.needs.hold)),
-            Stored::Bad(hold, _) | Stored::UnknownVersion(hold, _) => Some(attribute(*hold)),
-        }
-    }
-}
-
-/// Reads a file's record: the enforced one if there is one.
-///
-/// # Errors
-/// Those of flistxattr(2) and fgetxattr(2), but for "none here".
-pub fn load(target: &Target) -> Result<Stored> {
-    const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
-    let may_have = match xattr::may_have(target, HOLDS.map(attribute)) {
-        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
-        may_have => may_have?,
-    };
-    for (hold, _) in HOLDS.into_iter().zip(may_have).filter(|(_, may_have)| *may_have) {
-        match load_kept_for(target, hold)? {
-            Stored::Absent => {}
-            stored => return Ok(stored),
-        }
-    }
-    Ok(Stored::Absent)
-}
-
-/// Reads what is in one hold's attribute, which may be that of another hold that is kept there.
-///
-/// # Errors
-/// Those of fgetxattr(2), but for "none here".
-pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
-    let bytes = match xattr::get(target, attribute(hold), LIMIT) {
-        // Another version may be longer than this one.
-        Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
-        read => read,
-    };
-    let bytes = match bytes {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Stored::Absent),
-        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
-        Err(error) => return Err(Error::from(error)),
-    };
-    Ok(match Record::decode(&bytes) {
-        // Whoever may write user.* must not be able to speak of an enforced hold.
-        Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
-        Ok(record) if record.identity == target.identity => Stored::Own(record),
-        Ok(record) => Stored::Foreign(record),
-        Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
-        Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
-    })
-}
-
-/// Digests a map span by span.
-#[derive(Debug)]
-pub struct Digester {
-    span: u64,
-    last: u64,
-    current: u64,
-    hasher: Sha256,
-    digests: Vec<[u8; DIGEST]>,
-}
-
-impl Digester {
-    /// Digests a file of so many bytes in spans of so many.
-    #[must_use]
-    pub fn new(size: u64, span: u64) -> Self {
-        let last = size.div_ceil(span).max(1) - 1;
-        Digester { span, last, current: 0, hasher: Sha256::new(), digests: Vec::new() }
-    }
-
-    /// Takes the next run.
-    pub fn push(&mut self, run: &Position) {
-        let mut rest = *run;
-        while rest.length > 0 {
-            let index = (rest.logical / self.span).min(self.last);
-            while self.current < index {
-                self.end_span();
-            }
-            let cut =
-                if index == self.last { rest.length } else { rest.length.min((index + 1) * self.span - rest.logical) };
-            self.hasher.update(Position { length: cut, ..rest }.encode());
-            rest.logical = rest.logical.saturating_add(cut);
-            rest.physical = rest.physical.saturating_add(cut);
-            rest.length -= cut;
-        }
-    }
-
-    fn end_span(&mut self) {
-        let mut digest = [0; DIGEST];
-        digest.copy_from_slice(&self.hasher.finalize_reset()[..DIGEST]);
-        self.digests.push(digest);
-        self.current += 1;
-    }
-
-    /// Ends the map.
-    #[must_use]
-    pub fn finish(mut self) -> Vec<[u8; DIGEST]> {
-        while self.current <= self.last {
-            self.end_span();
-        }
-        self.digests
-    }
-}
-
-/// Makes, in one pass and bounded memory, what a record of at most so many bytes keeps of a map.
-#[derive(Debug)]
-pub struct Recorder {
-    joiner: Joiner,
-    room: usize,
-    runs: Vec<Position>,
-    extents: u64,
-    digester: Digester,
-    span: u64,
-}
-
-impl Recorder {
-    /// Records a file of so many bytes in a record of at most `limit` bytes.
-    #[must_use]
-    pub fn new(size: u64, limit: usize) -> Self {
-        let spans = (limit - HEAD - CHECKSUM - 8) / DIGEST;
-        let span = size.div_ceil(spans as u64).next_power_of_two().max(MIN_SPAN);
-        Recorder {
-            joiner: Joiner::by_position(),
-            room: (limit - HEAD - CHECKSUM) / RUN,
-            runs: Vec::new(),
-            extents: 0,
-            digester: Digester::new(size, span),
-            span,
-        }
-    }
-
-    /// Takes the next run.
-    pub fn push(&mut self, run: &Run) {
-        if let Some(run) = self.joiner.push(*run) {
-            self.add(&run);
-        }
-    }
-
-    fn add(&mut self, run: &Run) {
-        let position = Position::of(run);
-        self.extents += 1;
-        if self.runs.len() <= self.room {
-            self.runs.push(position);
-        }
-        self.digester.push(&position);
-    }
-
-    /// Ends the map; gives the number of runs with what is kept of them.
-    #[must_use]
-    pub fn finish(mut self) -> (u64, Kept) {
-        if let Some(run) = self.joiner.finish() {
-            self.add(&run);
-        }
-        let kept = if self.runs.len() <= self.room {
-            Kept::Runs(self.runs)
-        } else {
-            Kept::Digests { span: self.span, digests: self.digester.finish() }
-        };
-        (self.extents, kept)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::digests::Recorder;
     use super::*;
 
     fn record(runs: u64, limit: usize) -> Record {
@@ -593,26 +377,5 @@ mod tests {
         let mut newer = good;
         newer[7] = 2;
         assert_eq!(Record::decode(&newer), Err(Undecodable::Version(2)));
-    }
-
-    #[test]
-    fn a_digest_depends_on_runs_alone_not_on_how_they_are_cut() {
-        let whole = Position { logical: 0, physical: 1 << 30, length: 5 << 20, unwritten: false };
-        let digests = |size, runs: &[Position]| {
-            let mut digester = Digester::new(size, MIN_SPAN);
-            runs.iter().for_each(|run| digester.push(run));
-            digester.finish()
-        };
-        let spans = digests(5 << 20, &[whole]);
-        assert_eq!(spans.len(), 5);
-        let moved = Position { physical: 2 << 30, ..whole };
-        assert!(digests(5 << 20, &[moved]).iter().zip(&spans).all(|(a, b)| a != b));
-        let (head, tail) = (
-            Position { length: 3 << 20, ..whole },
-            Position { logical: 3 << 20, physical: 3 << 30, length: 2 << 20, unwritten: false },
-        );
-        let partly = digests(5 << 20, &[head, tail]);
-        assert_eq!(partly[..3], spans[..3]);
-        assert_ne!(partly[3..], spans[3..]);
     }
 }

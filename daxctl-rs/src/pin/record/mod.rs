@@ -1,0 +1,9 @@
+//! The pin record: what was true when a file was pinned, kept with the file.
+
+mod digests;
+mod format;
+mod storage;
+
+pub use digests::{Digester, Recorder};
+pub use format::{Kept, LIMIT, Position, Record, Undecodable};
+pub use storage::{Stored, attribute, load, load_kept_for};

@@ -1,0 +1,115 @@
+//! Where records are kept: extended attributes.
+
+use std::ffi::CStr;
+
+use libdaxfile::{Errno, xattr};
+
+use super::format::{Kept, LIMIT, Record, TIGHT_LIMIT, Undecodable};
+use crate::error::{Error, Result};
+use crate::file::target::Target;
+use crate::needs::Hold;
+
+/// Most bytes of any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
+const ATTRIBUTE_LIMIT: usize = 65536;
+
+impl Record {
+    /// Writes the record to the file, in the smaller form where the filesystem has no room for the larger. `rebuild`
+    /// makes the map anew for a limit. Returns what was written. Durable after the next fsync.
+    ///
+    /// # Errors
+    /// Those of fsetxattr(2).
+    pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<Kept>) -> Result<Record> {
+        let name = attribute(self.needs.hold);
+        let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
+        let bytes = self.encode();
+        match xattr::set(target, name, &bytes) {
+            Err(error) if full(&error) && bytes.len() > TIGHT_LIMIT => {
+                self.map = rebuild(TIGHT_LIMIT)?;
+                xattr::set(target, name, &self.encode())?;
+            }
+            result => result?,
+        }
+        Ok(self)
+    }
+}
+
+/// The attribute that a hold's record is kept in.
+#[must_use]
+pub fn attribute(hold: Hold) -> &'static CStr {
+    match hold {
+        Hold::Frozen | Hold::Writable => c"security.daxfile.pin",
+        Hold::None => c"user.daxfile.pin",
+    }
+}
+
+/// What is found on a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// No record.
+    Absent,
+    /// This file's.
+    Own(Record),
+    /// Another file's, copied along with the contents.
+    Foreign(Record),
+    /// Not a record, and why.
+    Bad(Hold, &'static str),
+    /// A record of a version that this program does not know.
+    UnknownVersion(Hold, u8),
+}
+
+impl Stored {
+    /// The attribute it was found in.
+    #[must_use]
+    pub fn attribute(&self) -> Option<&'static CStr> {
+        match self {
+            Stored::Absent => None,
+            Stored::Own(record) | Stored::Foreign(record) => Some(attribute(record.needs.hold)),
+            Stored::Bad(hold, _) | Stored::UnknownVersion(hold, _) => Some(attribute(*hold)),
+        }
+    }
+}
+
+/// Reads a file's record: the enforced one if there is one.
+///
+/// # Errors
+/// Those of flistxattr(2) and fgetxattr(2), but for "none here".
+pub fn load(target: &Target) -> Result<Stored> {
+    const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
+    let may_have = match xattr::may_have(target, HOLDS.map(attribute)) {
+        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
+        may_have => may_have?,
+    };
+    for (hold, _) in HOLDS.into_iter().zip(may_have).filter(|(_, may_have)| *may_have) {
+        match load_kept_for(target, hold)? {
+            Stored::Absent => {}
+            stored => return Ok(stored),
+        }
+    }
+    Ok(Stored::Absent)
+}
+
+/// Reads what is in one hold's attribute, which may be that of another hold that is kept there.
+///
+/// # Errors
+/// Those of fgetxattr(2), but for "none here".
+pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
+    let bytes = match xattr::get(target, attribute(hold), LIMIT) {
+        // Another version may be longer than this one.
+        Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
+        read => read,
+    };
+    let bytes = match bytes {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Stored::Absent),
+        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
+        Err(error) => return Err(Error::from(error)),
+    };
+    Ok(match Record::decode(&bytes) {
+        // Whoever may write user.* must not be able to speak of an enforced hold.
+        Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
+        Ok(record) if record.identity == target.identity => Stored::Own(record),
+        Ok(record) => Stored::Foreign(record),
+        Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
+        Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
+    })
+}
