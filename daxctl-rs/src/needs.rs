@@ -1,10 +1,12 @@
 //! What the caller asks of a file's map: the options that `check`, `prepare` and `pin` share.
 
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 /// What keeps a map from changing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum Hold {
     /// The IMMUTABLE inode flag.
     #[default]
@@ -22,11 +24,7 @@ impl Hold {
     /// The name that `--hold` takes.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Hold::Frozen => "frozen",
-            Hold::Writable => "writable",
-            Hold::None => "none",
-        }
+        self.into()
     }
 }
 

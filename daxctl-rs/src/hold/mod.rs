@@ -8,15 +8,68 @@ use std::ffi::CStr;
 
 use caps::{CapSet, Capability};
 use libdaxfile::fsxattr::{self, Xflags};
-use libdaxfile::statx::Time;
+use libdaxfile::statx::{Statx, Time};
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
-use crate::pin::record::{Record, attribute};
-use crate::pin::survey::{self, Recorded};
+use crate::pin::record::{Record, Stored, attribute};
+use crate::pin::state::State;
+use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
+
+/// What this process lacks for holding a file so.
+///
+/// # Errors
+/// Where the kernel does not tell the process's capabilities.
+pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
+    match hold {
+        Hold::Frozen => frozen::missing_capabilities(statx),
+        Hold::Writable => writable::missing_capabilities(),
+        Hold::None => Ok(Vec::new()),
+    }
+}
+
+/// What this process lacks for ending such a hold.
+///
+/// # Errors
+/// As above.
+pub fn missing_for_release(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
+    match hold {
+        Hold::Frozen => frozen::missing_for_thawing(statx),
+        Hold::Writable | Hold::None => missing_capabilities(hold, statx),
+    }
+}
+
+/// Finds, without touching the file, what else would keep it from being held so.
+///
+/// # Errors
+/// What is missing.
+pub fn rehearse(hold: Hold, target: &Target) -> Result<()> {
+    match hold {
+        Hold::Frozen => Ok(()),
+        Hold::Writable => writable::require(),
+        Hold::None => target.require_write_access(),
+    }
+}
+
+/// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
+///
+/// # Errors
+/// Those of F_SETLEASE.
+pub fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
+    let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
+    if survey.state != State::Pinned || !frozen {
+        return Ok(());
+    }
+    match frozen::probe(target) {
+        Err(error) if error.errno == Some(Errno::EAGAIN) => survey.state = State::WriterInside,
+        Err(error) if error.errno != Some(Errno::EACCES) => return Err(error),
+        _ => {}
+    }
+    Ok(())
+}
 
 /// The record of a file as a survey found it.
 fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> Record {

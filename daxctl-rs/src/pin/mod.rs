@@ -1,6 +1,7 @@
 //! A file's pin: its record, how the map differs from it, and the pin's state. Reads only; [`crate::hold`] changes files.
 
 pub mod drift;
+pub mod guarded;
 pub mod manifest;
 pub mod record;
 pub mod state;

@@ -2,14 +2,16 @@
 
 use libdaxfile::statx::{Statx, Time};
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::drift::Moved;
 use super::record::{Record, Stored};
 use crate::needs::Hold;
 
 /// The state of a pin, computed from flag or guard, record and map: nothing could be written under IMMUTABLE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum State {
     /// Held, and as recorded.
     Pinned,
@@ -31,15 +33,7 @@ impl State {
     /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            State::Pinned => "pinned",
-            State::Drifted => "drifted",
-            State::WriterInside => "writer_inside",
-            State::NotHeld => "not_held",
-            State::Unpinned => "unpinned",
-            State::ForeignRecord => "foreign_record",
-            State::BadRecord => "bad_record",
-        }
+        self.into()
     }
 }
 

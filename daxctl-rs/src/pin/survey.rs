@@ -14,9 +14,9 @@ use crate::file::map::{self, Run, Runs};
 use crate::file::sharers;
 use crate::file::staging;
 use crate::file::target::{InodeState, Target};
-use crate::hold::writable;
 use crate::needs::{Hold, Needs};
 use crate::pin::drift::{Comparison, Moved};
+use crate::pin::guarded;
 use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
 use crate::pin::state::{self, State};
 use crate::system::mounts;
@@ -159,7 +159,7 @@ fn look(
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let held = match own.map(|record| record.needs.hold) {
-        Some(Hold::Writable) => writable::holds(target)?,
+        Some(Hold::Writable) => guarded::holds(target)?,
         _ => inode.immutable(),
     };
     let state = state::state(&stored, held, &statx, moved.as_ref());

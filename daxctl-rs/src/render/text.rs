@@ -458,7 +458,7 @@ fn put(column: &mut [u8], number: u64) {
 }
 
 fn layer_line(layer: &Layer) -> String {
-    let mut line = format!("{} {}, {}", layer.device, layer.name, layer.kind.name());
+    let mut line = format!("{} {}, {}", layer.device, layer.name, layer.kind.name().replace('_', "-"));
     if let Some(file) = &layer.backing_file {
         line += &format!(" {}", quote(file));
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::dm::{self, Question};
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 use super::kernel::text;
 use crate::name::{serialize_some, unescape};
@@ -46,8 +47,9 @@ pub struct Mapped {
 }
 
 /// Kinds of block devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum LayerKind {
     /// A part of the next layer.
     Partition,
@@ -62,16 +64,10 @@ pub enum LayerKind {
 }
 
 impl LayerKind {
-    /// Its name for people.
+    /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            LayerKind::Partition => "partition",
-            LayerKind::Loop => "loop",
-            LayerKind::DeviceMapper => "device-mapper",
-            LayerKind::Md => "md",
-            LayerKind::Disk => "disk",
-        }
+        self.into()
     }
 }
 

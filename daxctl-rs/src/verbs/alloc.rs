@@ -16,6 +16,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode as Permissions, fstatat};
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
+use super::each;
 use crate::error::{Error, Named, Result};
 use crate::file::blockers::{Blocker, Kind};
 use crate::file::layout::block_end;
@@ -45,7 +46,7 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress, sink: &mut S
     if let Err(error) = alloc(path, options, progress, &mut report) {
         report.fail(&error);
     }
-    super::tell(report, sink)
+    each::tell(report, sink)
 }
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {

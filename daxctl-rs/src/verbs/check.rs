@@ -2,83 +2,17 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Result};
-use crate::file::blockers::{self, Kind};
-use crate::file::staging::Staging;
-use crate::file::target::Target;
-use crate::needs::{Hold, Needs};
-use crate::pin::record::Stored;
-use crate::pin::state::State;
-use crate::pin::survey::{self, Survey};
+use super::{each, judge};
+use crate::needs::Needs;
+use crate::pin::survey;
 use crate::progress::Progress;
-use crate::report::{FileReport, Sink};
-use crate::size;
+use crate::report::Sink;
 use crate::status::Status;
 
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::look_at_each(paths, progress, sink, |target, report| {
-        let survey = or_unsupported(target, survey::with_sharers(target, *needs, None), report)?;
-        judge(target, needs, &survey, report)
+    each::look_at_each(paths, progress, sink, |target, report| {
+        let survey = judge::or_unsupported(target, survey::with_sharers(target, *needs, None), report)?;
+        judge::judge(target, needs, &survey, report)
     })
-}
-
-/// Where a file's filesystem shows no map at all, that is the blocker.
-///
-/// # Errors
-/// Those of the survey.
-pub(super) fn or_unsupported<T>(target: &Target, surveyed: Result<T>, report: &mut FileReport) -> Result<T> {
-    surveyed.inspect_err(|error| {
-        if error.status == Status::Unable {
-            report.blockers = Some(vec![blockers::unsupported(target)]);
-        }
-    })
-}
-
-/// Reports a survey, and what in it stands against pinning.
-///
-/// # Errors
-/// A record that must be dealt with first.
-pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mut FileReport) -> Result<()> {
-    report.describe(target, survey);
-    let mut blockers = survey.blockers.clone();
-    if survey.state == State::Pinned && needs.hold != Hold::Writable {
-        // What was copied since has not moved; verify says yes to it, too.
-        blockers.retain(|blocker| blocker.kind != Kind::Shared);
-        report.note_shared();
-    }
-    report.block(blockers);
-    if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
-        let bytes = size::format(bytes, false);
-        report.notes.push(format!("up to {bytes} may be copy-on-write staging; daxfile prepare drops it"));
-    }
-    if let Some(moved) = &survey.moved
-        && !moved.changes.is_empty()
-    {
-        report.changes = Some(moved.changes.clone());
-    }
-    match &survey.stored {
-        Stored::UnknownVersion(_, version) => {
-            return Err(Error::new(
-                Status::Failed,
-                format!("its pin record is of version {version}: use a newer daxfile"),
-            ));
-        }
-        Stored::Own(record) if record.needs != *needs => {
-            return Err(Error::new(Status::No, "already pinned with other options: unpin first"));
-        }
-        Stored::Own(_) if survey.state == State::Drifted || changed(survey) => {
-            return Err(Error::new(Status::No, "pinned before, and changed since: see daxfile verify; unpin first"));
-        }
-        Stored::Foreign(_) => report.notes.push("has another file's pin record, which pin overwrites".into()),
-        Stored::Bad(_, why) => report.notes.push(format!("has an unreadable pin record ({why}), which pin overwrites")),
-        Stored::Own(_) | Stored::Absent => {}
-    }
-    Ok(())
-}
-
-/// Whether a file whose pin is not held has changed since.
-fn changed(survey: &Survey) -> bool {
-    let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
-    matches!(&survey.stored, Stored::Own(record) if moved || crate::pin::state::attributes_differ(record, &survey.inode.statx))
 }

@@ -11,10 +11,12 @@ use libdaxfile::fsxattr::Xflags;
 use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::each;
 use crate::error::{Error, Named, Result};
 use crate::file::blockers::Kind;
 use crate::file::map::Run;
 use crate::file::target::Target;
+use crate::hold;
 use crate::name::quote;
 use crate::needs::{Hold, Needs};
 use crate::pin::state::State;
@@ -23,8 +25,6 @@ use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
 use crate::status::Status;
 use crate::system::devices::SECTOR;
-
-use super::verify;
 
 /// Who is to read the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum Format {
 
 /// Maps the file; one that is not pinned, or has changed since, only if `unpinned`.
 pub fn run(path: &Path, format: Format, unpinned: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::each(&[path.to_owned()], progress, sink, |target, report| map(target, format, unpinned, report))
+    each::each(&[path.to_owned()], progress, sink, |target, report| map(target, format, unpinned, report))
 }
 
 fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport) -> Result<()> {
@@ -53,7 +53,7 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
             runs.push(*run);
         }
     })?;
-    verify::look_inside(target, &mut survey)?;
+    hold::look_inside(target, &mut survey)?;
     report.describe(target, &survey);
     if !unpinned && survey.state != State::Pinned {
         return Err(Error::new(Status::No, not_pinned(survey.state)));

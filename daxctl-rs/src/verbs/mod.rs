@@ -2,6 +2,8 @@
 
 pub mod alloc;
 pub mod check;
+mod each;
+mod judge;
 pub mod map;
 pub mod pin;
 pub mod prepare;
@@ -9,92 +11,3 @@ pub mod probe;
 pub mod stat;
 pub mod unpin;
 pub mod verify;
-
-use std::num::NonZero;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
-use std::thread;
-
-use crate::error::Result;
-use crate::file::target::Target;
-use crate::progress::{Progress, Unit};
-use crate::report::{FileReport, Sink};
-use crate::status::Status;
-use crate::system::filesystem::Known;
-
-/// Files that a thread looks at before it hands on what it knows of them: enough that this costs little, few enough for
-/// the memory that their reports take.
-const TOGETHER: usize = 128;
-
-/// Looks at every file, at several at a time. Only for what takes no lock: a file may be named twice.
-fn look_at_each(
-    paths: &[PathBuf],
-    progress: &dyn Progress,
-    sink: &mut Sink<'_>,
-    look: impl Fn(&Target, &mut FileReport) -> Result<()> + Sync,
-) -> Status {
-    let [_, _, ..] = paths else { return each(paths, progress, sink, look) };
-    let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
-        let known = Known::default();
-        let look = |path: &PathBuf| report(path, Target::open_on(path, &known), |target, report| look(&target, report));
-        paths.iter().map(look).collect()
-    };
-    let look_together = &look_together;
-    let batches = paths.len().div_ceil(TOGETHER);
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(batches);
-    let mut status = Status::Done;
-    progress.begin(paths.len() as u64, Unit::Files);
-    thread::scope(|scope| {
-        // Each thread takes every n-th batch. Taken from them in turn, the reports are in order, and no thread gets far ahead.
-        let reports = (0..threads).map(|first| {
-            let (sender, receiver) = sync_channel(1);
-            let batches = paths.chunks(TOGETHER).skip(first).step_by(threads);
-            scope.spawn(move || batches.map(look_together).try_for_each(|reports| sender.send(reports)));
-            receiver
-        });
-        let reports: Vec<_> = reports.collect();
-        for reports in reports.iter().cycle().map_while(|thread| thread.recv().ok()) {
-            progress.advance(reports.len() as u64);
-            status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
-        }
-    });
-    progress.end();
-    status
-}
-
-/// Does the same to every file, in turn; one that fails does not keep the others from it.
-fn each(
-    paths: &[PathBuf],
-    progress: &dyn Progress,
-    sink: &mut Sink<'_>,
-    act: impl Fn(&Target, &mut FileReport) -> Result<()>,
-) -> Status {
-    let mut status = Status::Done;
-    progress.begin(paths.len() as u64, Unit::Files);
-    for path in paths.iter().take_while(|_| !progress.interrupted()) {
-        let report = one(path, |target, report| act(&target, report));
-        progress.advance(1);
-        status = status.max(tell(report, sink));
-    }
-    progress.end();
-    status
-}
-
-/// Hands a report on, and keeps its status.
-fn tell(report: FileReport, sink: &mut Sink<'_>) -> Status {
-    let status = report.exit_status;
-    sink(report);
-    status
-}
-
-fn one(path: &Path, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
-    report(path, Target::open(path), act)
-}
-
-fn report(path: &Path, target: Result<Target>, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
-    let mut report = FileReport::new(path);
-    if let Err(error) = target.and_then(|target| act(target, &mut report)) {
-        report.fail(&error);
-    }
-    report
-}

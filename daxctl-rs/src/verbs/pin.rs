@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use libdaxfile::Errno;
 use libdaxfile::lease::{Kind, Lease};
 
-use super::check;
+use super::{each, judge};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::hold::frozen::{self, Candidate};
-use crate::hold::{none, writable};
+use crate::hold::{self, none, writable};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Record, Stored};
 use crate::pin::state::State;
@@ -46,7 +46,7 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
         let batch = pin_batch(&rest[..rest.len().min(BATCH)], options, deadline, progress);
         rest = &rest[batch.len()..];
         progress.advance(batch.len() as u64);
-        status = batch.into_iter().fold(status, |status, report| status.max(super::tell(report, sink)));
+        status = batch.into_iter().fold(status, |status, report| status.max(each::tell(report, sink)));
     }
     progress.end();
     status
@@ -121,11 +121,7 @@ fn look(
         _ => options.needs,
     };
     let statx = target.statx()?;
-    let missing = match needs.hold {
-        Hold::Frozen => frozen::missing_capabilities(&statx)?,
-        Hold::Writable => writable::missing_capabilities()?,
-        Hold::None => Vec::new(),
-    };
+    let missing = hold::missing_capabilities(needs.hold, &statx)?;
     let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal(needs.hold).is_none();
     let probed = if may_probe { patiently(deadline, progress, || frozen::probe(target)) } else { Ok(()) };
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
@@ -134,9 +130,9 @@ fn look(
         Hold::Frozen | Hold::Writable => None,
     };
     let surveyed = survey::to_record(target, needs, lease.as_ref());
-    let recorded = check::or_unsupported(target, surveyed, report)?;
+    let recorded = judge::or_unsupported(target, surveyed, report)?;
     let survey = &recorded.survey;
-    check::judge(target, &needs, survey, report)?;
+    judge::judge(target, &needs, survey, report)?;
     // Not before: of a file in use, too, all that stands against pinning is told.
     probed?;
     if report.exit_status != Status::Done {
@@ -161,11 +157,7 @@ fn look(
         ));
     }
     if options.dry_run {
-        match needs.hold {
-            Hold::None => target.require_write_access()?,
-            Hold::Writable => writable::require()?,
-            Hold::Frozen => {}
-        }
+        hold::rehearse(needs.hold, target)?;
         report.action = Some(Action::WouldPin);
         return Ok(Next::Nothing);
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::{each, judge};
 use crate::error::{Error, Result};
 use crate::file::blockers::{Blocker, Kind};
 use crate::file::staging::Staging;
@@ -13,8 +14,6 @@ use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Sink, Work};
 use crate::status::Status;
 
-use super::check;
-
 /// Rounds beside others before the file is called busy.
 const ROUNDS: u32 = 3;
 
@@ -23,8 +22,8 @@ pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progr
     // Its progress is in bytes of one file, not in files.
     let paths = paths.iter().take_while(|_| !progress.interrupted());
     paths
-        .map(|path| super::one(path, |target, report| prepare(target, needs, dry_run, progress, report)))
-        .fold(Status::Done, |status, report| status.max(super::tell(report, sink)))
+        .map(|path| each::one(path, |target, report| prepare(target, needs, dry_run, progress, report)))
+        .fold(Status::Done, |status, report| status.max(each::tell(report, sink)))
 }
 
 /// Whether prepare removes it. What is not allocated yet after it was synced is somebody's writing at this moment.
@@ -44,7 +43,7 @@ fn prepare(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<()> {
-    let survey = check::or_unsupported(&target, survey::with_sharers(&target, *needs, None), report)?;
+    let survey = judge::or_unsupported(&target, survey::with_sharers(&target, *needs, None), report)?;
     let unsure =
         matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));

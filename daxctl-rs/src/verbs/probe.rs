@@ -8,6 +8,7 @@ use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
+use super::each;
 use crate::error::{Error, Named, Result};
 use crate::file::target::open_regular;
 use crate::hold::{frozen, writable};
@@ -30,7 +31,7 @@ pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
         }
         Err(error) => report.fail(&error),
     }
-    super::tell(report, sink)
+    each::tell(report, sink)
 }
 
 fn probe(path: &Path) -> Result<ProbeFacts> {

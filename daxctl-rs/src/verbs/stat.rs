@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::each;
 use crate::error::Result;
 use crate::file::target::Target;
 use crate::needs::Needs;
@@ -14,7 +15,7 @@ use crate::status::Status;
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let stat = |target: &Target, report: &mut FileReport| stat(target, extents, report);
     // Whole maps take memory: then one file at a time.
-    if extents { super::each(paths, progress, sink, stat) } else { super::look_at_each(paths, progress, sink, stat) }
+    if extents { each::each(paths, progress, sink, stat) } else { each::look_at_each(paths, progress, sink, stat) }
 }
 
 fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {

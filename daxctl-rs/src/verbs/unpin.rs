@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::{Errno, xattr};
 
+use super::each;
 use crate::error::{Error, Result};
 use crate::file::target::Target;
-use crate::hold::{self, frozen, writable};
+use crate::hold::{self, writable};
 use crate::needs::Hold;
+use crate::pin::guarded;
 use crate::pin::record::{self, Stored, attribute};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
@@ -16,7 +18,7 @@ use crate::status::Status;
 
 /// Unpins each file; one that is not pinned stays as it is.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::each(paths, progress, sink, |target, report| unpin(target, dry_run, report))
+    each::each(paths, progress, sink, |target, report| unpin(target, dry_run, report))
 }
 
 fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> {
@@ -32,7 +34,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         end(target, hold, &stored, dry_run, report)?;
         action = ended;
     }
-    if action == Action::AlreadyUnpinned && writable::guards(target)? {
+    if action == Action::AlreadyUnpinned && guarded::guards(target)? {
         report.notes.push("under the guard, but without its record".into());
         if !dry_run {
             writable::release(target)?;
@@ -123,10 +125,7 @@ fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
         Stored::Own(record) => record.needs.hold,
         _ => Hold::Frozen,
     };
-    let missing = match hold {
-        Hold::Writable => writable::missing_capabilities()?,
-        _ => frozen::missing_for_thawing(&target.statx()?)?,
-    };
+    let missing = hold::missing_for_release(hold, &target.statx()?)?;
     if missing.is_empty() {
         return Ok(());
     }

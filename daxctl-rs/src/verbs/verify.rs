@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::Errno;
 
+use super::each;
 use crate::error::{Error, Result};
 use crate::file::map;
 use crate::file::target::Target;
-use crate::hold::frozen;
+use crate::hold;
 use crate::needs::{Hold, Needs};
 use crate::pin::drift::Comparison;
 use crate::pin::manifest::{Entry, Manifest};
@@ -20,26 +21,12 @@ use crate::status::Status;
 
 /// Compares each file with its own record. With `strict`, blocks shared since count as drift.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    super::look_at_each(paths, progress, sink, |target, report| {
+    each::look_at_each(paths, progress, sink, |target, report| {
         let mut survey = survey::take(target, Needs::default(), None, |_| ())?;
-        look_inside(target, &mut survey)?;
+        hold::look_inside(target, &mut survey)?;
         report.describe(target, &survey);
         judge(target, &survey, strict, report)
     })
-}
-
-/// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
-pub(super) fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
-    let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
-    if survey.state != State::Pinned || !frozen {
-        return Ok(());
-    }
-    match frozen::probe(target) {
-        Err(error) if error.errno == Some(Errno::EAGAIN) => survey.state = State::WriterInside,
-        Err(error) if error.errno != Some(Errno::EACCES) => return Err(error),
-        _ => {}
-    }
-    Ok(())
 }
 
 fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
@@ -104,7 +91,7 @@ pub fn run_against(
             (None, Err(error)) => report.fail(&error),
             (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
         }
-        status = status.max(super::tell(report, sink));
+        status = status.max(each::tell(report, sink));
         progress.advance(1);
     }
     for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
@@ -113,7 +100,7 @@ pub fn run_against(
         let target = entry.harmless().and_then(|()| Target::open(&path));
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
-            status = status.max(super::tell(report, sink));
+            status = status.max(each::tell(report, sink));
         }
         progress.advance(1);
     }

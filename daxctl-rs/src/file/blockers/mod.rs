@@ -6,6 +6,7 @@ mod scan;
 pub use scan::{Beside, Scan, unsupported};
 
 use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::dax::Lack;
 use super::sharers::Sharer;
@@ -13,8 +14,9 @@ use crate::needs::Allow;
 use crate::status::Status;
 
 /// Reasons why a map cannot be pinned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum Kind {
     /// Ranges without blocks: the first store into one allocates.
     Hole,
@@ -72,33 +74,7 @@ impl Kind {
     /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Kind::Hole => "hole",
-            Kind::Unwritten => "unwritten",
-            Kind::Shared => "shared",
-            Kind::Delalloc => "delalloc",
-            Kind::Inline => "inline",
-            Kind::Encoded => "encoded",
-            Kind::Encrypted => "encrypted",
-            Kind::Unaligned => "unaligned",
-            Kind::UnknownAddress => "unknown_address",
-            Kind::Merged => "merged",
-            Kind::TooManyExtents => "too_many_extents",
-            Kind::Misaligned => "misaligned",
-            Kind::Staging => "staging",
-            Kind::PastEof => "past_eof",
-            Kind::Empty => "empty",
-            Kind::Immutable => "immutable",
-            Kind::AppendOnly => "append_only",
-            Kind::Swapfile => "swapfile",
-            Kind::Verity => "verity",
-            Kind::Realtime => "realtime",
-            Kind::NotDax => "not_dax",
-            Kind::DaxUnavailable => "dax_unavailable",
-            Kind::NoMapSync => "no_map_sync",
-            Kind::F2fsUnpinned => "f2fs_unpinned",
-            Kind::UnsupportedFilesystem => "unsupported_filesystem",
-        }
+        self.into()
     }
 
     /// The exit status of a file that has it.

@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::links::FdLink;
@@ -25,13 +25,13 @@ use sha2::{Digest, Sha256};
 use super::{Lack, Part};
 use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
+use crate::pin::guarded::{PINS, directories_of_links, has_all};
 use crate::status::Status;
 use crate::system::kernel;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
 
 const BPFFS: &str = "/sys/fs/bpf";
-const PINS: &str = "/sys/fs/bpf/daxfile";
 const FILES: &str = "daxfile_files";
 const FILESYSTEMS: &str = "daxfile_fs";
 const FILTER: &str = "daxfile_filter";
@@ -240,32 +240,6 @@ fn same_directory(directory: &File) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let there = directory.metadata().named("fstat")?;
     Ok(fs::metadata(PINS).is_ok_and(|here| here.ino() == there.ino()))
-}
-
-/// Directories of links, each with the number that its name promises.
-fn directories_of_links() -> io::Result<Vec<(PathBuf, usize)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(PINS)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(number) = name.strip_prefix("links-").and_then(|rest| rest.rsplit('-').next()?.parse().ok()) {
-            found.push((path, number));
-        }
-    }
-    Ok(found)
-}
-
-fn has_all(path: &Path, number: usize) -> bool {
-    fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
-}
-
-/// Whether no link is missing, as far as the caller may look.
-pub(super) fn is_whole() -> Result<bool> {
-    match directories_of_links() {
-        Ok(found) => Ok(found.iter().any(|(path, number)| has_all(path, *number))),
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => Ok(true),
-        Err(error) => Err(error).named("readdir(/sys/fs/bpf/daxfile)"),
-    }
 }
 
 fn digest() -> String {

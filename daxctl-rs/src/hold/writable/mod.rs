@@ -22,6 +22,7 @@ use super::Replaced;
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Needs;
+use crate::pin::guarded;
 use crate::pin::record::{LIMIT, Record, attribute};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
@@ -78,22 +79,6 @@ impl Lack {
         let alternatives = "--hold frozen holds the map without it, --hold none only records it";
         Error::new(self.part.status(), format!("hold writable: {}; {alternatives}", self.message))
     }
-}
-
-/// Whether the guard has the file, and is whole, and f2fs keeps its blocks where they are.
-///
-/// # Errors
-/// Those of the ioctls that ask them, and of looking at the guard's pins.
-pub fn holds(target: &Target) -> Result<bool> {
-    Ok(target.filesystem.keeps_blocks(target)? && guards(target)? && guard::is_whole()?)
-}
-
-/// Whether the guard, whatever is left of it, has the file.
-///
-/// # Errors
-/// Those of the ioctl that asks it.
-pub fn guards(target: &Target) -> Result<bool> {
-    Ok(libdaxfile::guard::has(target)?)
 }
 
 /// What keeps this process from holding any file so.
@@ -172,7 +157,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     target.fsync()?;
     undo.armed = true;
     guard::arm(target)?;
-    if !guards(target)? {
+    if !guarded::guards(target)? {
         return Err(Lack::new(
             Part::Lsm,
             "the guard does not see the file: is bpf among the active LSMs? (/sys/kernel/security/lsm)",
@@ -197,7 +182,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
 /// # Errors
 /// Where this build has no guard, or may not ask the kernel for it.
 pub(crate) fn release(target: &Target) -> Result<()> {
-    if guards(target)? { guard::disarm(target) } else { Ok(()) }
+    if guarded::guards(target)? { guard::disarm(target) } else { Ok(()) }
 }
 
 /// Puts it back, since unpinning failed.

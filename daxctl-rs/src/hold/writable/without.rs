@@ -10,10 +10,6 @@ pub fn lacks() -> Vec<Lack> {
     vec![Lack::new(Part::Build, "this daxfile was built without the guard (cargo's feature guard)")]
 }
 
-pub(super) fn is_whole() -> Result<bool> {
-    Ok(true)
-}
-
 pub(super) fn arm(_: &Target) -> Result<()> {
     super::require()
 }
