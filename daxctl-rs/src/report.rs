@@ -10,8 +10,8 @@ use serde::{Serialize, Serializer};
 
 use crate::error::Error;
 use crate::file::blockers::Blocker;
-use crate::file::layout::Summary;
 use crate::file::map::Runs;
+use crate::file::overview::Summary;
 use crate::file::staging::Staging;
 use crate::file::strip::Strip;
 use crate::file::target::Target;
