@@ -3,7 +3,7 @@
 set -euo pipefail
 if [[ -z ${DAXFILE_DEMO-} ]]; then
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    . tests/packages.sh
+    . tests/scripts/packages.sh
     need mkfs.xfs=xfsprogs filefrag=e2fsprogs mount=mount unshare=util-linux
     cargo build --package daxfile
     target=$(cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')

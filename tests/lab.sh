@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # lab.sh [--kills N] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a
-# virtual machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 maps a_test_name
+# virtual machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 filesystem maps::a_test_name
 # With --kills they are run N + 1 times: the machine is killed when they ask for it, and booted again.
 # With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-holds(7) tells of that kernel.
 set -euo pipefail
@@ -14,7 +14,7 @@ if (($# < 2)) || [[ $1 == -* ]]; then
     exit 2
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/packages.sh
+. tests/scripts/packages.sh
 need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binutils \
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring \
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
@@ -32,7 +32,7 @@ modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fus
 IFS=, read -ra names <<<"$2"
 limit=2h
 
-kernel=$(tests/lab/fetch.sh "$1")
+kernel=$(tests/scripts/lab/fetch.sh "$1")
 version=${kernel##*/}
 echo "== Linux $version: ${names[*]}"
 work=$(mktemp -d)
@@ -43,7 +43,7 @@ mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
 
 # As run.sh has built it: of fewer targets, dependencies would have other features, and be built anew.
-cargo test --workspace --features daxfile/guard --all-targets --no-run --message-format=json >"$work/built"
+cargo build --workspace --features daxfile/guard --all-targets --message-format=json >"$work/built"
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
 program='first(inputs | select(.executable and .target.kind == ["test"] and .target.name == $name).executable)'
 for name in "${names[@]}"; do
@@ -70,10 +70,10 @@ printf '%s\n' "${files[@]}" "${libraries[@]}" /etc/{passwd,group,nsswitch.conf,m
 ln -sf bash "$tree/usr/bin/sh"
 ln -sf mawk "$tree/usr/bin/awk"
 
-tests/lab/modules.sh "$kernel" "$tree" "${modules[@]}"
+tests/scripts/lab/modules.sh "$kernel" "$tree" "${modules[@]}"
 
-cp tests/lab/init "$tree/init"
-cp tests/lab/skipped "$tree/lab/skipped"
+cp tests/scripts/lab/init "$tree/init"
+cp tests/scripts/lab/skipped "$tree/lab/skipped"
 printf '%s\n' "${devices[@]}" >"$tree/lab/devices"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"

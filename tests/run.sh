@@ -3,7 +3,7 @@
 # NAME... runs only the tests whose names contain one of them, and none in the lab.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/packages.sh
+. tests/scripts/packages.sh
 
 full=()
 names=()
@@ -11,7 +11,7 @@ kernels=(6.1)
 # Of each guest, its test programs and what the names of their tests contain.
 guests=(
     "guard in_the_lab --skip toll"
-    "attacks,dax,realtime,map,probe write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
+    "attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
 kills=2
 for argument; do
@@ -21,8 +21,8 @@ for argument; do
             kernels=(6.1 6.12 newest)
             guests=(
                 "attacks attacks/"
-                "guard,dax,realtime,map,probe in_the_lab what_is_said --skip toll"
-                "main_job,pin_races pins_survive a_writer_inside a_file_in_use"
+                "guard,filesystem,cli in_the_lab what_is_said --skip toll"
+                "filesystem,races pins_survive a_writer_inside a_file_in_use"
             )
             kills=20
             ;;
@@ -60,7 +60,7 @@ lint() {
 
 # The guard is left out of no part that is tested.
 guard=(--features daxfile/guard)
-step cargo test --workspace "${guard[@]}" --all-targets --no-run
+step cargo build --workspace "${guard[@]}" --all-targets
 
 # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
 # background job ignores SIGINT, and so would all that the tests start.
@@ -87,7 +87,7 @@ if ((${#names[@]} == 0)); then
     set -m
     (
         for kernel in "${kernels[@]}"; do
-            echo "--kills $kills $kernel killed"
+            echo "--kills $kills $kernel faults killed::"
             printf '%s\n' "${guests[@]/#/$kernel }"
         done | xargs -P 2 -I '{}' bash -c 'guest {}'
     ) &
@@ -113,7 +113,7 @@ broken=0
 if ((${#names[@]} == 0)); then
     for script in fuzz.sh release.sh; do
         if ((${#full[@]} > 0)); then
-            step "tests/$script" 2>&1 | tee -a "$said" || broken=$((broken + 1))
+            step tests/scripts/$script 2>&1 | tee -a "$said" || broken=$((broken + 1))
         else
             skipped+=("$script: long: tests/run.sh --full")
         fi

@@ -3,14 +3,14 @@
 # without clang, a static build. What is to be installed is installed in a clean root of Debian, and used there.
 # release.sh [CHECK...]: only these.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if ((EUID != 0)) || [[ -z ${DAXFILE_RELEASE-} ]]; then
-    . tests/packages.sh
+    . tests/scripts/packages.sh
     # As root, and in a mount namespace of its own: whatever ends it, nothing stays mounted.
     exec "${sudo[@]}" unshare --mount --propagation private -- \
-        env DAXFILE_RELEASE=inside HOME="$HOME" PATH="$PATH" bash tests/release.sh "$@"
+        env DAXFILE_RELEASE=inside HOME="$HOME" PATH="$PATH" bash tests/scripts/release.sh "$@"
 fi
-. tests/packages.sh
+. tests/scripts/packages.sh
 need debootstrap=debootstrap lintian=lintian mkfs.xfs=xfsprogs cc=gcc jq=jq systemd-analyze=systemd man=man-db \
     qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod \
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
@@ -122,10 +122,10 @@ check_publish() {
 check_deb() {
     say "The Debian package"
     local deb first
-    deb=$(tests/deb.sh)
+    deb=$(tests/scripts/deb.sh)
     first=$(sha256sum "$deb")
     rm "$deb"
-    [[ $(tests/deb.sh) == "$deb" && $(sha256sum "$deb") == "$first" ]] || fail "made twice, it is not the same"
+    [[ $(tests/scripts/deb.sh) == "$deb" && $(sha256sum "$deb") == "$first" ]] || fail "made twice, it is not the same"
     echo "${deb##*/}: $(stat -c %s "$deb") bytes, the same when made again"
     lintian --allow-root --fail-on error "$deb"
 
@@ -204,13 +204,13 @@ check_static() {
 check_boot() {
     say "A boot with systemd, in the lab"
     local deb kernel version image=$scratch/image
-    deb=$(tests/deb.sh)
+    deb=$(tests/scripts/deb.sh)
     root boot "${plain[@]}"
     cp "$deb" "$scratch/boot/tmp/daxfile.deb"
     within boot dpkg -i /tmp/daxfile.deb >/dev/null
     echo '/dev/vda /data xfs x-systemd.requires=systemd-modules-load.service 0 0' >"$scratch/boot/etc/fstab"
     printf '%s\n' crc32c_generic virtio_pci virtio_blk xfs >"$scratch/boot/etc/modules-load.d/disk.conf"
-    install -m 755 tests/lab/booted{,_again} "$scratch/boot/"
+    install -m 755 tests/scripts/lab/booted{,_again} "$scratch/boot/"
 
     # Files that are listed, on a disk of their own: two for the unit to hold, and one that is frozen already.
     truncate -s 320M "$image"
@@ -224,9 +224,9 @@ check_boot() {
     umount "$scratch/boot/data"
     printf '/data/%s\n' one two frozen >"$scratch/boot/etc/daxfile/pins"
 
-    kernel=$(tests/lab/fetch.sh 6.12)
+    kernel=$(tests/scripts/lab/fetch.sh 6.12)
     version=${kernel##*/}
-    tests/lab/modules.sh "$kernel" "$scratch/boot" autofs4 crc32c_generic virtio_pci virtio_blk xfs
+    tests/scripts/lab/modules.sh "$kernel" "$scratch/boot" autofs4 crc32c_generic virtio_pci virtio_blk xfs
     umount -lR "$scratch"/boot/{dev,proc,sys}
     rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
     (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"

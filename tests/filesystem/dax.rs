@@ -137,14 +137,14 @@ fn live(path: PathBuf) {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn xfs_that_is_always_dax_in_the_lab() {
     let pmem = Pmem::new(XFS, "dax=always");
     live(pmem.path("file"));
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn ext4_that_is_always_dax_in_the_lab() {
     let pmem = Pmem::new(EXT4, "dax");
     live(pmem.path("file"));
@@ -152,7 +152,7 @@ fn ext4_that_is_always_dax_in_the_lab() {
 
 /// Each file as its own flag says, which it has from its directory.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn dax_by_inode_in_the_lab() {
     for mkfs in [XFS, EXT4] {
         let pmem = Pmem::new(mkfs, "dax=inode");
@@ -170,7 +170,7 @@ fn dax_by_inode_in_the_lab() {
 
 /// Otherwise the mapping would prove nothing.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn no_synchronous_mapping_without_dax_in_the_lab() {
     let scratch = Scratch::new(Kind::xfs());
     let path = scratch.path("file");
@@ -195,7 +195,7 @@ fn a_device_without_dax_is_named() {
 
 /// The need is kept in the record, and is one of the options that a second pin must repeat.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn dax_is_demanded_and_recorded_in_the_lab() {
     for (mkfs, options) in [(XFS, "dax=always"), (EXT4, "dax=always")] {
         let pmem = Pmem::new(mkfs, options);
@@ -216,7 +216,7 @@ fn dax_is_demanded_and_recorded_in_the_lab() {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn the_remedies_of_what_is_not_dax_in_the_lab() {
     for (mkfs, other_blocks) in [(XFS, "mkfs.xfs -q -f -b size=1024"), (EXT4, "mkfs.ext4 -q -F -b 1024")] {
         let pmem = Pmem::new(mkfs, "dax=inode");
@@ -275,7 +275,7 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
 
 /// DAX whose device wants to be told to flush.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn persistent_memory_without_map_sync_in_the_lab() {
     sh("modprobe -a virtio_pci virtio_pmem; until [[ -b /dev/pmem1 ]]; do sleep 0.1; done");
     let pmem = Pmem::on("/dev/pmem1", EXT4, "dax=always");
@@ -290,7 +290,7 @@ fn persistent_memory_without_map_sync_in_the_lab() {
 
 /// Asking does not depend on what the file holds, nor on who may write, and leaves the owner's access time alone.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn map_sync_is_asked_for_gently_in_the_lab() {
     for mkfs in [XFS, EXT4] {
         let pmem = Pmem::new(mkfs, "dax=always,strictatime");
@@ -317,7 +317,7 @@ fn map_sync_is_asked_for_gently_in_the_lab() {
 
 /// Against the page faults that reading a mapping takes.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL dax"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn entries_of_2_mib_map_what_stat_says_in_the_lab() {
     const MIB: u64 = 1 << 20;
     // Linux 6.1 mounts no XFS with reflink as DAX on a partition.

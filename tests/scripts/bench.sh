@@ -2,8 +2,8 @@
 # bench.sh [PART...]: times daxfile and each peer in turn (A B A B ...) on a loop-mounted XFS, and prints medians and their
 # ratios. Parts: extents, files, space, pins, startup, growth. The variable RUNS says how many rounds, 5 unless set.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/packages.sh
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/scripts/packages.sh
 
 runs=${RUNS:-5}
 parts=("$@")
@@ -24,7 +24,7 @@ daxfile=$PWD/target/release/daxfile
 work=$(mktemp -d -t daxfile-bench.XXXXXX)
 trap 'cd /; umount "$work/mnt" 2>/dev/null || :; rm -rf "$work"' EXIT
 for program in fiemap measure; do
-    cc -O2 -Wall -o "$work/$program" "tests/bench/$program.c"
+    cc -O2 -Wall -o "$work/$program" "tests/scripts/bench/$program.c"
 done
 truncate -s 24G "$work/image"
 mkfs.xfs -q -m rmapbt=0 "$work/image"

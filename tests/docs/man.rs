@@ -1,5 +1,5 @@
 //! Holds the manual pages and README.md against what the program says of itself.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,6 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use daxfile::file::blockers::Kind;
 use daxfile::pin::state::State;
+use daxfile_tests::Daxfile;
+use daxfile_tests::child::{finish, spawn};
+use daxfile_tests::tools::require;
 use strum::VariantArray;
 
 type Names = BTreeSet<String>;
@@ -17,7 +20,7 @@ fn read(path: &str) -> String {
 }
 
 fn daxfile(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_daxfile")).args(args).output().unwrap()
+    finish(&mut Daxfile::new(args).command())
 }
 
 fn help(args: &[&str]) -> String {
@@ -151,12 +154,9 @@ fn the_page_has_every_name() {
 #[test]
 fn the_pages_are_well_formed() {
     for page in ["man/daxfile.8", "man/daxfile-holds.7", "man/daxfile-json.5"] {
-        let mut lint = Command::new("mandoc")
-            .args(["-T", "lint", "-W", "warning"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("mandoc: {e}: apt-get install mandoc (or run tests/run.sh)"));
+        require(&["mandoc"]);
+        let lint = ["-T", "lint", "-W", "warning"];
+        let mut lint = spawn(Command::new("mandoc").args(lint).stdin(Stdio::piped()).stdout(Stdio::piped()));
         std::io::Write::write_all(&mut lint.stdin.take().unwrap(), read(page).as_bytes()).unwrap();
         let out = lint.wait_with_output().unwrap();
         assert!(out.status.success(), "{page}: {}", String::from_utf8_lossy(&out.stdout));

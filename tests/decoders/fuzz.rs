@@ -1,4 +1,4 @@
-//! Feeds libFuzzer's inputs to the decoder that `DECODER` names. Built and run by tests/fuzz.sh.
+//! Feeds libFuzzer's inputs to the decoder that `DECODER` names. Built and run by tests/scripts/fuzz.sh.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![no_main]
 

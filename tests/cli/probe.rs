@@ -75,7 +75,7 @@ fn pins_end_so(place: &Path, call: impl Fn(&mut Daxfile)) {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL probe"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
 fn the_active_lsms_in_the_lab() {
     let said = probe(Path::new("/"));
     let told: Vec<_> = said["lsm"].as_array().unwrap().iter().map(|lsm| lsm.as_str().unwrap()).collect();
@@ -238,7 +238,7 @@ fn kinds(devices: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL probe"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
 fn a_stack_of_devices_is_followed_in_the_lab() {
     let stack = Stack::new(&["0 614400 linear $part 2048", "0 409600 linear $top 8"]);
     let all = devices(&stack.probe(|daxfile| daxfile));
@@ -268,7 +268,7 @@ fn a_stack_of_devices_is_followed_in_the_lab() {
 
 /// Under one device there can be one that does not have its bytes in its order, or not at all.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL probe"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
 fn where_an_offset_does_not_tell_the_stack_ends_in_the_lab() {
     let ends = |tables: &[&str], targets: &[&str]| {
         let stack = Stack::new(tables);

@@ -68,7 +68,7 @@ fn a_killed_process_tears_down() {
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("image");
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "a_killed_process_tears_down"]).env(CHILD, &report);
+    again.args(["--exact", "harness::a_killed_process_tears_down"]).env(CHILD, &report);
     assert!(!finish(&mut again).status.success());
     let image = PathBuf::from(fs::read_to_string(&report).unwrap());
     wait_until("the janitor has done", || !image.parent().unwrap().exists());

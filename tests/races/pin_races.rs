@@ -368,7 +368,7 @@ fn hogged(kind: Kind) {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL pin_races"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL races pin_races"]
 fn pins_beside_a_real_time_hog_in_the_lab() {
     hogged(Kind::xfs());
     hogged(Kind::ext4());

@@ -1,4 +1,4 @@
-//! Sessions as a person would have them, held against transcripts in `tests/sessions`.
+//! Sessions as a person would have them, held against transcripts in `tests/docs/sessions`.
 //!
 //! A transcript is its own script. Lines that begin with `$ ` are commands, those with `> ` continue them, those with `#`
 //! are prose; the rest is what the commands printed on either stream, and `[N]` the exit status where it was not 0. All
@@ -51,7 +51,7 @@ enum Item {
 }
 
 fn sessions_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("sessions")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sessions")
 }
 
 fn parse(transcript: &str) -> Vec<Item> {

@@ -2,8 +2,8 @@
 # Fuzzes each decoder, guided by coverage: 10,000,000 runs or 10 minutes, whichever is first. What fails is kept in
 # target/fuzz. Rust has the coverage that libFuzzer goes by as a pass of LLVM, without a nightly compiler.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/packages.sh
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/scripts/packages.sh
 
 runs=${1:-10000000}
 seconds=600
@@ -24,7 +24,7 @@ for decoder in record manifest; do
     rm -rf "$work"
     mkdir -p "$work"
     # Some bytes more than a record may have; a run that takes 10 s hangs.
-    if ! DECODER=$decoder "target/fuzz/$host/release/fuzz" "$work" "tests/fuzz/seeds/$decoder" -runs="$runs" \
+    if ! DECODER=$decoder "target/fuzz/$host/release/fuzz" "$work" "tests/decoders/seeds/$decoder" -runs="$runs" \
         -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=512 -artifact_prefix="$work." &>"$log"; then
         tail -n 40 "$log"
         exit 1

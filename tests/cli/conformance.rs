@@ -370,7 +370,7 @@ fn the_table_has_every_verb() {
     let lines = commands.lines().filter_map(|line| line.strip_prefix("  "));
     let mut listed: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
     // What is left of a line that was wrapped begins with blanks.
-    // These act on no file; tests/probe.rs and tests/completions.rs have their own cases.
+    // These act on no file; probe.rs and completions.rs have their own cases.
     listed.retain(|name| !["", "help", "probe", "completions"].contains(name));
     let mut rows: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
     listed.sort_unstable();

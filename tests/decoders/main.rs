@@ -1,7 +1,6 @@
 //! The decoders of pin records and of manifests, by properties.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fuzz/checks.rs"]
 mod checks;
 
 use std::ffi::OsString;
@@ -350,7 +349,7 @@ fn memory_stays_in_proportion() {
 #[test]
 fn seeds_are_real() {
     let seeds = |decoder: &str| {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(decoder);
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("decoders/seeds").join(decoder);
         let files: Vec<_> =
             std::fs::read_dir(&dir).expect("seeds").map(|entry| entry.expect("a file").path()).collect();
         assert!(files.len() >= 3, "{}", dir.display());

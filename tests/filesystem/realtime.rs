@@ -50,7 +50,7 @@ fn map_of(file: &Value) -> Vec<Piece> {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem realtime"]
 fn a_realtime_file_is_pinned_in_the_lab() {
     let xfs = Realtime::new();
     let path = xfs.path("file");
@@ -83,7 +83,7 @@ fn a_realtime_file_is_pinned_in_the_lab() {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem realtime"]
 fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
     let xfs = Realtime::new();
     let path = xfs.path("new");
@@ -103,7 +103,7 @@ fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
 
 /// What it was mounted by can be the name of something else since.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL realtime"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem realtime"]
 fn a_map_is_of_the_realtime_device_or_none_in_the_lab() {
     let xfs = Realtime::new();
     let path = xfs.path("file");

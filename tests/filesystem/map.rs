@@ -181,7 +181,7 @@ fn what_has_no_place_of_its_own_is_refused() {
 
 /// What the kernel makes of a table. Its filesystem is unmounted: mounted, it has the device to itself.
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL map"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem map"]
 fn device_mapper_reads_the_file_in_the_lab() {
     require(&["dmsetup"]);
     for kind in [Kind::xfs(), Ext4::default().into()] {

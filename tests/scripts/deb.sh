@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes the Debian package, and prints its path. The same sources and tools make the same package, byte by byte.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-. tests/packages.sh
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+. tests/scripts/packages.sh
 need dpkg-shlibdeps=dpkg-dev cc=gcc /usr/include/stdio.h=libc6-dev clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev
 
 target=$(cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')

@@ -16,7 +16,7 @@ use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-const SCHEMA: &str = include_str!("../man/daxfile.schema.json");
+const SCHEMA: &str = include_str!("../../man/daxfile.schema.json");
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the schema is JSON")

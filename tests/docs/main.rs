@@ -1,0 +1,6 @@
+//! The documentation, compared with the program: manual pages, README and transcripts.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod json_page;
+mod man;
+mod sessions;

@@ -1,0 +1,15 @@
+//! The verbs on real filesystems, compared with what other tools report.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod align;
+mod blockers;
+mod dax;
+mod harness;
+mod main_job;
+mod map;
+mod maps;
+mod prepare;
+mod realtime;
+mod records;
+mod sharers;
+mod staging;

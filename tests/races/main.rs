@@ -1,0 +1,6 @@
+//! The verbs while other processes use the same file.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod pin_leases;
+mod pin_races;
+mod prepare_races;
