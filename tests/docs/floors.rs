@@ -1,0 +1,187 @@
+//! The structure of the library: which folder may use which, and the picture of it in daxctl-rs/CONTRIBUTING.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the top down. A folder uses those below it; two on one floor do not know each other.
+const FLOORS: [&[&str]; 5] = [&["verbs"], &["hold", "prepare"], &["pin"], &["file"], &["system"]];
+
+/// The picture stands between these lines.
+const BEGIN: &str = "<!-- floors: UPDATE_FLOORS=1 tests/run.sh floors_are_as_drawn -->\n```text\n";
+const END: &str = "```\n";
+
+fn package() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../daxctl-rs")
+}
+
+/// Every module of the library with the modules that it uses, as paths such as `file/map`.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let source = package().join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                _ if path.is_dir() && !path.ends_with("render") => folders.push(path),
+                Some(extension) if extension == "rs" => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    let module = |path: &Path| {
+        let path = path.strip_prefix(&source).unwrap().with_extension("");
+        path.to_str().unwrap().trim_end_matches("/mod").to_owned()
+    };
+    let modules: BTreeSet<String> = files.iter().map(|path| module(path)).collect();
+    let used = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let mut used = BTreeSet::new();
+        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for line in code.flat_map(|line| line.split("crate::").skip(1)) {
+            // `use crate::pin::{record, state}` names both.
+            let (prefix, names) = line.split_once('{').unwrap_or((line, ""));
+            let prefix: Vec<&str> = prefix.split("::").map(word).filter(|part| !part.is_empty()).collect();
+            let mut candidates: Vec<Vec<&str>> = vec![prefix.clone()];
+            candidates.extend(names.split(',').map(|name| [prefix.as_slice(), &[word(name.trim())]].concat()));
+            for candidate in candidates {
+                // The longest path that is a module: what follows is an item in it.
+                let longest = (1..=candidate.len()).rev().map(|length| candidate[..length].join("/"));
+                used.extend(longest.clone().find(|path| modules.contains(path)));
+            }
+        }
+        used.remove(&module(path));
+        used
+    };
+    let binary = ["main", "cli", "lib"];
+    let library = files.iter().filter(|path| !binary.contains(&module(path).as_str()));
+    library.map(|path| (module(path), used(path))).collect()
+}
+
+fn word(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap()
+}
+
+/// The floor of a module, counted from the top; `None` for what all use.
+fn floor(module: &str) -> Option<usize> {
+    let folder = module.split('/').next().unwrap();
+    FLOORS.iter().position(|floor| floor.contains(&folder))
+}
+
+#[test]
+fn folders_use_only_those_below_them() {
+    let imports = imports();
+    assert!(imports.len() > 30, "{imports:?}");
+    let mut upward = Vec::new();
+    for (module, used) in &imports {
+        for other in used {
+            let same_folder = module.split('/').next() == other.split('/').next();
+            let allowed = match (floor(module), floor(other)) {
+                _ if same_folder => true,
+                (Some(mine), Some(other)) => mine < other,
+                // What all use stands below every floor; the report gathers from pin and below for the verbs.
+                (None, Some(_)) => module == "report",
+                (Some(mine), None) => other != "report" || mine == 0,
+                (None, None) => true,
+            };
+            if !allowed {
+                upward.push(format!("{module} uses {other}"));
+            }
+        }
+    }
+    assert!(upward.is_empty(), "{upward:#?}");
+}
+
+#[test]
+fn no_module_uses_itself_through_others() {
+    let imports = imports();
+    for start in imports.keys() {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<&String> = imports[start].iter().collect();
+        while let Some(module) = next.pop() {
+            assert_ne!(module, start, "a circle goes through {start}: {reached:?}");
+            // A folder's mod.rs declares its modules, which is no use of them.
+            if reached.insert(module) {
+                next.extend(imports.get(module).into_iter().flatten());
+            }
+        }
+    }
+}
+
+#[test]
+fn folders_say_what_may_be_in_them() {
+    for folder in FLOORS.iter().copied().flatten() {
+        let text = fs::read_to_string(package().join("src").join(folder).join("mod.rs")).unwrap();
+        assert!(text.starts_with("//! "), "{folder}/mod.rs begins without a comment that says what belongs there");
+    }
+}
+
+#[test]
+fn verbs_do_not_call_one_another() {
+    let verbs = fs::read_to_string(package().join("src/verbs/mod.rs")).unwrap();
+    let verbs: Vec<&str> = verbs.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(verbs.len() >= 9, "{verbs:?}");
+    for verb in &verbs {
+        let code = fs::read_to_string(package().join(format!("src/verbs/{verb}.rs"))).unwrap();
+        for other in verbs.iter().filter(|other| *other != verb) {
+            assert!(!code.contains(&format!("verbs::{other}")), "{verb} uses {other}");
+            assert!(!code.contains(&format!("super::{other}::")), "{verb} uses {other}");
+        }
+    }
+}
+
+#[test]
+fn floors_are_as_drawn() {
+    let imports = imports();
+    let modules = |folder: &str| -> String {
+        let inside = imports.keys().filter_map(|module| module.strip_prefix(folder)?.strip_prefix('/'));
+        let names: BTreeSet<&str> = inside.map(|module| module.split('/').next().unwrap()).collect();
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let common =
+        imports.keys().filter(|module| !module.contains('/') && floor(module).is_none() && *module != "report");
+    let mut rows = vec![("main.rs cli.rs render/".to_owned(), "the program: parses, prints".to_owned())];
+    for floor in FLOORS {
+        rows.extend(floor.iter().map(|folder| (format!("{folder}/"), modules(folder))));
+        rows.push(("│".into(), String::new()));
+    }
+    rows.pop();
+    rows.insert(1, ("│".into(), String::new()));
+    rows.push(("│".into(), String::new()));
+    rows.push(("for all".into(), common.cloned().collect::<Vec<_>>().join(" ")));
+    rows.push(("│".into(), String::new()));
+    rows.push(("libdaxfile".into(), "the kernel's interfaces; the only unsafe code".into()));
+    let mut picture = String::new();
+    for (name, what) in rows {
+        let what = textwrap(&what, 72);
+        picture += &format!("{name:<24}{}", what.join(&format!("\n{:24}", ""))).trim_end().replace('│', "   │");
+        picture.push('\n');
+    }
+    let page = package().join("CONTRIBUTING.md");
+    let text = fs::read_to_string(&page).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("daxctl-rs/CONTRIBUTING.md has a place for the picture");
+    let (drawn, after) = rest.split_once(END).unwrap();
+    if std::env::var_os("UPDATE_FLOORS").is_some() {
+        fs::write(&page, format!("{before}{BEGIN}{picture}{END}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(drawn, picture, "the picture is stale: UPDATE_FLOORS=1 tests/run.sh floors_are_as_drawn");
+}
+
+/// Lines of at most `width` characters.
+fn textwrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().unwrap();
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.len() + 1 + word.len() <= width {
+            *last += &format!(" {word}");
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
