@@ -46,7 +46,8 @@ bitflags::bitflags! {
         const COWEXTSIZE = 0x0001_0000;
         /// fs-verity is on (read only).
         const VERITY = 0x0002_0000;
-        /// The inode has extended attributes (read only).
+        /// The inode has room for extended attributes, and may have some (read only). XFS makes that room for each new
+        /// file where a security module labels files.
         const HASATTR = 0x8000_0000;
         const _ = !0;
     }

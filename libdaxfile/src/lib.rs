@@ -18,6 +18,8 @@
 //! ```
 #![allow(unsafe_code)]
 
+pub mod bulkstat;
+pub mod cachestat;
 pub mod dedupe;
 pub mod dm;
 mod error;
@@ -33,6 +35,7 @@ mod ioctl;
 pub mod kprobe;
 pub mod lease;
 pub mod mapping;
+pub mod parents;
 pub mod statx;
 pub mod xattr;
 pub mod xfs;

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use bitflags::Flags;
+use libdaxfile::bulkstat::{self, RawBulkCall, RawBulkRequest, RawBulkstat};
+use libdaxfile::cachestat::{self, RawCachestat, RawRange};
 use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
 use libdaxfile::dm::{self, RawAnswer, RawDm, RawTarget};
 use libdaxfile::f2fs;
@@ -21,6 +23,7 @@ use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
 use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
+use libdaxfile::parents::{self, RawByHandle, RawGetparents, RawHandle, RawParent};
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
 
@@ -138,6 +141,9 @@ fn ours() -> Abi {
     let mut abi = Abi::default();
     constants!(
         abi,
+        bulkstat::XFS_BULK_IREQ_NREXT64,
+        bulkstat::XFS_IOC_BULKSTAT,
+        cachestat::SYS_CACHESTAT,
         dedupe::FIDEDUPERANGE,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         dm::DM_BUFFER_FULL_FLAG,
@@ -163,6 +169,9 @@ fn ours() -> Abi {
         kprobe::BPF_PERF_EVENT,
         kprobe::PERF_FLAG_FD_CLOEXEC,
         lease::F_SETSIG,
+        parents::XFS_GETPARENTS_OFLAG_DONE,
+        parents::XFS_IOC_GETPARENTS,
+        parents::XFS_IOC_GETPARENTS_BY_HANDLE,
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
         statx::S_IFDIR,
@@ -355,7 +364,79 @@ fn ours() -> Abi {
         "xfs_fs_eofblocks",
         &fields!(RawEofblocks { eof_version, eof_flags, eof_uid, eof_gid, eof_prid, pad32, eof_min_file_size, pad64 }),
     );
+    enter_bulkstat(&mut abi);
+    enter_parents(&mut abi);
+
+    abi.structure::<RawRange>("cachestat_range", &fields!(RawRange { off, len }));
+    abi.structure::<RawCachestat>(
+        "cachestat",
+        &fields!(RawCachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
+    );
     abi
+}
+
+fn enter_bulkstat(abi: &mut Abi) {
+    abi.structure::<RawBulkRequest>(
+        "xfs_bulk_ireq",
+        &fields!(RawBulkRequest { ino, flags, icount, ocount, agno, reserved }),
+    );
+    abi.structure::<RawBulkstat>(
+        "xfs_bulkstat",
+        &fields!(RawBulkstat {
+            bs_ino,
+            bs_size,
+            bs_blocks,
+            bs_xflags,
+            bs_atime,
+            bs_mtime,
+            bs_ctime,
+            bs_btime,
+            bs_gen,
+            bs_uid,
+            bs_gid,
+            bs_projectid,
+            bs_atime_nsec,
+            bs_mtime_nsec,
+            bs_ctime_nsec,
+            bs_btime_nsec,
+            bs_blksize,
+            bs_rdev,
+            bs_cowextsize_blks,
+            bs_extsize_blks,
+            bs_nlink,
+            bs_extents,
+            bs_aextents,
+            bs_version,
+            bs_forkoff,
+            bs_sick,
+            bs_checked,
+            bs_mode,
+            bs_pad2,
+            bs_extents64,
+            bs_pad,
+        }),
+    );
+    let call = fields!(RawBulkCall { request, inodes });
+    assert_eq!(end_of_last("RawBulkCall", &call), size_of::<RawBulkCall>());
+    abi.enter_type::<RawBulkCall>();
+    abi.enter("xfs_bulkstat_req.bulkstat", offset_of!(RawBulkCall, inodes));
+}
+
+fn enter_parents(abi: &mut Abi) {
+    let handle = fields!(RawHandle { ha_fsid, fid_len, fid_pad, fid_gen, fid_ino });
+    assert_eq!(end_of_last("xfs_handle", &handle), size_of::<RawHandle>());
+    abi.enter_type::<RawHandle>();
+    abi.enter("sizeof(xfs_handle)", size_of::<RawHandle>());
+    // C names these through a union and a structure within.
+    for field in &handle[1..] {
+        abi.fields("xfs_handle", &[Field { name: field.name, ..*field }]);
+    }
+    abi.structure::<RawGetparents>(
+        "xfs_getparents",
+        &fields!(RawGetparents { gp_cursor, gp_iflags, gp_oflags, gp_bufsize, gp_reserved, gp_buffer }),
+    );
+    abi.structure::<RawByHandle>("xfs_getparents_by_handle", &fields!(RawByHandle { gph_handle, gph_request }));
+    abi.structure::<RawParent>("xfs_getparents_rec", &fields!(RawParent { gpr_parent, gpr_reclen, gpr_reserved }));
 }
 
 fn linux_raw_sys() -> Abi {
@@ -427,6 +508,12 @@ fn linux_raw_sys() -> Abi {
     abi.structure::<general::file_dedupe_range_info>(
         "file_dedupe_range_info",
         &fields!(general::file_dedupe_range_info { dest_fd, dest_offset, bytes_deduped, status, reserved }),
+    );
+    abi.enter("SYS_CACHESTAT", general::__NR_cachestat);
+    abi.structure::<general::cachestat_range>("cachestat_range", &fields!(general::cachestat_range { off, len }));
+    abi.structure::<general::cachestat>(
+        "cachestat",
+        &fields!(general::cachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
     );
     let dedupe = fields!(general::file_dedupe_range { src_offset, src_length, dest_count, reserved1, reserved2 });
     abi.structure::<general::file_dedupe_range>("file_dedupe_range", &dedupe);
