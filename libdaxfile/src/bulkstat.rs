@@ -5,17 +5,17 @@
 //! Reference: ioctl_xfs_bulkstat(2); `xfs_ioc_bulkstat()` in `fs/xfs/xfs_ioctl.c`, `xfs_bulkstat()` in
 //! `fs/xfs/xfs_itable.c`.
 
+use std::fmt::{self, Debug, Formatter};
+use std::iter::FusedIterator;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::Result;
 use crate::fsxattr::Xflags;
-use crate::ioctl::ioctl;
+use crate::ioctl::Ioctl;
 use crate::statx::Time;
 
-const CALL: &str = "ioctl(XFS_IOC_BULKSTAT)";
-
 /// Inodes fetched by one call: a buffer of 192 KiB.
-const BATCH: usize = 1024;
+const BATCH: u32 = 1024;
 
 /// `struct xfs_bulk_ireq`.
 #[doc(hidden)]
@@ -68,17 +68,17 @@ pub struct RawBulkstat {
     pub bs_pad: [u64; 6],
 }
 
-/// `struct xfs_bulkstat_req` with the room behind it that one call fills.
+/// `struct xfs_bulkstat_req` and the array behind it that one call fills.
 #[doc(hidden)]
 #[repr(C)]
 pub struct RawBulkCall {
     pub request: RawBulkRequest,
-    pub inodes: [RawBulkstat; BATCH],
+    pub inodes: [RawBulkstat; BATCH as usize],
 }
 
 /// `_IOR('X', 127, struct xfs_bulkstat_req)`
 #[doc(hidden)]
-pub const XFS_IOC_BULKSTAT: u64 = nix::request_code_read!(b'X', 127, size_of::<RawBulkRequest>());
+pub const XFS_IOC_BULKSTAT: Ioctl<RawBulkRequest> = Ioctl::read::<RawBulkRequest>("ioctl(XFS_IOC_BULKSTAT)", b'X', 127);
 /// Return the count of extents in 64 bits (Linux 5.19). Without it the call fails on a file of more than 2³¹ − 1.
 #[doc(hidden)]
 pub const XFS_BULK_IREQ_NREXT64: u32 = 1 << 2;
@@ -132,9 +132,9 @@ impl From<&RawBulkstat> for Inode {
 
 /// Iterates over the inodes in use on the filesystem, by ascending number, 1,024 for each call.
 ///
-/// Any descriptor on the filesystem serves. The kernel's own inodes (quota, realtime bitmap) are left out; an inode that
-/// was unlinked while open may appear, with `nlink` 0. The calls together are not atomic: an inode that is created or
-/// removed meanwhile may be missing or may still be listed.
+/// Any descriptor on the filesystem serves. The filesystem's own inodes (quota, realtime bitmap) are left out. An inode that
+/// was unlinked while open has `nlink` 0. The calls together are not atomic: an inode that is created or removed meanwhile
+/// may be missing or may still be listed.
 ///
 /// # Errors
 /// Each item may be an error, and nothing follows an error.
@@ -157,6 +157,7 @@ impl From<&RawBulkstat> for Inode {
 /// ```
 #[doc(alias = "XFS_IOC_BULKSTAT")]
 #[doc(alias = "xfs_bulkstat")]
+#[must_use = "iterators do nothing unless consumed"]
 pub struct Inodes<'fd> {
     fd: BorrowedFd<'fd>,
     call: Box<RawBulkCall>,
@@ -169,20 +170,18 @@ impl<'fd> Inodes<'fd> {
     /// Starts at the inode with the number `first`, or at the next one in use.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, first: u64) -> Self {
         let request = RawBulkRequest { ino: first, flags: XFS_BULK_IREQ_NREXT64, ..RawBulkRequest::default() };
-        let call = Box::new(RawBulkCall { request, inodes: [RawBulkstat::default(); BATCH] });
+        let call = Box::new(RawBulkCall { request, inodes: [RawBulkstat::default(); BATCH as usize] });
         Inodes { fd: fd.as_fd(), call, taken: 0, fetched: 0, done: false }
     }
 
     fn fetch(&mut self) -> Result<()> {
-        #[expect(clippy::cast_possible_truncation, reason = "BATCH is a small constant")]
-        let count = BATCH as u32;
-        self.call.request.icount = count;
+        self.call.request.icount = BATCH;
         let call: *mut RawBulkCall = &raw mut *self.call;
         // SAFETY: `call` points to a request followed by room for the BATCH inodes that icount announces, it is borrowed
         // exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
-        unsafe { ioctl(CALL, self.fd, XFS_IOC_BULKSTAT, call.cast::<RawBulkRequest>()) }?;
-        // The kernel has left in `ino` where the next call begins.
-        self.fetched = usize::try_from(self.call.request.ocount).unwrap_or(BATCH).min(BATCH);
+        unsafe { XFS_IOC_BULKSTAT.call(self.fd, call.cast::<RawBulkRequest>()) }?;
+        // The kernel has left the inode that the next call begins with in `ino`.
+        self.fetched = self.call.request.ocount.min(BATCH) as usize;
         self.taken = 0;
         self.done = self.fetched == 0;
         Ok(())
@@ -203,5 +202,14 @@ impl Iterator for Inodes<'_> {
         let raw = self.call.inodes[..self.fetched].get(self.taken)?;
         self.taken += 1;
         Some(Ok(raw.into()))
+    }
+}
+
+impl FusedIterator for Inodes<'_> {}
+
+impl Debug for Inodes<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let next = self.call.request.ino;
+        f.debug_struct("Inodes").field("fd", &self.fd).field("next", &next).finish_non_exhaustive()
     }
 }

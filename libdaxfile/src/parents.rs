@@ -7,14 +7,16 @@
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, OsStr, OsString};
+use std::fmt::{self, Debug, Formatter};
+use std::iter::FusedIterator;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
-use crate::ioctl::ioctl;
+use crate::error::Result;
+use crate::ioctl::Ioctl;
 
 /// Bytes for one call's records: the kernel clears as many each time, and a record takes 40 to 288.
 const ROOM: usize = 4096;
@@ -65,10 +67,12 @@ pub struct RawParent {
 
 /// `_IOWR('X', 62, struct xfs_getparents)`
 #[doc(hidden)]
-pub const XFS_IOC_GETPARENTS: u64 = nix::request_code_readwrite!(b'X', 62, size_of::<RawGetparents>());
+pub const XFS_IOC_GETPARENTS: Ioctl<RawGetparents> =
+    Ioctl::read_write::<RawGetparents>("ioctl(XFS_IOC_GETPARENTS)", b'X', 62);
 /// `_IOWR('X', 63, struct xfs_getparents_by_handle)`
 #[doc(hidden)]
-pub const XFS_IOC_GETPARENTS_BY_HANDLE: u64 = nix::request_code_readwrite!(b'X', 63, size_of::<RawByHandle>());
+pub const XFS_IOC_GETPARENTS_BY_HANDLE: Ioctl<RawByHandle> =
+    Ioctl::read_write::<RawByHandle>("ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)", b'X', 63);
 /// What `fid_len` says: the length of `struct xfs_fid` behind that field.
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 const FID_LENGTH: u16 = (size_of::<RawHandle>() - offset_of!(RawHandle, fid_pad)) as u16;
@@ -101,8 +105,7 @@ pub struct Parent {
 ///
 /// [`Parents::of_inode`] has these as well:
 /// - `ENOTDIR`: the descriptor is not of a directory.
-/// - `ESTALE`: no inode has this number, or it has another generation now.
-/// - `EINVAL`: the number is not one that the filesystem can have.
+/// - `ESTALE`: no inode has this number, or the inode has another generation.
 ///
 /// ```no_run
 /// use libdaxfile::parents::Parents;
@@ -116,6 +119,7 @@ pub struct Parent {
 /// ```
 #[doc(alias = "XFS_IOC_GETPARENTS")]
 #[doc(alias = "XFS_IOC_GETPARENTS_BY_HANDLE")]
+#[must_use = "iterators do nothing unless consumed"]
 pub struct Parents<'fd> {
     fd: BorrowedFd<'fd>,
     /// `None` for the file of the descriptor itself.
@@ -147,25 +151,23 @@ impl<'fd> Parents<'fd> {
         let gp_bufsize = ROOM as u32;
         let gp_buffer = self.buffer.as_mut_ptr().expose_provenance() as u64;
         let mut request = RawGetparents { gp_cursor: self.cursor, gp_bufsize, gp_buffer, ..RawGetparents::default() };
-        let call = match self.handle {
+        let broken = match self.handle {
             None => {
-                const CALL: &str = "ioctl(XFS_IOC_GETPARENTS)";
                 // SAFETY: the request is live and exclusively borrowed, and so is the buffer it points to, whose length
                 // is in gp_bufsize; the kernel writes integers to the one and bytes to the other.
-                unsafe { ioctl(CALL, self.fd, XFS_IOC_GETPARENTS, &raw mut request) }?;
-                CALL
+                unsafe { XFS_IOC_GETPARENTS.call(self.fd, &raw mut request) }?;
+                XFS_IOC_GETPARENTS.error(Errno::EIO)
             }
             Some(gph_handle) => {
-                const CALL: &str = "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)";
                 let mut by_handle = RawByHandle { gph_handle, gph_request: request };
                 // SAFETY: as above.
-                unsafe { ioctl(CALL, self.fd, XFS_IOC_GETPARENTS_BY_HANDLE, &raw mut by_handle) }?;
+                unsafe { XFS_IOC_GETPARENTS_BY_HANDLE.call(self.fd, &raw mut by_handle) }?;
                 request = by_handle.gph_request;
-                CALL
+                XFS_IOC_GETPARENTS_BY_HANDLE.error(Errno::EIO)
             }
         };
         self.cursor = request.gp_cursor;
-        self.fetched = parse(self.buffer.as_slice()).ok_or(Error { call, errno: Errno::EIO })?;
+        self.fetched = parse(self.buffer.as_slice()).ok_or(broken)?;
         self.done = request.gp_oflags & XFS_GETPARENTS_OFLAG_DONE != 0 || self.fetched.is_empty();
         Ok(())
     }
@@ -183,6 +185,15 @@ impl Iterator for Parents<'_> {
             return Some(Err(error));
         }
         self.fetched.pop_front().map(Ok)
+    }
+}
+
+impl FusedIterator for Parents<'_> {}
+
+impl Debug for Parents<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Parents { fd, handle, .. } = self;
+        f.debug_struct("Parents").field("fd", fd).field("handle", handle).finish_non_exhaustive()
     }
 }
 

@@ -137,41 +137,35 @@ macro_rules! constants {
     ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => { $($abi.enter(stringify!($name), $module::$name);)+ };
 }
 
+/// Enters requests by number; in errors, each must have its own name.
+macro_rules! ioctls {
+    ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => {
+        $(assert_eq!($module::$name.name(), concat!("ioctl(", stringify!($name), ")"));)+
+        constants!($abi, $($module::$name),+)
+    };
+}
+
 fn ours() -> Abi {
     let mut abi = Abi::default();
     constants!(
         abi,
         bulkstat::XFS_BULK_IREQ_NREXT64,
-        bulkstat::XFS_IOC_BULKSTAT,
         cachestat::SYS_CACHESTAT,
-        dedupe::FIDEDUPERANGE,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         dm::DM_BUFFER_FULL_FLAG,
         dm::DM_NOFLUSH_FLAG,
         dm::DM_STATUS_TABLE_FLAG,
-        dm::DM_TABLE_STATUS,
         dm::DM_VERSION_MAJOR,
-        f2fs::F2FS_IOC_SET_PIN_FILE,
-        f2fs::FS_IOC_GETFLAGS,
         f2fs::FS_NOCOW_FL,
-        fiemap::FS_IOC_FIEMAP,
         fsmap::FMR_OWN_UNKNOWN,
-        fsmap::FS_IOC_GETFSMAP,
         fsmap::XFS_FMR_OWN_COW,
         fsmap::XFS_FMR_OWN_LOG,
-        fsuuid::EXT4_IOC_GETFSUUID,
-        fsuuid::FS_IOC_GETFSUUID,
-        fsxattr::FS_IOC_FSGETXATTR,
-        fsxattr::FS_IOC_FSSETXATTR,
-        inode::FS_IOC_GETVERSION,
         kprobe::BPF_LINK_CREATE,
         kprobe::BPF_OBJ_PIN,
         kprobe::BPF_PERF_EVENT,
         kprobe::PERF_FLAG_FD_CLOEXEC,
         lease::F_SETSIG,
         parents::XFS_GETPARENTS_OFLAG_DONE,
-        parents::XFS_IOC_GETPARENTS,
-        parents::XFS_IOC_GETPARENTS_BY_HANDLE,
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
         statx::S_IFDIR,
@@ -185,6 +179,23 @@ fn ours() -> Abi {
         xfs::XFS_EOFBLOCKS_VERSION,
         xfs::XFS_EOF_FLAGS_MINFILESIZE,
         xfs::XFS_EOF_FLAGS_SYNC,
+    );
+    ioctls!(
+        abi,
+        bulkstat::XFS_IOC_BULKSTAT,
+        dedupe::FIDEDUPERANGE,
+        dm::DM_TABLE_STATUS,
+        f2fs::F2FS_IOC_SET_PIN_FILE,
+        f2fs::FS_IOC_GETFLAGS,
+        fiemap::FS_IOC_FIEMAP,
+        fsmap::FS_IOC_GETFSMAP,
+        fsuuid::EXT4_IOC_GETFSUUID,
+        fsuuid::FS_IOC_GETFSUUID,
+        fsxattr::FS_IOC_FSGETXATTR,
+        fsxattr::FS_IOC_FSSETXATTR,
+        inode::FS_IOC_GETVERSION,
+        parents::XFS_IOC_GETPARENTS,
+        parents::XFS_IOC_GETPARENTS_BY_HANDLE,
         xfs::XFS_IOC_FREE_EOFBLOCKS,
         xfs::XFS_IOC_FSGEOMETRY,
         xfs::XFS_IOC_GETBMAPX,
@@ -468,12 +479,10 @@ fn linux_raw_sys() -> Abi {
         ioctl::FS_IOC_FSSETXATTR,
         ioctl::FS_IOC_GETVERSION,
         general::FALLOC_FL_COLLAPSE_RANGE,
-        general::FALLOC_FL_INSERT_RANGE,
         general::FALLOC_FL_KEEP_SIZE,
         general::FALLOC_FL_PUNCH_HOLE,
         general::FALLOC_FL_UNSHARE_RANGE,
         general::FALLOC_FL_WRITE_ZEROES,
-        general::FALLOC_FL_ZERO_RANGE,
         general::FS_XFLAG_APPEND,
         general::FS_XFLAG_COWEXTSIZE,
         general::FS_XFLAG_DAX,
