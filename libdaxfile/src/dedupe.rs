@@ -1,14 +1,17 @@
 //! `FIDEDUPERANGE`: makes two files share blocks if, and only if, their contents are equal.
 //!
-//! Reference: ioctl_fideduperange(2); `vfs_dedupe_file_range()` in `fs/remap_range.c`. The kernel compares under the locks
-//! of both inodes: it is a compare-and-swap of blocks.
+//! Linux 4.5 and later, on XFS with reflink (since 4.9) and btrfs. The kernel compares the contents while it holds the locks
+//! of both inodes, so that the call is a compare-and-swap of blocks. Needs a readable source, and a destination that is open
+//! for writing or that the caller may write to.
+//!
+//! Reference: ioctl_fideduperange(2); `vfs_dedupe_file_range()` in `fs/remap_range.c`.
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
-use crate::ioctl::ioctl;
+use crate::error::Result;
+use crate::ioctl::Ioctl;
 
 /// `struct file_dedupe_range_info`.
 #[doc(hidden)]
@@ -34,6 +37,7 @@ pub struct RawDedupe {
     pub reserved2: u32,
 }
 
+/// `struct file_dedupe_range` and one element of its array.
 #[doc(hidden)]
 #[repr(C)]
 pub struct RawDedupeOne {
@@ -43,19 +47,26 @@ pub struct RawDedupeOne {
 
 /// `_IOWR(0x94, 54, struct file_dedupe_range)`
 #[doc(hidden)]
-pub const FIDEDUPERANGE: u64 = nix::request_code_readwrite!(0x94, 54, size_of::<RawDedupe>());
+pub const FIDEDUPERANGE: Ioctl<RawDedupe> = Ioctl::read_write::<RawDedupe>("ioctl(FIDEDUPERANGE)", 0x94, 54);
 
-/// The status of a destination whose contents differ.
+/// Status of a destination whose contents differ.
 #[doc(hidden)]
 pub const FILE_DEDUPE_RANGE_DIFFERS: i32 = 1;
 
-/// Makes `length` bytes of `destination` from `destination_offset` share the blocks of `source` from `source_offset`.
-/// Returns how many bytes were equal and are shared now, or `None` where contents differ. Offsets and length are
-/// multiples of the block size, but for a length that reaches the end of both files.
+/// Makes `length` bytes of `destination` from `destination_offset` share the blocks of `source` from `source_offset`, if both
+/// ranges hold the same bytes.
+///
+/// Returns how many bytes were equal and are shared now; `None` if the contents differ. The kernel may stop early: go on
+/// behind what it returns. Offsets and length are in bytes and must be multiples of the block size, except that a range may
+/// end where both files end.
 ///
 /// # Errors
-/// `EPERM` for who may not write `destination`, or where it is immutable; `EINVAL` for unaligned ranges and past EOF;
-/// `EXDEV` across filesystems; `EOPNOTSUPP` where the filesystem cannot share; `ETXTBSY`, `EDQUOT`, `ENOSPC`.
+/// - `EPERM`: the caller may not write to `destination`, or `destination` is immutable.
+/// - `EINVAL`: a range is not aligned or reaches past EOF.
+/// - `EXDEV`: the files are on different filesystems.
+/// - `EOPNOTSUPP`: the filesystem cannot share blocks.
+/// - `ETXTBSY`: a file is an active swapfile.
+/// - `EDQUOT`, `ENOSPC`: the quota or the filesystem has no room for the longer map.
 #[doc(alias = "FIDEDUPERANGE")]
 pub fn dedupe(
     source: impl AsFd,
@@ -64,7 +75,6 @@ pub fn dedupe(
     destination: impl AsFd,
     destination_offset: u64,
 ) -> Result<Option<u64>> {
-    const CALL: &str = "ioctl(FIDEDUPERANGE)";
     let mut call = RawDedupeOne {
         dedupe: RawDedupe { src_offset: source_offset, src_length: length, dest_count: 1, ..RawDedupe::default() },
         destination: RawDestination {
@@ -76,12 +86,12 @@ pub fn dedupe(
     let call = &raw mut call;
     // SAFETY: dest_count announces the one live destination that follows the head; the kernel reads both and writes
     // integers to the destination. Both descriptors are open for their borrows' length.
-    unsafe { ioctl(CALL, source, FIDEDUPERANGE, call.cast::<RawDedupe>()) }?;
+    unsafe { FIDEDUPERANGE.call(source, call.cast::<RawDedupe>()) }?;
     // SAFETY: `call` points to a live local that nothing else borrows.
     let RawDestination { bytes_deduped, status, .. } = unsafe { (*call).destination };
     match status {
         0 => Ok(Some(bytes_deduped)),
         FILE_DEDUPE_RANGE_DIFFERS => Ok(None),
-        errno => Err(Error { call: CALL, errno: Errno::from_raw(errno.saturating_neg()) }),
+        errno => Err(FIDEDUPERANGE.error(Errno::from_raw(errno.saturating_neg()))),
     }
 }

@@ -1,22 +1,22 @@
-//! `DM_TABLE_STATUS`: the targets that a device-mapper device is made of.
+//! `DM_TABLE_STATUS`: the targets of a device-mapper device.
 //!
-//! Reference: `table_status()` and `retrieve_status()` in `drivers/md/dm-ioctl.c`, `linux/dm-ioctl.h`. All of its ioctls
-//! take CAP_SYS_ADMIN, and a descriptor of `/dev/mapper/control`, which only root may open.
+//! Version 4 of the device-mapper interface (Linux 2.6 and later). Needs `CAP_SYS_ADMIN` and a descriptor of
+//! `/dev/mapper/control`, which only root may open.
+//!
+//! Reference: `table_status()` and `retrieve_status()` in `drivers/md/dm-ioctl.c`, `include/uapi/linux/dm-ioctl.h`.
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
-use crate::ioctl::{encode_device, ioctl};
+use crate::error::Result;
+use crate::ioctl::{Ioctl, encode_device};
 
-const CALL: &str = "ioctl(DM_TABLE_STATUS)";
-
-/// Unit of the kernel's numbers (`SECTOR_SHIFT`).
+/// Bytes in the unit that the kernel counts in (`SECTOR_SHIFT`).
 const SECTOR: u64 = 512;
 
-/// Room for an answer: some 1,600 targets without their arguments.
+/// Bytes for the answer: about 1,600 targets without arguments.
 const ROOM: usize = 1 << 16;
 
 /// `struct dm_ioctl`.
@@ -50,6 +50,7 @@ pub struct RawTarget {
     pub target_type: [u8; 16],
 }
 
+/// `struct dm_ioctl` and the room behind it for the answer.
 #[doc(hidden)]
 #[repr(C)]
 pub struct RawAnswer {
@@ -59,52 +60,53 @@ pub struct RawAnswer {
 
 /// `_IOWR(0xfd, 12, struct dm_ioctl)`
 #[doc(hidden)]
-pub const DM_TABLE_STATUS: u64 = nix::request_code_readwrite!(0xfd, 12, size_of::<RawDm>());
+pub const DM_TABLE_STATUS: Ioctl<RawDm> = Ioctl::read_write::<RawDm>("ioctl(DM_TABLE_STATUS)", 0xfd, 12);
 
-/// The interface's version that matters (`DM_VERSION_MAJOR`).
+/// The version of the interface; the kernel refuses another major version.
 #[doc(hidden)]
 pub const DM_VERSION_MAJOR: u32 = 4;
-/// Asks for the arguments that targets were made with, instead of what they are doing.
+/// Return the arguments of the targets instead of their status.
 #[doc(hidden)]
 pub const DM_STATUS_TABLE_FLAG: u32 = 1 << 4;
-/// The answer did not fit.
+/// The answer did not fit into the buffer.
 #[doc(hidden)]
 pub const DM_BUFFER_FULL_FLAG: u32 = 1 << 8;
-/// Has thin targets not write anything down for the sake of the answer.
+/// Answer from memory: thin targets would otherwise commit their metadata first.
 #[doc(hidden)]
 pub const DM_NOFLUSH_FLAG: u32 = 1 << 11;
 
-/// What is asked of the targets.
+/// What [`targets`] asks each target for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// What they are doing.
+    /// Its status.
     Status,
-    /// What they were made with: of some, keys of encryption.
+    /// The arguments of its table line. For some kinds they contain encryption keys.
     Arguments,
 }
 
-/// A target: a piece of the device.
+/// A target, which maps one range of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Where it starts on the device, in bytes.
+    /// Offset on the device, in bytes.
     pub start: u64,
-    /// How long it is, in bytes.
+    /// Length, in bytes.
     pub length: u64,
-    /// What maps it: `linear`, say.
+    /// Kind of target, such as `linear`.
     pub kind: String,
-    /// What it answered; how that reads is the kind's own.
+    /// Its answer, in a format of its kind.
     pub answer: String,
 }
 
-/// The targets of the active table of the device-mapper device with this number (major, minor), in order; none where it
-/// has no such table.
+/// Returns the targets in the active table of a device-mapper device (major, minor), in order; none if it has no active
+/// table.
 ///
 /// # Errors
-/// `EACCES` without CAP_SYS_ADMIN; `ENXIO` where there is no such device; `EOVERFLOW` where the answer is longer than
-/// 64 KiB.
+/// - `EACCES`: the caller lacks `CAP_SYS_ADMIN`.
+/// - `ENXIO`: no device-mapper device has this number.
+/// - `EOVERFLOW`: the answer is longer than 64 KiB.
+/// - `EIO`: the answer makes no sense.
 #[doc(alias = "DM_TABLE_STATUS")]
 pub fn targets(control: impl AsFd, device: (u32, u32), question: Question) -> Result<Vec<Target>> {
-    let failed = |errno| Error { call: CALL, errno };
     #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
     let head = RawDm {
         version: [DM_VERSION_MAJOR, 0, 0],
@@ -122,18 +124,18 @@ pub fn targets(control: impl AsFd, device: (u32, u32), question: Question) -> Re
     };
     let mut answer = Box::new(RawAnswer { head, data: [0; ROOM] });
     let raw: *mut RawAnswer = &raw mut *answer;
-    // SAFETY: `data_size` announces the live, exclusively borrowed answer, head and room; the kernel writes no more, and
-    // every bit pattern is a valid value of these integer fields.
-    unsafe { ioctl(CALL, control, DM_TABLE_STATUS, raw.cast::<RawDm>()) }?;
+    // SAFETY: `data_size` announces the live, exclusively borrowed answer, head and room; the kernel writes no more than
+    // that, and every bit pattern is a valid value of these integer fields.
+    unsafe { DM_TABLE_STATUS.call(control, raw.cast::<RawDm>()) }?;
     if answer.head.flags & DM_BUFFER_FULL_FLAG != 0 {
-        return Err(failed(Errno::EOVERFLOW));
+        return Err(DM_TABLE_STATUS.error(Errno::EOVERFLOW));
     }
     let start = usize::try_from(answer.head.data_start).unwrap_or(usize::MAX).checked_sub(size_of::<RawDm>());
     let data = start.and_then(|start| answer.data.get(start..));
-    data.and_then(|data| parse(data, answer.head.target_count)).ok_or(failed(Errno::EIO))
+    data.and_then(|data| parse(data, answer.head.target_count)).ok_or(DM_TABLE_STATUS.error(Errno::EIO))
 }
 
-/// `None` where it leads out of the data.
+/// The targets in `data`; `None` if one leads out of it.
 fn parse(data: &[u8], count: u32) -> Option<Vec<Target>> {
     let mut at = 0;
     let mut targets = Vec::new();
@@ -148,7 +150,7 @@ fn parse(data: &[u8], count: u32) -> Option<Vec<Target>> {
             kind: until_nul(kind),
             answer: until_nul(raw.get(size_of::<RawTarget>()..)?),
         });
-        // It counts from the first target, and leads on.
+        // `next` counts from the first target, and must lead forward.
         at = usize::try_from(next).ok().filter(|&next| next > at)?;
     }
     Some(targets)
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_follow_each_other() {
+    fn parse_returns_every_target() {
         let two = [raw(0, 8, 64, "linear", "7:0 2048"), raw(8, 16, 128, "striped", "")].concat();
         let target = |start, length, kind: &str, answer: &str| Target {
             start,
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_the_answer_or_back() {
+    fn parse_refuses_targets_that_lead_out_or_back() {
         let one = raw(0, 8, 64, "linear", "7:0 2048");
         assert_eq!(parse(&one, 2), None);
         assert_eq!(parse(&one[..39], 1), None);

@@ -1,72 +1,75 @@
 //! `FS_IOC_FIEMAP`: the extent map of an open file.
 //!
+//! Linux 2.6.28 and later, on XFS, ext4, f2fs, btrfs and others. Needs an open descriptor and no privilege.
+//!
 //! Reference: `Documentation/filesystems/fiemap.rst`; `ioctl_fiemap()` in `fs/ioctl.c`; ioctl_fiemap(2).
-//! No privilege is needed beyond an open descriptor.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Debug, Formatter};
+use std::iter::FusedIterator;
 use std::mem::take;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
-use crate::ioctl::ioctl;
+use crate::error::Result;
+use crate::ioctl::Ioctl;
 
-const CALL: &str = "ioctl(FS_IOC_FIEMAP)";
-
-/// Extents fetched by one call. Calls of 128 cost 1.4 times as much for the same map; larger ones gain nothing.
-const BATCH: usize = 4096;
+/// Extents fetched by one call. Calls of 128 extents cost 1.4 times as much for the same map; larger calls gain nothing.
+const BATCH: u32 = 4096;
 
 bitflags::bitflags! {
-    /// What stands on an extent (`FIEMAP_EXTENT_*`). Several flags can be set at once; unknown ones are kept.
+    /// The flags of an extent, `FIEMAP_EXTENT_*`. One extent can have several; flags that this crate does not know are kept.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct ExtentFlags: u32 {
-        /// The last extent of the file or, where the kernel's iomap answers (ext4, XFS), of the range asked for.
+        /// The last extent of the file. On ext4 and XFS, whose answer comes from iomap, also the last extent of the
+        /// requested range.
         const LAST = 0x0001;
-        /// The location is not known; the physical offset means nothing.
+        /// The location is unknown, and the physical offset has no meaning.
         const UNKNOWN = 0x0002;
-        /// Allocation is still pending. Always comes with [`UNKNOWN`](Self::UNKNOWN).
+        /// Blocks are not allocated yet (delayed allocation). Always set together with [`UNKNOWN`](Self::UNKNOWN).
         const DELALLOC = 0x0004;
-        /// The bytes on the device are not the file's bytes: compressed, for example.
+        /// The device does not hold the file's bytes as they are; they are compressed, for example.
         const ENCODED = 0x0008;
-        /// The bytes on the device are encrypted.
+        /// The data on the device is encrypted.
         const DATA_ENCRYPTED = 0x0080;
-        /// Offsets are not multiples of the block size.
+        /// Offsets or length are not multiples of the block size.
         const NOT_ALIGNED = 0x0100;
-        /// The bytes share a block with metadata.
+        /// The data shares a block with metadata.
         const DATA_INLINE = 0x0200;
-        /// The bytes share a block with other files' bytes.
+        /// The data shares a block with data of other files.
         const DATA_TAIL = 0x0400;
-        /// Allocated, reads as zeros, and has never been written.
+        /// Allocated but never written; reads return zeros.
         const UNWRITTEN = 0x0800;
-        /// The filesystem keeps no extents; the kernel joined block pointers.
+        /// The file has no extents on disk; the kernel merged block pointers into this one.
         const MERGED = 0x1000;
-        /// The blocks belong to another file, too.
+        /// Other files, or other ranges of this file, use the same blocks.
         const SHARED = 0x2000;
         const _ = !0;
     }
 
-    /// How the map is to be read (`FIEMAP_FLAG_*`).
+    /// How the kernel reads the map, `FIEMAP_FLAG_*`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Request: u32 {
-        /// Write dirty pages back first, so that delayed allocations have their place.
+        /// Write dirty pages back first, so that delayed allocations get their blocks.
         const SYNC = 0x0001;
-        /// Map the extended attributes' blocks instead of the contents'.
+        /// Map the blocks of the extended attributes instead of those of the data.
         const XATTR = 0x0002;
     }
 }
 
-/// A piece of a file, in bytes.
+/// One extent of a file. Offsets and length are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Where it starts in the file.
+    /// Offset in the file.
     pub logical: u64,
-    /// Where it starts in the filesystem's address space; without meaning under [`ExtentFlags::UNKNOWN`].
+    /// Offset in the filesystem's address space, which on XFS and ext4 is the filesystem's device. Without meaning under
+    /// [`ExtentFlags::UNKNOWN`].
     pub physical: u64,
-    /// How long it is.
+    /// Length.
     pub length: u64,
-    /// What the filesystem says of it.
+    /// What the filesystem says about it.
     pub flags: ExtentFlags,
 }
 
@@ -96,17 +99,17 @@ pub struct RawExtent {
     pub fe_reserved: [u32; 3],
 }
 
-/// `struct fiemap` with the room behind it that one call fills.
+/// `struct fiemap` and the array behind it that one call fills.
 #[doc(hidden)]
 #[repr(C)]
 pub struct RawCall {
     pub header: RawHeader,
-    pub extents: [RawExtent; BATCH],
+    pub extents: [RawExtent; BATCH as usize],
 }
 
 /// `_IOWR('f', 11, struct fiemap)`
 #[doc(hidden)]
-pub const FS_IOC_FIEMAP: u64 = nix::request_code_readwrite!(b'f', 11, size_of::<RawHeader>());
+pub const FS_IOC_FIEMAP: Ioctl<RawHeader> = Ioctl::read_write::<RawHeader>("ioctl(FS_IOC_FIEMAP)", b'f', 11);
 
 fn header(range: &Range<u64>, request: Request, extent_count: u32) -> RawHeader {
     RawHeader {
@@ -118,29 +121,45 @@ fn header(range: &Range<u64>, request: Request, extent_count: u32) -> RawHeader 
     }
 }
 
-/// Counts the extents that touch `range` without fetching them; as with [`Extents`], none touch an empty one.
+/// Returns how many extents overlap `range`, in bytes, without fetching them. An empty range has none, as with [`Extents`].
 ///
 /// # Errors
-/// `EOPNOTSUPP` where the filesystem has no FIEMAP, `EBADR` where it refuses `request`.
+/// - `EOPNOTSUPP`: the filesystem has no FIEMAP.
+/// - `EBADR`: the filesystem does not support a flag of `request`.
+///
+/// ```
+/// use libdaxfile::fiemap::{self, Request};
+///
+/// let file = std::fs::File::open("/proc/self/exe")?;
+/// match fiemap::count(&file, 0..u64::MAX, Request::SYNC) {
+///     Ok(count) => println!("{count} extents"),
+///     Err(error) => println!("{error}"),
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[doc(alias = "FS_IOC_FIEMAP")]
 pub fn count(fd: impl AsFd, range: Range<u64>, request: Request) -> Result<u32> {
     if range.is_empty() {
-        return Ok(0); // The kernel takes a length of 0 for an error (EINVAL).
+        return Ok(0); // The kernel refuses a length of 0 (EINVAL).
     }
     let mut call = header(&range, request, 0);
-    // SAFETY: the descriptor is open for the borrow's length, and with fm_extent_count 0 the kernel writes the header only.
-    unsafe { ioctl(CALL, fd, FS_IOC_FIEMAP, &raw mut call) }?;
+    // SAFETY: the header is live and exclusively borrowed, and with fm_extent_count 0 the kernel writes nothing behind it.
+    unsafe { FS_IOC_FIEMAP.call(fd, &raw mut call) }?;
     Ok(call.fm_mapped_extents)
 }
 
-/// The extents that touch a range, in logical order, fetched 4,096 a call into one buffer of 224 KiB.
+/// Iterates over the extents that overlap a range, in logical order.
 ///
-/// The calls together are not atomic: a file that changes meanwhile gives a torn map.
+/// One call fetches up to 4,096 extents into a buffer of 224 KiB. The calls together are not atomic: if the file changes
+/// between two of them, the result mixes two maps.
 ///
 /// # Errors
-/// Each item may be an error, and nothing follows one. `EOPNOTSUPP` where the filesystem has no FIEMAP, `EBADR` where it
-/// refuses the request's flags, `EIO` where its answer does not advance.
+/// Each item may be an error, and nothing follows an error.
+/// - `EOPNOTSUPP`: the filesystem has no FIEMAP.
+/// - `EBADR`: the filesystem does not support a flag of the request.
+/// - `EIO`: the kernel's answer does not advance; also an I/O error of the device.
 #[doc(alias = "FS_IOC_FIEMAP")]
+#[must_use = "iterators do nothing unless consumed"]
 pub struct Extents<'fd> {
     fd: BorrowedFd<'fd>,
     rest: Range<u64>,
@@ -151,9 +170,9 @@ pub struct Extents<'fd> {
 }
 
 impl<'fd> Extents<'fd> {
-    /// Reads the extents of `fd` that touch `range`.
+    /// Reads the extents of `fd` that overlap `range`, in bytes.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, range: Range<u64>, request: Request) -> Self {
-        let call = RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH] };
+        let call = RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH as usize] };
         Extents {
             fd: fd.as_fd(),
             done: range.is_empty(),
@@ -164,10 +183,11 @@ impl<'fd> Extents<'fd> {
         }
     }
 
-    /// What one call gives, or what is left of it: for who passes on many at a time. Empty after the last.
+    /// Returns the extents of one call, or what is left of them, for callers that handle many at a time. Empty after the
+    /// last extent.
     ///
     /// # Errors
-    /// As an item's.
+    /// Those of an item.
     pub fn batch(&mut self) -> Result<VecDeque<Extent>> {
         if self.fetched.is_empty()
             && !self.done
@@ -181,20 +201,18 @@ impl<'fd> Extents<'fd> {
     }
 
     fn fetch(&mut self) -> Result<()> {
-        // The kernel overwrites fm_flags, so the header is built anew for each call.
-        #[expect(clippy::cast_possible_truncation, reason = "BATCH is a small constant")]
-        let header = header(&self.rest, self.request, BATCH as u32);
-        self.call.header = header;
+        // The kernel overwrites fm_flags, so each call gets a new header.
+        self.call.header = header(&self.rest, self.request, BATCH);
         let call: *mut RawCall = &raw mut *self.call;
         // SAFETY: `call` points to a header followed by room for the BATCH extents that fm_extent_count announces, it is
-        // borrowed exclusively, and every bit pattern the kernel may write is a valid value of these integer fields.
-        unsafe { ioctl(CALL, self.fd, FS_IOC_FIEMAP, call.cast::<RawHeader>()) }?;
-        let mapped = usize::try_from(self.call.header.fm_mapped_extents).unwrap_or(BATCH).min(BATCH);
+        // borrowed exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
+        unsafe { FS_IOC_FIEMAP.call(self.fd, call.cast::<RawHeader>()) }?;
+        let mapped = self.call.header.fm_mapped_extents.min(BATCH) as usize;
         self.fetched.reserve(mapped);
         for raw in &self.call.extents[..mapped] {
             let end = raw.fe_logical.checked_add(raw.fe_length);
             let Some(end) = end.filter(|&end| end > self.rest.start) else {
-                return Err(Error { call: CALL, errno: Errno::EIO });
+                return Err(FS_IOC_FIEMAP.error(Errno::EIO));
             };
             let flags = ExtentFlags::from_bits_retain(raw.fe_flags);
             self.fetched.push_back(Extent {
@@ -222,5 +240,14 @@ impl Iterator for Extents<'_> {
             }
         }
         self.fetched.pop_front().map(Ok)
+    }
+}
+
+impl FusedIterator for Extents<'_> {}
+
+impl Debug for Extents<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Extents { fd, rest, request, .. } = self;
+        f.debug_struct("Extents").field("fd", fd).field("rest", rest).field("request", request).finish_non_exhaustive()
     }
 }

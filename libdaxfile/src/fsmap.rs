@@ -1,61 +1,64 @@
 //! `FS_IOC_GETFSMAP`: who owns which blocks of a filesystem.
 //!
-//! Reference: ioctl_getfsmap(2); `fs/xfs/xfs_fsmap.c`. XFS names the owners where it was made with rmapbt, and then only
-//! to who has CAP_SYS_ADMIN; without either every used block's owner is unknown.
+//! Linux 4.12 and later, on XFS and ext4. Needs no privilege, but XFS names owners only if the filesystem has a reverse map
+//! (`mkfs.xfs -m rmapbt=1`) and the caller has `CAP_SYS_ADMIN`; otherwise the owner of every used block is
+//! [`FMR_OWN_UNKNOWN`]. ext4 names the owners of its own metadata only.
+//!
+//! Reference: ioctl_getfsmap(2); `xfs_getfsmap()` in `fs/xfs/xfs_fsmap.c`, `ext4_getfsmap()` in `fs/ext4/fsmap.c`.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Debug, Formatter};
+use std::iter::FusedIterator;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
-use crate::error::{Error, Result};
-use crate::ioctl::{encode_device, ioctl};
-
-const CALL: &str = "ioctl(FS_IOC_GETFSMAP)";
+use crate::error::Result;
+use crate::ioctl::{Ioctl, encode_device};
 
 /// Records fetched by one call.
-const BATCH: usize = 1024;
+const BATCH: u32 = 1024;
 
 bitflags::bitflags! {
-    /// `FMR_OF_*`.
+    /// The flags of a record, `FMR_OF_*`. Flags that this crate does not know are kept.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct RecordFlags: u32 {
-        /// Never written.
+        /// Allocated but never written.
         const PREALLOC = 0x1;
-        /// Extended attributes.
+        /// Blocks of extended attributes.
         const ATTR_FORK = 0x2;
-        /// A block of the extent map itself.
+        /// Blocks of the owner's extent map itself.
         const EXTENT_MAP = 0x4;
-        /// Somebody else has the blocks, too.
+        /// The blocks have other owners, too.
         const SHARED = 0x8;
-        /// The owner is not an inode.
+        /// The owner is a code of the filesystem, not an inode number.
         const SPECIAL_OWNER = 0x10;
-        /// The last record.
+        /// The last record of the filesystem.
         const LAST = 0x20;
         const _ = !0;
     }
 }
 
-/// A piece of the device and one of its owners.
+/// A range of the device and one of its owners. Offsets and length are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Where it starts on the device, in bytes.
+    /// Offset on the device.
     pub physical: u64,
-    /// How long it is, in bytes.
+    /// Length.
     pub length: u64,
-    /// The owner: an inode number, or under [`RecordFlags::SPECIAL_OWNER`] a code.
+    /// The owner: an inode number or, with [`RecordFlags::SPECIAL_OWNER`], a code.
     pub owner: u64,
-    /// Where it starts in the owner, in bytes; 0 for special owners.
+    /// Offset in the owner; 0 for special owners.
     pub offset: u64,
-    /// What is known of it.
+    /// What the filesystem says about it.
     pub flags: RecordFlags,
 }
 
-/// The owner that the journal of XFS has (`XFS_FMR_OWN_LOG`).
+/// Special owner on XFS: the journal.
 pub const XFS_FMR_OWN_LOG: u64 = (b'X' as u64) << 32 | 2;
-/// The owner that copy-on-write staging blocks of XFS have (`XFS_FMR_OWN_COW`).
+/// Special owner on XFS: blocks reserved for copy-on-write.
 pub const XFS_FMR_OWN_COW: u64 = (b'X' as u64) << 32 | 7;
-/// The owner of what nobody is known to own (`FMR_OWN_UNKNOWN`).
+/// Special owner on every filesystem: in use, but by whom is not known.
 pub const FMR_OWN_UNKNOWN: u64 = 2;
 
 /// `struct fsmap`.
@@ -85,23 +88,29 @@ pub struct RawHead {
     pub fmh_keys: [RawRecord; 2],
 }
 
+/// `struct fsmap_head` and the array behind it that one call fills.
 #[doc(hidden)]
 #[repr(C)]
 pub struct RawQuery {
     pub head: RawHead,
-    pub records: [RawRecord; BATCH],
+    pub records: [RawRecord; BATCH as usize],
 }
 
 /// `_IOWR('X', 59, struct fsmap_head)`
 #[doc(hidden)]
-pub const FS_IOC_GETFSMAP: u64 = nix::request_code_readwrite!(b'X', 59, size_of::<RawHead>());
+pub const FS_IOC_GETFSMAP: Ioctl<RawHead> = Ioctl::read_write::<RawHead>("ioctl(FS_IOC_GETFSMAP)", b'X', 59);
 
-/// The records of one of a filesystem's devices, in physical order, fetched 1,024 a call.
+/// Iterates over the records of one device of a filesystem, in physical order, 1,024 for each call.
+///
+/// A block with several owners has a record for each. The calls together are not atomic.
 ///
 /// # Errors
-/// Each item may be an error, and nothing follows one. `EINVAL` where the device is none of the filesystem's; `ENOTTY` or
-/// `EOPNOTSUPP` where the filesystem has no such map.
+/// Each item may be an error, and nothing follows an error.
+/// - `EINVAL`: the device does not belong to the filesystem.
+/// - `ENOTTY` or `EOPNOTSUPP`: the filesystem has no such map.
+/// - `EIO`: the kernel's answer does not advance; also an I/O error of the device.
 #[doc(alias = "FS_IOC_GETFSMAP")]
+#[must_use = "iterators do nothing unless consumed"]
 pub struct Records<'fd> {
     fd: BorrowedFd<'fd>,
     query: Box<RawQuery>,
@@ -110,8 +119,8 @@ pub struct Records<'fd> {
 }
 
 impl<'fd> Records<'fd> {
-    /// Reads the owners of `length` bytes from `physical` on the device `device` (major, minor), which is of the file's
-    /// filesystem.
+    /// Reads the owners of `length` bytes from offset `physical` on a device (major, minor). `fd` is any file on the
+    /// filesystem that the device belongs to.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, device: (u32, u32), physical: u64, length: u64) -> Self {
         let device = encode_device(device);
         let low = RawRecord { fmr_device: device, fmr_physical: physical, ..RawRecord::default() };
@@ -124,19 +133,17 @@ impl<'fd> Records<'fd> {
             ..RawRecord::default()
         };
         let head = RawHead { fmh_keys: [low, high], ..RawHead::default() };
-        let query = RawQuery { head, records: [RawRecord::default(); BATCH] };
+        let query = RawQuery { head, records: [RawRecord::default(); BATCH as usize] };
         Records { fd: fd.as_fd(), query: Box::new(query), fetched: VecDeque::new(), done: length == 0 }
     }
 
     fn fetch(&mut self) -> Result<()> {
-        #[expect(clippy::cast_possible_truncation, reason = "BATCH is a small constant")]
-        let count = BATCH as u32;
-        self.query.head.fmh_count = count;
+        self.query.head.fmh_count = BATCH;
         let query: *mut RawQuery = &raw mut *self.query;
         // SAFETY: `query` points to a head followed by room for the BATCH records that fmh_count announces, it is borrowed
-        // exclusively, and every bit pattern the kernel may write is a valid value of these integer fields.
-        unsafe { ioctl(CALL, self.fd, FS_IOC_GETFSMAP, query.cast::<RawHead>()) }?;
-        let found = usize::try_from(self.query.head.fmh_entries).unwrap_or(BATCH).min(BATCH);
+        // exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
+        unsafe { FS_IOC_GETFSMAP.call(self.fd, query.cast::<RawHead>()) }?;
+        let found = self.query.head.fmh_entries.min(BATCH) as usize;
         let records = &self.query.records[..found];
         self.fetched.extend(records.iter().map(|raw| Record {
             physical: raw.fmr_physical,
@@ -148,9 +155,9 @@ impl<'fd> Records<'fd> {
         match records.last() {
             Some(last) if last.fmr_flags & RecordFlags::LAST.bits() == 0 => {
                 if self.query.head.fmh_keys[0].fmr_physical > last.fmr_physical {
-                    return Err(Error { call: CALL, errno: Errno::EIO });
+                    return Err(FS_IOC_GETFSMAP.error(Errno::EIO));
                 }
-                // The next call goes on behind the last record, which its length tells (`fsmap_advance()`).
+                // With the length of the last record in the key, the kernel continues behind it (`fsmap_advance()`).
                 self.query.head.fmh_keys[0] = *last;
             }
             _ => self.done = true,
@@ -171,5 +178,14 @@ impl Iterator for Records<'_> {
             return Some(Err(error));
         }
         self.fetched.pop_front().map(Ok)
+    }
+}
+
+impl FusedIterator for Records<'_> {}
+
+impl Debug for Records<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let next = self.query.head.fmh_keys[0].fmr_physical;
+        f.debug_struct("Records").field("fd", &self.fd).field("next", &next).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,9 @@
-//! A BPF program at the entry of a function of the kernel, by a link that bpffs can keep.
+//! Kprobes: BPF programs that run at the entry of a kernel function, held by a link that bpffs can keep.
 //!
-//! Reference: perf_event_open(2), bpf(2); `perf_kprobe_event_init()` in `kernel/events/core.c`, `bpf_perf_link_attach()`
-//! in `kernel/bpf/syscall.c`. Linux 5.15 and later. Attaching takes CAP_PERFMON and CAP_BPF, or CAP_SYS_ADMIN.
+//! Linux 5.15 and later. Needs `CAP_PERFMON` and `CAP_BPF`, or `CAP_SYS_ADMIN`.
+//!
+//! Reference: perf_event_open(2), bpf(2); `perf_kprobe_event_init()` in `kernel/events/core.c`, `bpf_perf_link_attach()` in
+//! `kernel/bpf/syscall.c`.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -10,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// The beginning of `struct perf_event_attr`, as long as `PERF_ATTR_SIZE_VER1`.
+/// The beginning of `struct perf_event_attr`, of `PERF_ATTR_SIZE_VER1` bytes.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,7 +30,7 @@ pub struct RawEvent {
     pub probe_offset: u64,
 }
 
-/// `union bpf_attr`, of `BPF_LINK_CREATE`.
+/// `union bpf_attr` for `BPF_LINK_CREATE`.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +41,7 @@ pub struct RawLink {
     pub flags: u32,
 }
 
-/// `union bpf_attr`, of `BPF_OBJ_PIN`.
+/// `union bpf_attr` for `BPF_OBJ_PIN`.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +60,15 @@ pub const BPF_LINK_CREATE: libc::c_int = 28;
 #[doc(hidden)]
 pub const BPF_PERF_EVENT: u32 = 41;
 
-/// Has the program, one of `BPF_PROG_TYPE_KPROBE`, run whenever the function is entered, on any processor, until the link
-/// is closed and nothing in bpffs keeps it. `pmu` is what `/sys/bus/event_source/devices/kprobe/type` says.
+/// Attaches a program of type `BPF_PROG_TYPE_KPROBE` to the entry of a kernel function, on every processor, and returns the
+/// link. The program stays attached until the link is closed and no name in bpffs keeps it.
+///
+/// `pmu` is the number in `/sys/bus/event_source/devices/kprobe/type`.
 ///
 /// # Errors
-/// `ENOENT` where the kernel has no such function, `EINVAL` where it cannot be probed, `EACCES` or `EPERM` without the
-/// capabilities.
+/// - `ENOENT`: the kernel has no such function.
+/// - `EINVAL`: the function cannot be probed.
+/// - `EACCES` or `EPERM`: the caller lacks the capabilities.
 #[doc(alias = "BPF_LINK_CREATE")]
 pub fn attach(program: impl AsFd, pmu: u32, function: &CStr) -> Result<OwnedFd> {
     const CALL: &str = "perf_event_open(kprobe)";
@@ -74,9 +79,9 @@ pub fn attach(program: impl AsFd, pmu: u32, function: &CStr) -> Result<OwnedFd> 
         kprobe_func: address(function),
         ..Default::default()
     };
-    // Its processor is of no account: the program runs before the event is looked for on the one at hand.
+    // The event needs a processor, but the program runs on all of them: the kernel runs it before it looks at the event.
     let (any_process, processor, no_group) = (-1, 0, -1);
-    // SAFETY: the structure is as long as it says, and the function's name a string; both outlive the call.
+    // SAFETY: the structure has the length that it says, the function's name ends with NUL, and both outlive the call.
     let event = unsafe {
         libc::syscall(libc::SYS_perf_event_open, &event, any_process, processor, no_group, PERF_FLAG_FD_CLOEXEC)
     };
@@ -87,19 +92,21 @@ pub fn attach(program: impl AsFd, pmu: u32, function: &CStr) -> Result<OwnedFd> 
         attach_type: BPF_PERF_EVENT,
         flags: 0,
     };
-    // SAFETY: the structure has the length that is given, and holds descriptors that are open.
+    // SAFETY: the structure has the length given, and its descriptors are open.
     let link = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_CREATE, &link, size_of::<RawLink>()) };
     descriptor("bpf(BPF_LINK_CREATE)", link)
 }
 
-/// Keeps a link, under a name in bpffs that is not taken.
+/// Gives a link a name in bpffs, which keeps it after its descriptors are closed.
 ///
 /// # Errors
-/// `EEXIST`; `EPERM` where it is not bpffs; those of a path.
+/// - `EEXIST`: the name is taken.
+/// - `EPERM`: the directory is not in bpffs, or the caller lacks `CAP_BPF`.
+/// - `ENOENT`, `ENOTDIR`, `EACCES`: the path does not lead to a directory that the caller may write to.
 #[doc(alias = "BPF_OBJ_PIN")]
 pub fn pin(link: impl AsFd, path: &CStr) -> Result<()> {
     let pin = RawPin { pathname: address(path), bpf_fd: number(link.as_fd()), file_flags: 0 };
-    // SAFETY: the structure has the length that is given, and the path is a string that outlives the call.
+    // SAFETY: the structure has the length given, and the path ends with NUL and outlives the call.
     let pinned = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_PIN, &pin, size_of::<RawPin>()) };
     Errno::result(pinned).map(drop).map_err(|errno| Error { call: "bpf(BPF_OBJ_PIN)", errno })
 }
@@ -116,6 +123,6 @@ fn descriptor(call: &'static str, returned: libc::c_long) -> Result<OwnedFd> {
     let fd = Errno::result(returned).map_err(|errno| Error { call, errno })?;
     #[expect(clippy::cast_possible_truncation, reason = "descriptors are of type int")]
     let fd = fd as libc::c_int;
-    // SAFETY: the kernel has just opened it for this call, and nobody else knows of it.
+    // SAFETY: the kernel has just opened this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -1,9 +1,14 @@
-//! File leases: being told before, and while, somebody else opens the file.
+//! File leases (`F_SETLEASE`): proof that no other process has the file open, and notice when one opens it.
 //!
-//! Reference: fcntl(2), "Leases"; `generic_add_lease()` and `__break_lease()` in `fs/locks.c`. A read lease is granted
-//! only while nobody has the file open for writing, which a writable mapping and a read-write loop device count as; a
-//! write lease only while nobody else has it open at all. Whoever then comes into conflict waits until the lease is
-//! released, or for `/proc/sys/fs/lease-break-time` seconds (45), after which the kernel breaks it.
+//! Linux 2.4 and later, on most local filesystems. Needs ownership of the file or `CAP_LEASE`.
+//!
+//! The kernel grants a read lease only if no process has the file open for writing; a writable mapping and a read-write loop
+//! device count as such. It grants a write lease only if no other descriptor has the file open at all. An open(2) or
+//! truncation that conflicts with a lease waits until the holder releases it, at most `/proc/sys/fs/lease-break-time`
+//! seconds (45 by default); then the kernel breaks the lease. With `O_NONBLOCK`, open(2) fails at once with `EWOULDBLOCK`,
+//! and the lease counts as disturbed all the same.
+//!
+//! Reference: fcntl(2), section "Leases"; `generic_add_lease()` and `__break_lease()` in `fs/locks.c`.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -12,12 +17,12 @@ use crate::error::{Result, check};
 #[doc(hidden)]
 pub const F_SETSIG: libc::c_int = 10;
 
-/// What a lease guards against.
+/// Which openers conflict with a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `F_RDLCK`: openers for writing, and truncation.
+    /// `F_RDLCK`: those that open for writing, and truncation.
     Read,
-    /// `F_WRLCK`: all openers.
+    /// `F_WRLCK`: all.
     Write,
 }
 
@@ -30,7 +35,7 @@ impl Kind {
     }
 }
 
-/// A lease on an open file, released when dropped.
+/// A lease on an open file. Dropping it releases the lease.
 #[derive(Debug)]
 pub struct Lease<'fd> {
     fd: BorrowedFd<'fd>,
@@ -40,12 +45,25 @@ pub struct Lease<'fd> {
 impl<'fd> Lease<'fd> {
     /// Takes a lease.
     ///
-    /// The signal that announces a conflict is set to SIGURG, which is ignored by default; the usual SIGIO would end a
-    /// process that did not expect it.
+    /// Sets the signal that announces a conflict to `SIGURG`, whose default action is to be ignored; the default signal,
+    /// `SIGIO`, would end a process that does not expect it.
     ///
     /// # Errors
-    /// `EAGAIN` while somebody is in conflict with it, `EACCES` for who neither owns the file nor has CAP_LEASE,
-    /// `EINVAL` where the filesystem has no leases.
+    /// - `EAGAIN`: the file is open in a way that conflicts with the lease.
+    /// - `EACCES`: the caller neither owns the file nor has `CAP_LEASE`; root alone, without the capability, is not enough.
+    /// - `EINVAL`: the filesystem has no leases, or the file is not a regular file.
+    ///
+    /// ```no_run
+    /// use libdaxfile::{Errno, lease::{Kind, Lease}};
+    ///
+    /// let file = std::fs::File::open("/srv/image")?;
+    /// match Lease::take(&file, Kind::Read) {
+    ///     Ok(lease) => println!("no writer; undisturbed so far: {}", lease.undisturbed()?),
+    ///     Err(error) if error.errno == Errno::EAGAIN => println!("open for writing"),
+    ///     Err(error) => println!("{error}"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[doc(alias = "F_SETLEASE")]
     pub fn take<F: AsFd + ?Sized>(fd: &'fd F, kind: Kind) -> Result<Self> {
         let fd = fd.as_fd();
@@ -56,10 +74,11 @@ impl<'fd> Lease<'fd> {
         Ok(Lease { fd, kind })
     }
 
-    /// Whether the lease still stands, undisturbed. `false` means that somebody is waiting for it, or that it was broken.
+    /// Returns whether nothing has conflicted with the lease yet. `false` means that an opener waits or has given up, or
+    /// that the kernel broke the lease.
     ///
     /// # Errors
-    /// Those of fcntl(2); none is expected.
+    /// None is expected: fcntl(2) cannot fail here.
     #[doc(alias = "F_GETLEASE")]
     pub fn undisturbed(&self) -> Result<bool> {
         // SAFETY: fcntl without argument on a descriptor that is open for the borrow's length.
@@ -70,8 +89,8 @@ impl<'fd> Lease<'fd> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // SAFETY: fcntl with an integer argument on a descriptor that is open for the borrow's length. It fails only where
-        // the lease was broken by force, and then nothing is left to release.
+        // SAFETY: fcntl with an integer argument on a descriptor that is open for the borrow's length. It fails only if the
+        // kernel broke the lease, and then nothing is left to release.
         unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
     }
 }

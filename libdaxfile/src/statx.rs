@@ -1,4 +1,6 @@
-//! statx(2) of an open file.
+//! statx(2): size, owner, times and attributes of an open file.
+//!
+//! Linux 4.11 and later, on every filesystem. Needs no privilege.
 //!
 //! Reference: statx(2); `include/uapi/linux/stat.h`.
 
@@ -22,14 +24,14 @@ pub const STATX_DIOALIGN: libc::c_uint = 0x2000;
 pub const STATX_DIO_READ_ALIGN: libc::c_uint = 0x20000;
 
 bitflags::bitflags! {
-    /// `STATX_ATTR_*`.
+    /// Attributes of a file, `STATX_ATTR_*`. Those that this crate does not know are kept.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Attributes: u64 {
         /// Compressed by the filesystem.
         const COMPRESSED = 0x0000_0004;
-        /// Cannot be modified.
+        /// Cannot be changed, renamed or removed.
         const IMMUTABLE = 0x0000_0010;
-        /// Writes must append.
+        /// Writes can only append.
         const APPEND = 0x0000_0020;
         /// Encrypted by the filesystem.
         const ENCRYPTED = 0x0000_0800;
@@ -50,10 +52,10 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// What is known of the inode. Sizes in bytes.
+/// The state of an inode. Sizes are in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Statx {
-    /// `S_IFMT` and permission bits.
+    /// File type (mask [`S_IFMT`]) and permission bits.
     pub mode: u16,
     /// Number of hard links.
     pub nlink: u32,
@@ -63,28 +65,30 @@ pub struct Statx {
     pub inode: u64,
     /// Size.
     pub size: u64,
-    /// Space allocated, attributes and map blocks included on some filesystems.
+    /// Space allocated. On some filesystems it includes the blocks of extended attributes and of the extent map.
     pub allocated: u64,
-    /// Last change of the contents.
+    /// Time of the last change of the contents.
     pub mtime: Time,
-    /// Last change of the inode.
+    /// Time of the last change of the inode.
     pub ctime: Time,
     /// Device number of the filesystem: major, minor.
     pub device: (u32, u32),
-    /// Attributes that are set; those outside of `attributes_mask` are unknown.
+    /// Attributes that are set. An attribute outside `attributes_mask` may be set or not.
     pub attributes: Attributes,
-    /// Attributes that the filesystem tells.
+    /// Attributes that the filesystem reports.
     pub attributes_mask: Attributes,
-    /// Alignment of memory and of offsets for direct I/O, where the filesystem tells (Linux 6.1) and has direct I/O.
+    /// Alignment that direct I/O needs, of memory and of offsets. `None` if the file has no direct I/O or the filesystem
+    /// does not report it (Linux 6.1 and later do).
     pub direct_io: Option<(u32, u32)>,
-    /// Whether the filesystem tells direct reads from direct writes (Linux 6.14): then `direct_io` is this very file's.
+    /// Whether the filesystem reports the alignment of direct reads apart from that of writes (Linux 6.14 and later). Then
+    /// `direct_io` is exact for this file.
     pub direct_io_told_apart: bool,
 }
 
-/// Reads the inode's state. No privilege is needed.
+/// Returns the state of the inode.
 ///
 /// # Errors
-/// Those of statx(2).
+/// None is expected on a local filesystem. Network and FUSE filesystems ask their server: `ESTALE`, `EIO`, `ENOTCONN`.
 #[doc(alias = "statx")]
 pub fn get(fd: impl AsFd) -> Result<Statx> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
@@ -93,7 +97,7 @@ pub fn get(fd: impl AsFd) -> Result<Statx> {
     let returned =
         unsafe { libc::statx(fd.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
     check("statx", returned)?;
-    // SAFETY: all bytes were zeroed, the kernel wrote integers over them, and zeros are valid integers.
+    // SAFETY: all bytes were zeroed before the kernel wrote integers over them, and zeros are valid integers.
     let raw = unsafe { raw.assume_init() };
     let time = |t: libc::statx_timestamp| Time { seconds: t.tv_sec, nanoseconds: t.tv_nsec };
     Ok(Statx {

@@ -1,24 +1,26 @@
-//! XFS's own ioctls: geometry, the map in one piece, and the freeing of preallocated blocks.
+//! Ioctls of XFS: the geometry of the filesystem, a whole extent map in one call, and the freeing of preallocated blocks.
 //!
-//! Reference: `fs/xfs/libxfs/xfs_fs.h`, `fs/xfs/xfs_ioctl.c`, `xfs_getbmap()` in `fs/xfs/xfs_bmap_util.c`; xfsctl(3).
-//! Every call fails with `ENOTTY` on other filesystems.
+//! On other filesystems, every call fails with `ENOTTY`.
+//!
+//! Reference: `fs/xfs/libxfs/xfs_fs.h`, `fs/xfs/xfs_ioctl.c`, `xfs_getbmap()` in `fs/xfs/xfs_bmap_util.c`; xfsctl(3),
+//! ioctl_xfs_fsop_geometry(2), ioctl_xfs_getbmapx(2).
 
 use std::mem::offset_of;
 use std::os::fd::AsFd;
 
 use crate::error::Result;
 use crate::fiemap::{Extent, ExtentFlags};
-use crate::ioctl::ioctl;
+use crate::ioctl::Ioctl;
 
 bitflags::bitflags! {
-    /// `XFS_FSOP_GEOM_FLAGS_*`, those that bear on an extent map.
+    /// Features of the filesystem, `XFS_FSOP_GEOM_FLAGS_*`: those that concern extent maps are named, all others are kept.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct GeometryFlags: u32 {
-        /// Every block's owners are recorded.
+        /// A reverse map records the owners of every block.
         const RMAPBT = 1 << 19;
-        /// Blocks can be shared.
+        /// Files can share blocks.
         const REFLINK = 1 << 20;
-        /// The filesystem writes to zones and so relocates every write (6.15).
+        /// Data is written to zones, so that every write moves blocks (Linux 6.15).
         const ZONED = 1 << 27;
         const _ = !0;
     }
@@ -55,20 +57,21 @@ pub struct RawGeometry {
     pub reserved: [u64; 17],
 }
 
-/// What [`geometry`] tells. Sizes in bytes.
+/// The result of [`geometry`]. Sizes are in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
-    /// Size of a filesystem block.
+    /// Size of a block.
     pub block_size: u32,
     /// Size of an inode.
     pub inode_size: u32,
-    /// The filesystem's UUID.
+    /// UUID of the filesystem.
     pub uuid: [u8; 16],
     /// Features.
     pub flags: GeometryFlags,
 }
 
-/// `struct getbmapx`: head of the call and, behind it, one entry an extent. In units of 512 bytes.
+/// `struct getbmapx`: the head of the call and, behind it, one entry for each extent. Offsets and lengths are in units of
+/// 512 bytes.
 #[doc(hidden)]
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,14 +104,16 @@ pub struct RawEofblocks {
 
 /// `_IOR('X', 126, struct xfs_fsop_geom)`
 #[doc(hidden)]
-pub const XFS_IOC_FSGEOMETRY: u64 = nix::request_code_read!(b'X', 126, size_of::<RawGeometry>());
-/// `_IOWR('X', 56, struct getbmap)`: it moves `struct getbmapx`, and its number holds the size of the older, shorter
+pub const XFS_IOC_FSGEOMETRY: Ioctl<RawGeometry> = Ioctl::read::<RawGeometry>("ioctl(XFS_IOC_FSGEOMETRY)", b'X', 126);
+/// `_IOWR('X', 56, struct getbmap)`: the kernel reads and writes `struct getbmapx`, but the number has the size of the older
 /// structure, which ends before `bmv_iflags`.
 #[doc(hidden)]
-pub const XFS_IOC_GETBMAPX: u64 = nix::request_code_readwrite!(b'X', 56, offset_of!(RawBmapx, bmv_iflags));
+pub const XFS_IOC_GETBMAPX: Ioctl<RawBmapx> =
+    Ioctl::read_write::<[u8; offset_of!(RawBmapx, bmv_iflags)]>("ioctl(XFS_IOC_GETBMAPX)", b'X', 56);
 /// `_IOR('X', 58, struct xfs_fs_eofblocks)`
 #[doc(hidden)]
-pub const XFS_IOC_FREE_EOFBLOCKS: u64 = nix::request_code_read!(b'X', 58, size_of::<RawEofblocks>());
+pub const XFS_IOC_FREE_EOFBLOCKS: Ioctl<RawEofblocks> =
+    Ioctl::read::<RawEofblocks>("ioctl(XFS_IOC_FREE_EOFBLOCKS)", b'X', 58);
 
 #[doc(hidden)]
 pub const BMV_IF_PREALLOC: i32 = 0x4;
@@ -126,15 +131,15 @@ pub const XFS_EOF_FLAGS_SYNC: u32 = 1 << 0;
 #[doc(hidden)]
 pub const XFS_EOF_FLAGS_MINFILESIZE: u32 = 1 << 4;
 
-/// Reads the geometry of the filesystem that holds the file. No privilege is needed.
+/// Returns the geometry of the filesystem that holds the file. Linux 5.2 and later; needs no privilege.
 ///
 /// # Errors
-/// `ENOTTY` where it is not XFS.
+/// `ENOTTY`: the filesystem is not XFS.
 #[doc(alias = "XFS_IOC_FSGEOMETRY")]
 pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
     let mut raw = RawGeometry::default();
     // SAFETY: the pointer is to a live, exclusively borrowed `struct xfs_fsop_geom` of integers, which the kernel fills.
-    unsafe { ioctl("ioctl(XFS_IOC_FSGEOMETRY)", fd, XFS_IOC_FSGEOMETRY, &raw mut raw) }?;
+    unsafe { XFS_IOC_FSGEOMETRY.call(fd, &raw mut raw) }?;
     Ok(Geometry {
         block_size: raw.blocksize,
         inode_size: raw.inodesize,
@@ -143,50 +148,54 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
     })
 }
 
-/// Reads the whole map, blocks past EOF included, in one call, which holds the inode's lock throughout: what it returns
-/// was the map at one moment. Dirty pages are written back first only where there are delayed allocations
-/// (`xfs_getbmap()`): over unwritten blocks they leave these unwritten. `None` where it has more than `limit` extents,
-/// for then one call does not give all of it. No privilege is needed.
+/// Returns the whole extent map of a file as it was at one moment, blocks past EOF included; `None` if the file has more
+/// than `limit` extents.
 ///
-/// Flags are given as FIEMAP's. Realtime files have the realtime device's addresses.
+/// The kernel holds the inode's lock during the one call. It writes dirty pages back first only where blocks are not
+/// allocated yet (delayed allocation, `xfs_getbmap()`): unwritten blocks under dirty pages stay unwritten. Call
+/// [`fiemap`](crate::fiemap) with [`Request::SYNC`](crate::fiemap::Request::SYNC) or fsync(2) before, if that matters.
+/// Needs no privilege.
+///
+/// Flags have the values of FIEMAP. The physical offsets of a realtime file are those of the realtime device.
 ///
 /// # Errors
-/// `ENOTTY` where it is not XFS, `ENOMEM` where the kernel has no room for `limit` entries.
+/// - `ENOTTY`: the filesystem is not XFS.
+/// - `ENOMEM`: the kernel cannot allocate memory for `limit` entries.
 #[doc(alias = "XFS_IOC_GETBMAPX")]
 pub fn whole_map(fd: impl AsFd, limit: usize) -> Result<Option<WholeMap>> {
-    // One entry more than asked for: an array that came back full may have left something out.
+    // The head, and room for one extent more than the limit: a full array may have left something out.
     let Ok(count) = i32::try_from(limit.saturating_add(2)) else { return Ok(None) };
     let mut entries = Vec::with_capacity(limit.saturating_add(2));
     entries.push(RawBmapx {
-        // A length of -1 would end at EOF; blocks past it must be seen.
+        // A length of -1 would end at EOF and leave out the blocks past it.
         bmv_length: i64::MAX / 512,
         bmv_count: count,
         bmv_iflags: BMV_IF_PREALLOC | BMV_IF_NO_HOLES,
         ..RawBmapx::default()
     });
-    // SAFETY: bmv_count says for how many entries, the head included, there is room behind the pointer; the kernel reads
-    // the head, and writes no more than these.
-    unsafe { ioctl("ioctl(XFS_IOC_GETBMAPX)", fd, XFS_IOC_GETBMAPX, entries.as_mut_ptr()) }?;
+    // SAFETY: bmv_count says how many entries, the head included, there is room for behind the pointer; the kernel reads
+    // the head and writes no more entries than that.
+    unsafe { XFS_IOC_GETBMAPX.call(fd, entries.as_mut_ptr()) }?;
     let found = usize::try_from(entries[0].bmv_entries).unwrap_or(0);
     if found > limit {
         return Ok(None);
     }
-    // SAFETY: it wrote so many entries behind the head (`xfs_ioc_getbmap()`), no more than there is room for.
+    // SAFETY: the kernel wrote `found` entries behind the head (`xfs_ioc_getbmap()`), and `found + 1 < bmv_count`.
     unsafe { entries.set_len(found + 1) };
     Ok(Some(WholeMap(entries)))
 }
 
-/// What [`whole_map`] read: 48 bytes an extent.
+/// An extent map that [`whole_map`] returned. It takes 48 bytes for each extent.
 #[derive(Debug)]
 pub struct WholeMap(Vec<RawBmapx>);
 
 impl WholeMap {
-    /// Its extents, in logical order.
+    /// Iterates over the extents, in logical order.
     pub fn extents(&self) -> impl Iterator<Item = Extent> {
         self.0.iter().skip(1).map(extent)
     }
 
-    /// Whether some of them are unwritten.
+    /// Returns whether any extent is unwritten.
     #[must_use]
     pub fn has_unwritten(&self) -> bool {
         self.0.iter().skip(1).any(|entry| entry.bmv_oflags & BMV_OF_PREALLOC != 0)
@@ -207,11 +216,15 @@ fn extent(entry: &RawBmapx) -> Extent {
     }
 }
 
-/// Frees speculative preallocation past EOF and unused copy-on-write staging, on every file of the filesystem at least
-/// `min_size` bytes long, and waits for it. Blocks that `fallocate -n` put past EOF stay.
+/// Frees speculative preallocation past EOF and unused copy-on-write reservations, of every file on the filesystem that is
+/// at least `min_size` bytes long, and waits until that is done.
+///
+/// Blocks that `fallocate --keep-size` allocated past EOF stay. Linux 3.8 and later; needs `CAP_SYS_ADMIN`.
 ///
 /// # Errors
-/// `EPERM` without CAP_SYS_ADMIN, `EROFS`, `ENOTTY` where it is not XFS.
+/// - `EPERM`: the caller lacks `CAP_SYS_ADMIN`.
+/// - `EROFS`: the filesystem is mounted read-only.
+/// - `ENOTTY`: the filesystem is not XFS.
 #[doc(alias = "XFS_IOC_FREE_EOFBLOCKS")]
 pub fn free_eofblocks(fd: impl AsFd, min_size: u64) -> Result<()> {
     let raw = RawEofblocks {
@@ -221,6 +234,5 @@ pub fn free_eofblocks(fd: impl AsFd, min_size: u64) -> Result<()> {
         ..RawEofblocks::default()
     };
     // SAFETY: the pointer is to a live `struct xfs_fs_eofblocks`, which the kernel only reads.
-    unsafe { ioctl("ioctl(XFS_IOC_FREE_EOFBLOCKS)", fd, XFS_IOC_FREE_EOFBLOCKS, (&raw const raw).cast_mut()) }?;
-    Ok(())
+    unsafe { XFS_IOC_FREE_EOFBLOCKS.call(fd, (&raw const raw).cast_mut()) }
 }

@@ -16,7 +16,49 @@
 #include <linux/stat.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <xfs/xfs.h>
+
+#ifdef __NR_cachestat
+#include <linux/mman.h>
+#else
+#define __NR_cachestat 451
+struct cachestat_range {
+	__u64 off;
+	__u64 len;
+};
+struct cachestat {
+	__u64 nr_cache;
+	__u64 nr_dirty;
+	__u64 nr_writeback;
+	__u64 nr_evicted;
+	__u64 nr_recently_evicted;
+};
+#endif
+
+#ifndef XFS_IOC_GETPARENTS
+struct xfs_getparents_rec {
+	struct xfs_handle gpr_parent;
+	__u32 gpr_reclen;
+	__u32 gpr_reserved;
+	char gpr_name[];
+};
+struct xfs_getparents {
+	struct xfs_attrlist_cursor gp_cursor;
+	__u16 gp_iflags;
+	__u16 gp_oflags;
+	__u32 gp_bufsize;
+	__u64 gp_reserved;
+	__u64 gp_buffer;
+};
+struct xfs_getparents_by_handle {
+	struct xfs_handle gph_handle;
+	struct xfs_getparents gph_request;
+};
+#define XFS_GETPARENTS_OFLAG_DONE (1U << 1)
+#define XFS_IOC_GETPARENTS _IOWR('X', 62, struct xfs_getparents)
+#define XFS_IOC_GETPARENTS_BY_HANDLE _IOWR('X', 63, struct xfs_getparents_by_handle)
+#endif
 
 #if __has_include(<linux/ext4.h>)
 #include <linux/ext4.h>
@@ -247,6 +289,88 @@ int main(void)
 	FIELD(xfs_fs_eofblocks, eof_min_file_size);
 	FIELD(xfs_fs_eofblocks, pad64);
 
+	NUMBER(XFS_IOC_BULKSTAT);
+	NUMBER(XFS_BULK_IREQ_NREXT64);
+	SIZE(xfs_bulk_ireq);
+	FIELD(xfs_bulk_ireq, ino);
+	FIELD(xfs_bulk_ireq, flags);
+	FIELD(xfs_bulk_ireq, icount);
+	FIELD(xfs_bulk_ireq, ocount);
+	FIELD(xfs_bulk_ireq, agno);
+	FIELD(xfs_bulk_ireq, reserved);
+	OFFSET(xfs_bulkstat_req, bulkstat);
+
+	SIZE(xfs_bulkstat);
+	FIELD(xfs_bulkstat, bs_ino);
+	FIELD(xfs_bulkstat, bs_size);
+	FIELD(xfs_bulkstat, bs_blocks);
+	FIELD(xfs_bulkstat, bs_xflags);
+	FIELD(xfs_bulkstat, bs_atime);
+	FIELD(xfs_bulkstat, bs_mtime);
+	FIELD(xfs_bulkstat, bs_ctime);
+	FIELD(xfs_bulkstat, bs_btime);
+	FIELD(xfs_bulkstat, bs_gen);
+	FIELD(xfs_bulkstat, bs_uid);
+	FIELD(xfs_bulkstat, bs_gid);
+	FIELD(xfs_bulkstat, bs_projectid);
+	FIELD(xfs_bulkstat, bs_atime_nsec);
+	FIELD(xfs_bulkstat, bs_mtime_nsec);
+	FIELD(xfs_bulkstat, bs_ctime_nsec);
+	FIELD(xfs_bulkstat, bs_btime_nsec);
+	FIELD(xfs_bulkstat, bs_blksize);
+	FIELD(xfs_bulkstat, bs_rdev);
+	FIELD(xfs_bulkstat, bs_cowextsize_blks);
+	FIELD(xfs_bulkstat, bs_extsize_blks);
+	FIELD(xfs_bulkstat, bs_nlink);
+	FIELD(xfs_bulkstat, bs_extents);
+	FIELD(xfs_bulkstat, bs_aextents);
+	FIELD(xfs_bulkstat, bs_version);
+	FIELD(xfs_bulkstat, bs_forkoff);
+	FIELD(xfs_bulkstat, bs_sick);
+	FIELD(xfs_bulkstat, bs_checked);
+	FIELD(xfs_bulkstat, bs_mode);
+	FIELD(xfs_bulkstat, bs_pad2);
+	FIELD(xfs_bulkstat, bs_extents64);
+	FIELD(xfs_bulkstat, bs_pad);
+
+	NUMBER(XFS_IOC_GETPARENTS);
+	NUMBER(XFS_IOC_GETPARENTS_BY_HANDLE);
+	NUMBER(XFS_GETPARENTS_OFLAG_DONE);
+	SIZE(xfs_handle);
+	PRINT("xfs_handle.fid_len", offsetof(struct xfs_handle, ha_fid.fid_len));
+	PRINT("sizeof(xfs_handle.fid_len)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_len));
+	PRINT("xfs_handle.fid_pad", offsetof(struct xfs_handle, ha_fid.fid_pad));
+	PRINT("sizeof(xfs_handle.fid_pad)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_pad));
+	PRINT("xfs_handle.fid_gen", offsetof(struct xfs_handle, ha_fid.fid_gen));
+	PRINT("sizeof(xfs_handle.fid_gen)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_gen));
+	PRINT("xfs_handle.fid_ino", offsetof(struct xfs_handle, ha_fid.fid_ino));
+	PRINT("sizeof(xfs_handle.fid_ino)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_ino));
+	SIZE(xfs_getparents);
+	FIELD(xfs_getparents, gp_cursor);
+	FIELD(xfs_getparents, gp_iflags);
+	FIELD(xfs_getparents, gp_oflags);
+	FIELD(xfs_getparents, gp_bufsize);
+	FIELD(xfs_getparents, gp_reserved);
+	FIELD(xfs_getparents, gp_buffer);
+	SIZE(xfs_getparents_by_handle);
+	FIELD(xfs_getparents_by_handle, gph_handle);
+	FIELD(xfs_getparents_by_handle, gph_request);
+	SIZE(xfs_getparents_rec);
+	FIELD(xfs_getparents_rec, gpr_parent);
+	FIELD(xfs_getparents_rec, gpr_reclen);
+	FIELD(xfs_getparents_rec, gpr_reserved);
+
+	PRINT("SYS_CACHESTAT", __NR_cachestat);
+	SIZE(cachestat_range);
+	FIELD(cachestat_range, off);
+	FIELD(cachestat_range, len);
+	SIZE(cachestat);
+	FIELD(cachestat, nr_cache);
+	FIELD(cachestat, nr_dirty);
+	FIELD(cachestat, nr_writeback);
+	FIELD(cachestat, nr_evicted);
+	FIELD(cachestat, nr_recently_evicted);
+
 	NUMBER(FIEMAP_EXTENT_LAST);
 	NUMBER(FIEMAP_EXTENT_UNKNOWN);
 	NUMBER(FIEMAP_EXTENT_DELALLOC);
@@ -290,8 +414,6 @@ int main(void)
 	NUMBER(FALLOC_FL_KEEP_SIZE);
 	NUMBER(FALLOC_FL_PUNCH_HOLE);
 	NUMBER(FALLOC_FL_COLLAPSE_RANGE);
-	NUMBER(FALLOC_FL_ZERO_RANGE);
-	NUMBER(FALLOC_FL_INSERT_RANGE);
 	NUMBER(FALLOC_FL_UNSHARE_RANGE);
 	NUMBER(FALLOC_FL_WRITE_ZEROES);
 

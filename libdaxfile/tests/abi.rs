@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use bitflags::Flags;
+use libdaxfile::bulkstat::{self, RawBulkCall, RawBulkRequest, RawBulkstat};
+use libdaxfile::cachestat::{self, RawCachestat, RawRange};
 use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
 use libdaxfile::dm::{self, RawAnswer, RawDm, RawTarget};
 use libdaxfile::f2fs;
@@ -21,6 +23,7 @@ use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
 use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
+use libdaxfile::parents::{self, RawByHandle, RawGetparents, RawHandle, RawParent};
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
 
@@ -134,35 +137,35 @@ macro_rules! constants {
     ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => { $($abi.enter(stringify!($name), $module::$name);)+ };
 }
 
+/// Enters requests by number; in errors, each must have its own name.
+macro_rules! ioctls {
+    ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => {
+        $(assert_eq!($module::$name.name(), concat!("ioctl(", stringify!($name), ")"));)+
+        constants!($abi, $($module::$name),+)
+    };
+}
+
 fn ours() -> Abi {
     let mut abi = Abi::default();
     constants!(
         abi,
-        dedupe::FIDEDUPERANGE,
+        bulkstat::XFS_BULK_IREQ_NREXT64,
+        cachestat::SYS_CACHESTAT,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         dm::DM_BUFFER_FULL_FLAG,
         dm::DM_NOFLUSH_FLAG,
         dm::DM_STATUS_TABLE_FLAG,
-        dm::DM_TABLE_STATUS,
         dm::DM_VERSION_MAJOR,
-        f2fs::F2FS_IOC_SET_PIN_FILE,
-        f2fs::FS_IOC_GETFLAGS,
         f2fs::FS_NOCOW_FL,
-        fiemap::FS_IOC_FIEMAP,
         fsmap::FMR_OWN_UNKNOWN,
-        fsmap::FS_IOC_GETFSMAP,
         fsmap::XFS_FMR_OWN_COW,
         fsmap::XFS_FMR_OWN_LOG,
-        fsuuid::EXT4_IOC_GETFSUUID,
-        fsuuid::FS_IOC_GETFSUUID,
-        fsxattr::FS_IOC_FSGETXATTR,
-        fsxattr::FS_IOC_FSSETXATTR,
-        inode::FS_IOC_GETVERSION,
         kprobe::BPF_LINK_CREATE,
         kprobe::BPF_OBJ_PIN,
         kprobe::BPF_PERF_EVENT,
         kprobe::PERF_FLAG_FD_CLOEXEC,
         lease::F_SETSIG,
+        parents::XFS_GETPARENTS_OFLAG_DONE,
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
         statx::S_IFDIR,
@@ -176,6 +179,23 @@ fn ours() -> Abi {
         xfs::XFS_EOFBLOCKS_VERSION,
         xfs::XFS_EOF_FLAGS_MINFILESIZE,
         xfs::XFS_EOF_FLAGS_SYNC,
+    );
+    ioctls!(
+        abi,
+        bulkstat::XFS_IOC_BULKSTAT,
+        dedupe::FIDEDUPERANGE,
+        dm::DM_TABLE_STATUS,
+        f2fs::F2FS_IOC_SET_PIN_FILE,
+        f2fs::FS_IOC_GETFLAGS,
+        fiemap::FS_IOC_FIEMAP,
+        fsmap::FS_IOC_GETFSMAP,
+        fsuuid::EXT4_IOC_GETFSUUID,
+        fsuuid::FS_IOC_GETFSUUID,
+        fsxattr::FS_IOC_FSGETXATTR,
+        fsxattr::FS_IOC_FSSETXATTR,
+        inode::FS_IOC_GETVERSION,
+        parents::XFS_IOC_GETPARENTS,
+        parents::XFS_IOC_GETPARENTS_BY_HANDLE,
         xfs::XFS_IOC_FREE_EOFBLOCKS,
         xfs::XFS_IOC_FSGEOMETRY,
         xfs::XFS_IOC_GETBMAPX,
@@ -355,7 +375,79 @@ fn ours() -> Abi {
         "xfs_fs_eofblocks",
         &fields!(RawEofblocks { eof_version, eof_flags, eof_uid, eof_gid, eof_prid, pad32, eof_min_file_size, pad64 }),
     );
+    enter_bulkstat(&mut abi);
+    enter_parents(&mut abi);
+
+    abi.structure::<RawRange>("cachestat_range", &fields!(RawRange { off, len }));
+    abi.structure::<RawCachestat>(
+        "cachestat",
+        &fields!(RawCachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
+    );
     abi
+}
+
+fn enter_bulkstat(abi: &mut Abi) {
+    abi.structure::<RawBulkRequest>(
+        "xfs_bulk_ireq",
+        &fields!(RawBulkRequest { ino, flags, icount, ocount, agno, reserved }),
+    );
+    abi.structure::<RawBulkstat>(
+        "xfs_bulkstat",
+        &fields!(RawBulkstat {
+            bs_ino,
+            bs_size,
+            bs_blocks,
+            bs_xflags,
+            bs_atime,
+            bs_mtime,
+            bs_ctime,
+            bs_btime,
+            bs_gen,
+            bs_uid,
+            bs_gid,
+            bs_projectid,
+            bs_atime_nsec,
+            bs_mtime_nsec,
+            bs_ctime_nsec,
+            bs_btime_nsec,
+            bs_blksize,
+            bs_rdev,
+            bs_cowextsize_blks,
+            bs_extsize_blks,
+            bs_nlink,
+            bs_extents,
+            bs_aextents,
+            bs_version,
+            bs_forkoff,
+            bs_sick,
+            bs_checked,
+            bs_mode,
+            bs_pad2,
+            bs_extents64,
+            bs_pad,
+        }),
+    );
+    let call = fields!(RawBulkCall { request, inodes });
+    assert_eq!(end_of_last("RawBulkCall", &call), size_of::<RawBulkCall>());
+    abi.enter_type::<RawBulkCall>();
+    abi.enter("xfs_bulkstat_req.bulkstat", offset_of!(RawBulkCall, inodes));
+}
+
+fn enter_parents(abi: &mut Abi) {
+    let handle = fields!(RawHandle { ha_fsid, fid_len, fid_pad, fid_gen, fid_ino });
+    assert_eq!(end_of_last("xfs_handle", &handle), size_of::<RawHandle>());
+    abi.enter_type::<RawHandle>();
+    abi.enter("sizeof(xfs_handle)", size_of::<RawHandle>());
+    // C names these through a union and a structure within.
+    for field in &handle[1..] {
+        abi.fields("xfs_handle", &[Field { name: field.name, ..*field }]);
+    }
+    abi.structure::<RawGetparents>(
+        "xfs_getparents",
+        &fields!(RawGetparents { gp_cursor, gp_iflags, gp_oflags, gp_bufsize, gp_reserved, gp_buffer }),
+    );
+    abi.structure::<RawByHandle>("xfs_getparents_by_handle", &fields!(RawByHandle { gph_handle, gph_request }));
+    abi.structure::<RawParent>("xfs_getparents_rec", &fields!(RawParent { gpr_parent, gpr_reclen, gpr_reserved }));
 }
 
 fn linux_raw_sys() -> Abi {
@@ -387,12 +479,10 @@ fn linux_raw_sys() -> Abi {
         ioctl::FS_IOC_FSSETXATTR,
         ioctl::FS_IOC_GETVERSION,
         general::FALLOC_FL_COLLAPSE_RANGE,
-        general::FALLOC_FL_INSERT_RANGE,
         general::FALLOC_FL_KEEP_SIZE,
         general::FALLOC_FL_PUNCH_HOLE,
         general::FALLOC_FL_UNSHARE_RANGE,
         general::FALLOC_FL_WRITE_ZEROES,
-        general::FALLOC_FL_ZERO_RANGE,
         general::FS_XFLAG_APPEND,
         general::FS_XFLAG_COWEXTSIZE,
         general::FS_XFLAG_DAX,
@@ -427,6 +517,12 @@ fn linux_raw_sys() -> Abi {
     abi.structure::<general::file_dedupe_range_info>(
         "file_dedupe_range_info",
         &fields!(general::file_dedupe_range_info { dest_fd, dest_offset, bytes_deduped, status, reserved }),
+    );
+    abi.enter("SYS_CACHESTAT", general::__NR_cachestat);
+    abi.structure::<general::cachestat_range>("cachestat_range", &fields!(general::cachestat_range { off, len }));
+    abi.structure::<general::cachestat>(
+        "cachestat",
+        &fields!(general::cachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
     );
     let dedupe = fields!(general::file_dedupe_range { src_offset, src_length, dest_count, reserved1, reserved2 });
     abi.structure::<general::file_dedupe_range>("file_dedupe_range", &dedupe);

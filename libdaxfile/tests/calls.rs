@@ -1,6 +1,6 @@
 //! The calls on real files that need neither privilege nor mounts: the filesystem that cargo builds on, which must have
 //! FIEMAP; tmpfs in /dev/shm, which has not; procfs, which has next to nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use libdaxfile::bulkstat::Inodes;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::lease::{Kind, Lease};
-use libdaxfile::{Errno, Result, fsuuid, fsxattr, inode, statx, xattr, xfs};
+use libdaxfile::parents::Parents;
+use libdaxfile::{Errno, Result, cachestat, fsuuid, fsxattr, inode, statx, xattr, xfs};
 use tempfile::{NamedTempFile, TempDir, tempdir_in, tempfile_in};
 
 const ON_DISK: &str = env!("CARGO_TARGET_TMPDIR");
@@ -227,6 +229,39 @@ fn what_is_not_xfs_is_named() {
     assert_error(xfs::geometry(&file), "ioctl(XFS_IOC_FSGEOMETRY)", &[Errno::ENOTTY]);
     assert_error(xfs::whole_map(&file, 1), "ioctl(XFS_IOC_GETBMAPX)", &[Errno::ENOTTY]);
     assert_error(xfs::free_eofblocks(&file, 0), "ioctl(XFS_IOC_FREE_EOFBLOCKS)", &[Errno::ENOTTY]);
+
+    let mut inodes = Inodes::new(&file, 0);
+    assert_error(inodes.next().unwrap(), "ioctl(XFS_IOC_BULKSTAT)", &[Errno::ENOTTY]);
+    assert_eq!(inodes.next(), None);
+    let mut parents = Parents::new(&file);
+    assert_error(parents.next().unwrap(), "ioctl(XFS_IOC_GETPARENTS)", &[Errno::ENOTTY]);
+    assert_eq!(parents.next(), None);
+    let mut parents = Parents::of_inode(&file, 128, 0);
+    assert_error(parents.next().unwrap(), "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)", &[Errno::ENOTTY]);
+    assert_eq!(parents.next(), None);
+}
+
+#[test]
+fn cachestat_counts_the_pages_of_its_range() {
+    // SAFETY: sysconf(3) with a constant.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap();
+    let mut file = tempfile_in(SHM).unwrap();
+    let pages = |range| cachestat::count(&file, range).unwrap().cached;
+    assert_eq!(pages(0..u64::MAX), 0);
+    file.write_all(&vec![1; usize::try_from(4 * page).unwrap()]).unwrap();
+    let pages = |range| cachestat::count(&file, range).unwrap().cached;
+    assert_eq!(pages(0..u64::MAX), 4);
+    assert_eq!(pages(0..4 * page), 4);
+    assert_eq!(pages(page..3 * page), 2);
+    assert_eq!(pages(page - 1..page + 1), 2, "the pages of both bytes");
+    assert_eq!(pages(4 * page..u64::MAX), 0);
+    assert_eq!(pages(page..page), 0);
+}
+
+#[test]
+fn cachestat_names_its_errors() {
+    let path_only = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(PROC).unwrap();
+    assert_error(cachestat::count(&path_only, 0..u64::MAX), "cachestat", &[Errno::EBADF]);
 }
 
 fn file_to_lease() -> (TempDir, PathBuf) {

@@ -1,0 +1,256 @@
+//! libdaxfile's calls on filesystems that only root can mount, and its examples. libdaxfile/tests has the calls that need
+//! neither.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use daxfile_tests::child::finish;
+use daxfile_tests::tools::{require, sh, xfs_bmap};
+use daxfile_tests::{Kind, Scratch, Xfs};
+use libdaxfile::bulkstat::{Inode, Inodes};
+use libdaxfile::fallocate::{Mode, fallocate};
+use libdaxfile::fsxattr::{self, Xflags};
+use libdaxfile::parents::{Parent, Parents};
+use libdaxfile::{Errno, cachestat, inode};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+/// Runs a program that must succeed; returns what it printed.
+#[track_caller]
+fn output(command: &mut Command) -> String {
+    let out = finish(command);
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// An example of libdaxfile, which cargo builds beside this test.
+#[track_caller]
+fn example(name: &str) -> PathBuf {
+    let target = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
+    let path = target.join("examples").join(name);
+    assert!(path.exists(), "{} is not built: cargo build -p libdaxfile --examples", path.display());
+    path
+}
+
+/// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
+/// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
+fn xfs_with_parent_pointers() -> Scratch {
+    require(&["xfs_db"]);
+    let mut scratch = Scratch::new(Kind::xfs());
+    scratch.unmount();
+    let xfs_db = |arguments: &[&str]| output(Command::new("xfs_db").args(arguments).arg(scratch.image()));
+    let features = xfs_db(&["-r", "-c", "sb 0", "-c", "print features_incompat"]);
+    let features = features.trim().strip_prefix("features_incompat = 0x").map(|hex| u32::from_str_radix(hex, 16));
+    let with_parents = features.unwrap().unwrap() | 0x80;
+    xfs_db(&["-x", "-c", "sb 0", "-c", &format!("write -d features_incompat {with_parents:#x}")]);
+    scratch.mount();
+    scratch
+}
+
+fn inodes(scratch: &Scratch) -> HashMap<u64, Inode> {
+    let root = File::open(scratch.mount_point()).unwrap();
+    let inodes: Vec<Inode> = Inodes::new(&root, 0).collect::<Result<_, _>>().unwrap();
+    assert!(inodes.is_sorted_by(|one, next| one.inode < next.inode));
+    inodes.into_iter().map(|inode| (inode.inode, inode)).collect()
+}
+
+#[track_caller]
+fn assert_record_matches(record: &Inode, path: &Path) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    assert_eq!(record.inode, metadata.ino());
+    assert_eq!(u32::from(record.mode), metadata.mode());
+    assert_eq!(u64::from(record.nlink), metadata.nlink());
+    assert_eq!(record.uid, metadata.uid());
+    assert_eq!(record.size, metadata.size());
+    assert_eq!(record.allocated, metadata.blocks() * 512, "{}", path.display());
+    assert_eq!((record.mtime.seconds, i64::from(record.mtime.nanoseconds)), (metadata.mtime(), metadata.mtime_nsec()));
+    assert_eq!((record.ctime.seconds, i64::from(record.ctime.nanoseconds)), (metadata.ctime(), metadata.ctime_nsec()));
+    let file = File::open(path).unwrap();
+    assert_eq!(record.generation, inode::generation(&file).unwrap());
+    assert_eq!(record.xflags, fsxattr::get(&file).unwrap().xflags(), "{}", path.display());
+}
+
+#[test]
+fn bulkstat_record_matches_stat_of_each_file() {
+    for block_size in [4096, 1024] {
+        let scratch = Scratch::new(Xfs { block_size, ..Xfs::default() });
+        fs::create_dir(scratch.path("dir")).unwrap();
+        let mut paths = vec![scratch.mount_point().to_owned(), scratch.path("dir")];
+        // More than two calls return.
+        for number in 0..2500 {
+            let path = scratch.path(format!("dir/{number}"));
+            fs::write(&path, vec![1; number]).unwrap();
+            paths.push(path);
+        }
+        let sparse = File::create(scratch.path("sparse")).unwrap();
+        fallocate(&sparse, Mode::empty(), 0, 20 << 20).unwrap();
+        (1..20).for_each(|hole| fallocate(&sparse, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, hole << 20, 4096).unwrap());
+        drop(sparse);
+        for (name, flag) in [("sparse", "+id"), ("dir/7", "+i"), ("dir/2499", "+A")] {
+            output(Command::new("chattr").arg(flag).arg(scratch.path(name)));
+        }
+        sh(format!("setfattr -n user.test -v 1 '{}'", scratch.path("dir/11").display()));
+        std::os::unix::fs::chown(scratch.path("dir/5"), Some(1234), Some(5678)).unwrap();
+        fs::hard_link(scratch.path("dir/3"), scratch.path("link")).unwrap();
+        sh(format!("sync -f '{}'", scratch.mount_point().display()));
+        paths.push(scratch.path("sparse"));
+
+        let unlinked = File::create(scratch.path("unlinked")).unwrap();
+        fs::remove_file(scratch.path("unlinked")).unwrap();
+        let inodes = inodes(&scratch);
+        assert_eq!(inodes[&unlinked.metadata().unwrap().ino()].nlink, 0);
+        assert_eq!(inodes.len(), paths.len() + 1);
+        for path in &paths {
+            assert_record_matches(&inodes[&fs::metadata(path).unwrap().ino()], path);
+        }
+        let record = |name: &str| inodes[&fs::metadata(scratch.path(name)).unwrap().ino()];
+        assert_eq!(record("sparse").extents, xfs_bmap(scratch.path("sparse")).len() as u64);
+        assert!(record("sparse").xflags.contains(Xflags::IMMUTABLE | Xflags::NODUMP));
+        assert!(record("dir/11").xflags.contains(Xflags::HASATTR));
+        assert!(!record("dir/12").xflags.contains(Xflags::IMMUTABLE));
+        assert_eq!((record("dir/5").uid, record("link").nlink), (1234, 2));
+    }
+}
+
+#[test]
+fn bulkstat_starts_at_the_number_it_is_given() {
+    let scratch = Scratch::new(Kind::xfs());
+    (0..100).for_each(|number| fs::write(scratch.path(number.to_string()), "").unwrap());
+    let root = File::open(scratch.mount_point()).unwrap();
+    let numbers = |first| Inodes::new(&root, first).map(|inode| inode.unwrap().inode).collect::<Vec<_>>();
+    let all = numbers(0);
+    assert_eq!(all.len(), 101);
+    assert_eq!(numbers(all[50]), all[50..]);
+    assert_eq!(numbers(all[50] + 1), all[51..]);
+    assert_eq!(numbers(all[100] + 1), [0; 0]);
+    assert_eq!(numbers(u64::MAX), [0; 0]);
+}
+
+#[test]
+fn bulkstat_needs_cap_sys_admin() {
+    let scratch = Scratch::new(Kind::xfs());
+    let mut setpriv = Command::new("setpriv");
+    setpriv.arg("--bounding-set=-sys_admin").arg(example("immutable")).arg(scratch.mount_point());
+    let refused = finish(&mut setpriv);
+    let text = "ioctl(XFS_IOC_BULKSTAT): Operation not permitted";
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(text), "{refused:?}");
+}
+
+#[test]
+fn example_immutable_lists_immutable_files() {
+    for (scratch, has_paths) in [(Scratch::new(Kind::xfs()), false), (xfs_with_parent_pointers(), true)] {
+        let path = scratch.path("some/where/file");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"contents").unwrap();
+        file.sync_all().unwrap();
+        fs::write(scratch.path("other"), "").unwrap();
+        let list = || output(Command::new(example("immutable")).arg(scratch.mount_point()));
+        assert_eq!(list(), "");
+        output(Command::new("chattr").arg("+i").arg(&path));
+        let inode = fs::metadata(&path).unwrap().ino();
+        let shown = if has_paths { path.to_str().unwrap() } else { "-" };
+        assert_eq!(list(), format!("{inode} 8 {shown}\n"));
+    }
+}
+
+fn parents(path: impl AsRef<Path>) -> Vec<Parent> {
+    let mut parents: Vec<Parent> =
+        Parents::new(&File::open(path).unwrap()).collect::<Result<_, _>>().expect("parent pointers");
+    parents.sort_by(|one, other| one.name.cmp(&other.name));
+    parents
+}
+
+fn parent(directory: &Path, name: impl AsRef<OsStr>) -> Parent {
+    let file = File::open(directory).unwrap();
+    let (inode, generation) = (file.metadata().unwrap().ino(), inode::generation(&file).unwrap());
+    Parent { inode, generation, name: name.as_ref().to_owned() }
+}
+
+#[test]
+fn getparents_names_every_hard_link() {
+    let scratch = xfs_with_parent_pointers();
+    let directories = [scratch.path("one"), scratch.path("two")];
+    directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
+    let file = directories[0].join("file");
+    fs::write(&file, "").unwrap();
+    assert_eq!(parents(&file), [parent(&directories[0], "file")]);
+    assert_eq!(parents(&directories[0]), [parent(scratch.mount_point(), "one")]);
+    assert_eq!(parents(scratch.mount_point()), []);
+
+    // The longest names there can be: more than one call has room for.
+    let names: Vec<String> = (0..60).map(|number| format!("{number:0255}")).collect();
+    for name in &names {
+        fs::hard_link(&file, directories[1].join(name)).unwrap();
+    }
+    let mut all: Vec<Parent> = names.iter().map(|name| parent(&directories[1], name)).collect();
+    all.push(parent(&directories[0], "file"));
+    assert_eq!(parents(&file), all);
+
+    let root = File::open(scratch.mount_point()).unwrap();
+    let (number, generation) =
+        (fs::metadata(&file).unwrap().ino(), inode::generation(File::open(&file).unwrap()).unwrap());
+    let mut by_handle: Vec<Parent> = Parents::of_inode(&root, number, generation).collect::<Result<_, _>>().unwrap();
+    by_handle.sort_by(|one, other| one.name.cmp(&other.name));
+    assert_eq!(by_handle, all);
+}
+
+#[test]
+fn getparents_of_an_unlinked_file_is_empty() {
+    let scratch = xfs_with_parent_pointers();
+    let never_linked =
+        OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(scratch.mount_point()).unwrap();
+    assert_eq!(Parents::new(&never_linked).count(), 0);
+    let path = scratch.path("file");
+    let unlinked = File::create(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    assert_eq!(Parents::new(&unlinked).count(), 0);
+}
+
+#[test]
+fn getparents_names_its_errors() {
+    let error = |mut parents: Parents<'_>| {
+        let error = parents.next().unwrap().unwrap_err();
+        assert_eq!(parents.next(), None);
+        (error.call, error.errno)
+    };
+    let (by_descriptor, by_handle) = ("ioctl(XFS_IOC_GETPARENTS)", "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)");
+    let scratch = xfs_with_parent_pointers();
+    let file = File::create(scratch.path("file")).unwrap();
+    let root = File::open(scratch.mount_point()).unwrap();
+    let (number, generation) = (file.metadata().unwrap().ino(), inode::generation(&file).unwrap());
+    assert_eq!(error(Parents::of_inode(&file, number, generation)), (by_handle, Errno::ENOTDIR));
+    assert_eq!(error(Parents::of_inode(&root, number, generation ^ 1)), (by_handle, Errno::ESTALE));
+    assert_eq!(error(Parents::of_inode(&root, number + 32, 0)), (by_handle, Errno::ESTALE));
+    assert_eq!(error(Parents::of_inode(&root, u64::MAX, 0)), (by_handle, Errno::ESTALE));
+    assert_eq!(error(Parents::of_inode(&root, 0, 0)), (by_handle, Errno::ESTALE));
+
+    let without = Scratch::new(Kind::xfs());
+    let root = File::open(without.mount_point()).unwrap();
+    assert_eq!(error(Parents::new(&root)), (by_descriptor, Errno::EOPNOTSUPP));
+    assert_eq!(error(Parents::of_inode(&root, 128, 0)), (by_handle, Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn cachestat_sees_pages_become_dirty_clean_and_gone() {
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let mut file = File::options().create_new(true).read(true).write(true).open(scratch.path("file")).unwrap();
+        let pages = |file: &File| cachestat::count(file, 0..u64::MAX).unwrap();
+        file.write_all(&[1; 1 << 20]).unwrap();
+        let (count, page) = (pages(&file), 4096);
+        assert_eq!((count.cached, count.dirty + count.writeback), ((1 << 20) / page, (1 << 20) / page));
+        file.sync_all().unwrap();
+        let count = pages(&file);
+        assert_eq!((count.cached, count.dirty, count.writeback), ((1 << 20) / page, 0, 0));
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        assert_eq!(pages(&file), cachestat::Pages::default());
+        file.read_exact_at(&mut [0], 0).unwrap();
+        assert!(pages(&file).cached >= 1);
+    }
+}
