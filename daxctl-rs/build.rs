@@ -1,4 +1,4 @@
-//! Links the unwinder in; with the feature `guard`, compiles the guard's programs for the kernel.
+//! With the feature `guard`, compiles the guard's programs for the kernel.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,10 +6,7 @@ use std::process::Command;
 fn main() {
     const SOURCE: &str = "src/hold/writable/guard.bpf.c";
     println!("cargo::rerun-if-changed={SOURCE}");
-    // To load libgcc_s.so, which asks the processor for its features again, takes a tenth of the start.
-    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|environment| environment == "gnu") {
-        println!("cargo::rustc-link-lib=static:-bundle=gcc_eh");
-    }
+    println!("cargo::rerun-if-env-changed=CLANG");
     if std::env::var_os("CARGO_FEATURE_GUARD").is_none() {
         return;
     }

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Runs every test, and some of them in the lab, on Debian's kernels. `--full` adds those that take long, and more kernels;
-# NAME... runs only the tests whose names contain one of them, and none in the lab.
+# Runs every test, and some of them in the lab, on Debian's kernels.
+# --full   adds the tests that take long, and more kernels.
+# --quick  leaves out the lab, the lints and what takes minutes; without root it runs only what needs no root.
+# NAME...  runs only the tests whose names contain one of them, and none in the lab.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/scripts/packages.sh
 
 full=()
+quick=
+slow=()
 names=()
 kernels=(6.1)
 # Of each guest, its test programs and what the names of their tests contain.
@@ -26,19 +30,17 @@ for argument; do
             )
             kills=20
             ;;
+        --quick)
+            quick=yes
+            slow=(attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::)
+            ;;
         -*)
-            echo "usage: tests/run.sh [--full] [NAME...]" >&2
+            echo "usage: tests/run.sh [--full | --quick] [NAME...]" >&2
             exit 2
             ;;
         *) names+=("$argument") ;;
     esac
 done
-
-need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
-    mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
-    mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
-    /usr/bin/time=time rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
-    clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
 
 step() {
     echo
@@ -58,13 +60,26 @@ lint() {
     fi
 }
 
-# The guard is left out of no part that is tested.
 guard=(--features daxfile/guard)
-step cargo build --workspace "${guard[@]}" --all-targets
+if [[ -n $quick ]] && ((EUID != 0)); then
+    # The default members, without the guard: they take neither root nor clang.
+    tested=()
+    runner="'env','--default-signal'"
+    skipped+=("tests/ and the guard: they need root: 'tests/run.sh' asks for it by sudo")
+else
+    need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
+        mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
+        mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
+        /usr/bin/time=time rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
+        clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
+    # The guard is left out of no part that is tested.
+    tested=(--workspace "${guard[@]}")
+    # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
+    # background job ignores SIGINT, and so would all that the tests start.
+    runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal)
+fi
+step cargo build "${tested[@]}" --all-targets
 
-# Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
-# background job ignores SIGINT, and so would all that the tests start.
-runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal)
 log=$(mktemp)
 said=$(mktemp)
 lab=$(mktemp)
@@ -80,7 +95,22 @@ guest() {
     return "$status"
 }
 
+format() {
+    find daxctl-rs tests -name '*.[ch]' -exec clang-format --dry-run --Werror {} +
+}
+
 if ((${#names[@]} == 0)); then
+    lint rustfmt fmt --check
+    if command -v clang-format >/dev/null; then
+        step format
+    else
+        skipped+=("the format of the C code: no clang-format here")
+    fi
+fi
+if [[ -n $quick ]]; then
+    skipped+=("the lab, clippy, rustdoc, and tests that take minutes (${slow[*]}): tests/run.sh")
+    mapfile -t slow < <(printf -- '--skip\n%s\n' "${slow[@]}")
+elif ((${#names[@]} == 0)); then
     # The lab runs beside all else, which goes before it: each guest takes one processor, and can wait.
     export -f guest
     export lab
@@ -93,16 +123,15 @@ if ((${#names[@]} == 0)); then
     ) &
     lab_job=$!
     set +m
-    lint rustfmt fmt --check
     # In a directory of their own: what Cargo does in one, it does in turn, and the lab builds what it takes.
     own=(--target-dir target/lint)
     lint clippy clippy "${own[@]}" --workspace --all-targets "${guard[@]}" -- -D warnings
     lint clippy clippy "${own[@]}" --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' step cargo doc "${own[@]}" --workspace "${guard[@]}" --no-deps
 fi
-step cargo test --workspace "${guard[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
-    -- "${full[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
-step cargo test --workspace "${guard[@]}" --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
+step cargo test "${tested[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
+    -- "${full[@]}" "${slow[@]}" "${names[@]}" 2>&1 | tee "$log" || status=$?
+step cargo test "${tested[@]}" --no-fail-fast --doc -- "${full[@]}" "${names[@]}" 2>&1 | tee -a "$log" || status=$?
 if [[ -n $lab_job ]]; then
     tail --pid="$lab_job" -s 0.2 -n +1 -f "$lab" | tee -a "$log"
     wait "$lab_job" || status=$?
@@ -113,7 +142,7 @@ broken=0
 if ((${#names[@]} == 0)); then
     for script in fuzz.sh release.sh; do
         if ((${#full[@]} > 0)); then
-            step tests/scripts/$script 2>&1 | tee -a "$said" || broken=$((broken + 1))
+            step "tests/scripts/$script" 2>&1 | tee -a "$said" || broken=$((broken + 1))
         else
             skipped+=("$script: long: tests/run.sh --full")
         fi

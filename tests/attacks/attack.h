@@ -38,21 +38,12 @@ static uint64_t mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
-static uint64_t roll(uint64_t *state)
-{
-	return mix((*state)++);
-}
+static uint64_t roll(uint64_t *state) { return mix((*state)++); }
 
-static void pause_us(uint64_t us)
-{
-	nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
-}
+static void pause_us(uint64_t us) { nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL); }
 
 // Mostly short, so that a lease is broken; now and then long enough for one to be held to its end.
-static void pause_between_opens(uint64_t *random)
-{
-	pause_us(roll(random) % 32 ? roll(random) % 3000 : 100000);
-}
+static void pause_between_opens(uint64_t *random) { pause_us(roll(random) % 32 ? roll(random) % 3000 : 100000); }
 
 static void lost(const char *format, ...)
 {

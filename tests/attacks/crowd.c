@@ -68,7 +68,8 @@ int main(int argc, char **argv)
 {
 	if (argc != 4)
 		return 2;
-	struct counts *counts = mmap(NULL, KINDS * sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct counts *counts =
+		mmap(NULL, KINDS * sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	cpu_set_t first;
 	CPU_ZERO(&first);
 	CPU_SET(0, &first);

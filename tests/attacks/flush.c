@@ -16,20 +16,11 @@
 
 enum { PAGE = 4096 };
 
-__attribute__((target("clwb"))) static void write_back(void *line)
-{
-	_mm_clwb(line);
-}
+__attribute__((target("clwb"))) static void write_back(void *line) { _mm_clwb(line); }
 
-__attribute__((target("clflushopt"))) static void flush_weakly(void *line)
-{
-	_mm_clflushopt(line);
-}
+__attribute__((target("clflushopt"))) static void flush_weakly(void *line) { _mm_clflushopt(line); }
 
-static void flush(void *line)
-{
-	_mm_clflush(line);
-}
+static void flush(void *line) { _mm_clflush(line); }
 
 int main(int argc, char **argv)
 {

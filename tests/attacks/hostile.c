@@ -43,10 +43,7 @@ static void on_sigbus(int signal)
 	_exit(3);
 }
 
-static int doing(void)
-{
-	return head[ORDER] & 0xff;
-}
+static int doing(void) { return head[ORDER] & 0xff; }
 
 static void leave(struct inside *in)
 {
@@ -75,7 +72,9 @@ static int modify(struct inside *in, int mildly)
 {
 	char bytes[4096];
 	struct stat st;
-	struct file_clone_range clone = { .src_fd = donor, .src_length = 4096, .dest_offset = roll(&in->random) % 16 * 4096 };
+	struct file_clone_range clone = { .src_fd = donor,
+					  .src_length = 4096,
+					  .dest_offset = roll(&in->random) % 16 * 4096 };
 
 	if (in->map)
 		return store(in);
@@ -98,10 +97,7 @@ static int modify(struct inside *in, int mildly)
 	}
 }
 
-static int chance(struct inside *in)
-{
-	return roll(&in->random) % 1000 < head[TEMPER];
-}
+static int chance(struct inside *in) { return roll(&in->random) % 1000 < head[TEMPER]; }
 
 static void enter(struct inside *in)
 {

@@ -14,7 +14,6 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-
 static int failed(const char *call)
 {
 	int busy = errno == EAGAIN;

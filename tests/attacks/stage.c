@@ -150,7 +150,8 @@ int main(int argc, char **argv)
 	else if (argc == 3 && !strcmp(argv[1], "keep"))
 		keep(argv[2]);
 	else
-		errx(2, "usage: build FILE SOURCE COUNT BLOCK ascending|descending|random | trap FILE CLONE BLOCK OFFSET... | "
+		errx(2, "usage: build FILE SOURCE COUNT BLOCK ascending|descending|random | trap FILE CLONE BLOCK "
+			"OFFSET... | "
 			"rewrite FILE direct|buffered|mapped | keep FILE");
 	return 0;
 }

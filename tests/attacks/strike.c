@@ -37,10 +37,10 @@
 
 // Newer than the headers of Debian 12.
 enum {
-	NOAPPEND = 0x20, // RWF_NOAPPEND
-	ATOMIC = 0x40, // RWF_ATOMIC
-	DONTCACHE = 0x80, // RWF_DONTCACHE
-	WRITE_ZEROES = 0x80, // FALLOC_FL_WRITE_ZEROES
+	NOAPPEND = 0x20,      // RWF_NOAPPEND
+	ATOMIC = 0x40,	      // RWF_ATOMIC
+	DONTCACHE = 0x80,     // RWF_DONTCACHE
+	WRITE_ZEROES = 0x80,  // FALLOC_FL_WRITE_ZEROES
 	URING_FTRUNCATE = 55, // IORING_OP_FTRUNCATE
 };
 struct exchange_range { // struct xfs_exchange_range
@@ -78,10 +78,7 @@ static off_t at = 4 * BLOCK;
 static char *bytes;
 
 // The test's environment is not as it must be.
-static void die(const char *call)
-{
-	err(2, "%s", call);
-}
+static void die(const char *call) { err(2, "%s", call); }
 
 static void refused(const char *call)
 {
@@ -135,11 +132,12 @@ static int ring(struct io_uring_sqe *entry)
 	int uring = syscall(SYS_io_uring_setup, 4, &p);
 	if (uring < 0)
 		die("io_uring_setup");
-	char *sq = mmap(NULL, p.sq_off.array + p.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, uring, IORING_OFF_SQ_RING);
-	char *cq = mmap(NULL, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE, MAP_SHARED,
-			uring, IORING_OFF_CQ_RING);
-	struct io_uring_sqe *entries = mmap(NULL, p.sq_entries * sizeof *entry, PROT_READ | PROT_WRITE, MAP_SHARED, uring,
-					    IORING_OFF_SQES);
+	char *sq = mmap(NULL, p.sq_off.array + p.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, uring,
+			IORING_OFF_SQ_RING);
+	char *cq = mmap(NULL, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), PROT_READ | PROT_WRITE,
+			MAP_SHARED, uring, IORING_OFF_CQ_RING);
+	struct io_uring_sqe *entries =
+		mmap(NULL, p.sq_entries * sizeof *entry, PROT_READ | PROT_WRITE, MAP_SHARED, uring, IORING_OFF_SQES);
 	if (sq == MAP_FAILED || cq == MAP_FAILED || entries == MAP_FAILED)
 		die("mmap of io_uring");
 	if (entry->opcode == IORING_OP_WRITE_FIXED) {
@@ -164,16 +162,21 @@ static int ring(struct io_uring_sqe *entry)
 
 static int uring(int opcode, off_t offset, uint64_t length, int flags)
 {
-	struct io_uring_sqe entry = { .opcode = opcode, .fd = fd, .off = offset, .addr = (uintptr_t)bytes, .len = length,
-				      .rw_flags = flags };
+	struct io_uring_sqe entry = {
+		.opcode = opcode, .fd = fd, .off = offset, .addr = (uintptr_t)bytes, .len = length, .rw_flags = flags
+	};
 	return ring(&entry);
 }
 
 static long aio(off_t offset, size_t length, int flags)
 {
 	aio_context_t context = 0;
-	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = fd, .aio_buf = (uintptr_t)bytes,
-			      .aio_nbytes = length, .aio_offset = offset, .aio_rw_flags = flags };
+	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITE,
+			      .aio_fildes = fd,
+			      .aio_buf = (uintptr_t)bytes,
+			      .aio_nbytes = length,
+			      .aio_offset = offset,
+			      .aio_rw_flags = flags };
 	struct iocb *blocks = &block;
 	struct io_event event;
 	if (syscall(SYS_io_setup, 1, &context))
@@ -212,10 +215,7 @@ static ssize_t send_at(off_t offset)
 }
 
 // Whoever is to be reflinked to or from.
-static int partner(int flags)
-{
-	return must_open(other, flags);
-}
+static int partner(int flags) { return must_open(other, flags); }
 
 static void clone_range(int from, int to)
 {
@@ -235,7 +235,8 @@ static void dedupe(int from, int to)
 	struct {
 		struct file_dedupe_range range;
 		struct file_dedupe_range_info info;
-	} both = { { .src_offset = at, .src_length = 4 * BLOCK, .dest_count = 1 }, { .dest_fd = to, .dest_offset = at } };
+	} both = { { .src_offset = at, .src_length = 4 * BLOCK, .dest_count = 1 },
+		   { .dest_fd = to, .dest_offset = at } };
 	try("FIDEDUPERANGE", ioctl(from, FIDEDUPERANGE, &both));
 	if (both.info.status > 0)
 		errx(2, "FIDEDUPERANGE: contents differ");
@@ -251,7 +252,9 @@ static void copy(int from, int to, off_t offset)
 
 static void swap_extents(int target, int donor)
 {
-	struct xfs_swapext swap = { .sx_version = XFS_SX_VERSION, .sx_fdtarget = target, .sx_fdtmp = donor, .sx_length = SIZE };
+	struct xfs_swapext swap = {
+		.sx_version = XFS_SX_VERSION, .sx_fdtarget = target, .sx_fdtmp = donor, .sx_length = SIZE
+	};
 	struct xfs_fsop_bulkreq request = { .icount = 1, .ubuffer = &swap.sx_stat };
 	struct stat st;
 	if (fstat(target, &st))
@@ -299,10 +302,7 @@ static void range_ioctl(const char *call, unsigned long request, off_t start)
 	try(call, ioctl(fd, request, &range));
 }
 
-static void fallocated(int mode, off_t offset)
-{
-	try("fallocate", fallocate(fd, mode, offset, 4 * BLOCK));
-}
+static void fallocated(int mode, off_t offset) { try("fallocate", fallocate(fd, mode, offset, 4 * BLOCK)); }
 
 static void device_range(unsigned long request)
 {
@@ -415,7 +415,10 @@ static void unshare(void) { fallocated(FALLOC_FL_UNSHARE_RANGE, at); }
 static void write_zeroes(void) { fallocated(WRITE_ZEROES, at); }
 static void uring_punch(void)
 {
-	struct io_uring_sqe entry = { .opcode = IORING_OP_FALLOCATE, .fd = fd, .off = at, .addr = 4 * BLOCK,
+	struct io_uring_sqe entry = { .opcode = IORING_OP_FALLOCATE,
+				      .fd = fd,
+				      .off = at,
+				      .addr = 4 * BLOCK,
 				      .len = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE };
 	try("io_uring fallocate", ring(&entry));
 }
@@ -469,7 +472,9 @@ static void set_generation(void)
 }
 static void enable_verity(void)
 {
-	struct fsverity_enable_arg enable = { .version = 1, .hash_algorithm = FS_VERITY_HASH_ALG_SHA256, .block_size = BLOCK };
+	struct fsverity_enable_arg enable = { .version = 1,
+					      .hash_algorithm = FS_VERITY_HASH_ALG_SHA256,
+					      .block_size = BLOCK };
 	try("FS_IOC_ENABLE_VERITY", ioctl(fd, FS_IOC_ENABLE_VERITY, &enable));
 }
 static void free_eofblocks(void)
@@ -548,7 +553,10 @@ static void make_link(void)
 }
 static void change_mode(void) { try("chmod", chmod(name(), 0600)); }
 static void change_owner(void) { try("chown", chown(name(), 4711, 4711)); }
-static void change_times(void) { try("utimensat", utimensat(AT_FDCWD, name(), (struct timespec[2]){ { 1 }, { 1 } }, 0)); }
+static void change_times(void)
+{
+	try("utimensat", utimensat(AT_FDCWD, name(), (struct timespec[2]){ { 1 }, { 1 } }, 0));
+}
 static void set_attribute(void) { try("setxattr", setxattr(name(), "user.attack", bytes, 8, 0)); }
 // On XFS it pushes the list of extents out of the inode.
 static void set_attributes(void)
@@ -592,9 +600,11 @@ static void remove_by_handle(void)
 	char handle[64];
 	int where = directory();
 	__u32 length = xfs_handle(where, handle, sizeof handle);
-	struct xfs_attr_multiop remove = { .am_opcode = 3 /* ATTR_OP_REMOVE */, .am_attrname = "daxfile.pin",
+	struct xfs_attr_multiop remove = { .am_opcode = 3 /* ATTR_OP_REMOVE */,
+					   .am_attrname = "daxfile.pin",
 					   .am_flags = has_record_of_frozen() ? 8 /* XFS_IOC_ATTR_SECURE */ : 0 };
-	struct xfs_fsop_attrmulti_handlereq multi = { .hreq = { .ihandle = handle, .ihandlen = length }, .opcount = 1,
+	struct xfs_fsop_attrmulti_handlereq multi = { .hreq = { .ihandle = handle, .ihandlen = length },
+						      .opcount = 1,
 						      .ops = &remove };
 	try("XFS_IOC_ATTRMULTI_BY_HANDLE", ioctl(where, XFS_IOC_ATTRMULTI_BY_HANDLE, &multi));
 	errno = -remove.am_error;
@@ -815,8 +825,9 @@ static void hand_over(int needs)
 	} control = { { CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS } };
 	char byte = 0;
 	struct iovec vector = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+	};
 	if (child == 0) {
 		if (needs != MAP && (recvmsg(ends[1], &message, MSG_CMSG_CLOEXEC) != 1 || message.msg_controllen == 0))
 			die("recvmsg");
@@ -934,7 +945,8 @@ static void facts(void)
 	if (fd < 0 || fstat(fd, &st))
 		die(file);
 	unsigned flags = 0, generation = 0;
-	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) || ioctl(fd, FS_IOC_GETFLAGS, &flags) || ioctl(fd, FS_IOC_GETVERSION, &generation))
+	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) || ioctl(fd, FS_IOC_GETFLAGS, &flags) ||
+	    ioctl(fd, FS_IOC_GETVERSION, &generation))
 		die("FS_IOC_FSGETXATTR");
 	printf("name %lu:%u\nsize %ld\nblocks %ld\n", st.st_ino, generation, st.st_size, st.st_blocks);
 	printf("inode %o %u:%u %lu %ld.%09ld", st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_mtim.tv_sec,

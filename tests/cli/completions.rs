@@ -1,5 +1,4 @@
 //! Shells complete what `daxfile` takes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 

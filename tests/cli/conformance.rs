@@ -1,7 +1,6 @@
 //! What every verb has in common: one table of verbs, and cases that each row inherits.
 //!
 //! A new verb is one row of [`VERBS`]; `the_table_has_every_verb` fails until it is there.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};

@@ -1,5 +1,4 @@
 //! What `--json` prints is of the form that man/daxfile.schema.json describes, whatever happens.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

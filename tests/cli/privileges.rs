@@ -1,5 +1,4 @@
 //! Who may do what: an unprivileged user, one with some capabilities, and one who is up to no good.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io;
@@ -8,15 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use daxfile_tests::child::{Killed, finish, spawn};
-use daxfile_tests::tools::{filefrag, require, sh, sh_status};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
+use daxfile_tests::tools::{filefrag, require, sh, sh_status, xflags};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, notes, run, state};
 use serde_json::Value;
 
 const NOBODY: u32 = 65534;
-
-fn daxfile(verb: &[&str], file: &Path) -> Run {
-    Daxfile::new(verb).arg(file).run()
-}
 
 fn daxfile_of_nobody(verb: &[&str], file: &Path) -> Run {
     Daxfile::new(verb).arg(file).as_nobody().run()
@@ -25,17 +20,7 @@ fn daxfile_of_nobody(verb: &[&str], file: &Path) -> Run {
 /// The one file of a report.
 #[track_caller]
 fn report(run: &Daxfile, status: i32) -> Value {
-    run.clone().arg("--json").run().expect(status).json()["files"][0].clone()
-}
-
-#[track_caller]
-fn state(file: &Path) -> String {
-    report(&Daxfile::new(["stat"]).arg(file), 0)["pin"]["state"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn notes(report: &Value) -> String {
-    report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect::<Vec<_>>().join("\n")
+    run.clone().arg("--json").run().expect(status).file()
 }
 
 /// A bash script run by nobody, with "$1" set.
@@ -89,11 +74,6 @@ fn immutable(file: &Path) -> bool {
     }
 }
 
-fn flags(file: &Path) -> String {
-    require(&["xfs_io"]);
-    sh(format!("xfs_io -r -c lsattr '{}'", file.display())).split_whitespace().next().unwrap().to_owned()
-}
-
 fn attributes(file: &Path) -> String {
     require(&["getfattr"]);
     sh(format!("getfattr --absolute-names -d -m - -e hex '{}'", file.display()))
@@ -129,7 +109,7 @@ fn nobody_allocates_and_records() {
         assert_eq!(of_nobody(&["pin", "--hold", "none"], 0)["pin"]["state"], "pinned");
         assert_eq!(of_nobody(&["pin", "--hold", "none"], 0)["action"], "already_pinned");
         of_nobody(&["verify"], 0);
-        daxfile(&["verify"], &path).expect(0);
+        run(&["verify"], &path).expect(0);
         assert_eq!(filefrag(&path), map);
         nobody_can("fallocate -p -o 1MiB -l 64KiB \"$1\"", &path);
         of_nobody(&["verify"], 1);
@@ -173,7 +153,7 @@ fn frozen_names_the_missing_capabilities() {
             for chosen in 0..1 << all.len() {
                 let has: Vec<&str> = (0..all.len()).filter(|n| chosen & 1 << n != 0).map(|n| all[n]).collect();
                 let missing: Vec<&str> = needed.iter().copied().filter(|name| !has.contains(name)).collect();
-                let before = (flags(path), attributes(path), times(path));
+                let before = (xflags(path), attributes(path), times(path));
                 for dry_run in [&["pin", "--dry-run"][..], &["pin"]] {
                     if missing.is_empty() {
                         break;
@@ -194,7 +174,7 @@ fn frozen_names_the_missing_capabilities() {
                     with("unpin");
                     assert!(!immutable(path));
                 } else {
-                    assert_eq!((flags(path), attributes(path), times(path)), before, "with {has:?}");
+                    assert_eq!((xflags(path), attributes(path), times(path)), before, "with {has:?}");
                 }
             }
         }
@@ -208,7 +188,7 @@ fn frozen_names_the_missing_capabilities() {
                 all.iter().filter(|name| message.contains(&format!("CAP_{}", name.to_uppercase()))).collect();
             assert_eq!(named, [&name], "{message}");
             // A blocker is told all the same, and nobody's needs are met without any hold.
-            daxfile(&["check"], &own).expect(0);
+            run(&["check"], &own).expect(0);
             let none = Daxfile::new(["pin", "--hold", "none", "--dry-run"]).arg(&own).wrap(without);
             report(&none, 0);
         }
@@ -224,8 +204,8 @@ fn an_unpin_that_is_not_permitted_lifts_nothing() {
         let own = file(scratch.path("own"), NOBODY, 0o644);
         let roots = file(scratch.path("roots"), 0, 0o644);
         for path in [&own, &roots] {
-            daxfile(&["pin"], path).expect(0);
-            let before = (flags(path), attributes(path), times(path));
+            run(&["pin"], path).expect(0);
+            let before = (xflags(path), attributes(path), times(path));
             for has in [&[][..], &["linux_immutable"], &["sys_admin"], &["linux_immutable", "sys_admin"]] {
                 if *path == own && has.len() == 2 {
                     continue;
@@ -241,10 +221,10 @@ fn an_unpin_that_is_not_permitted_lifts_nothing() {
                     let named = message.contains(&format!("CAP_{}", name.to_uppercase()));
                     assert_eq!(named, missing.contains(&name) && !has.contains(&name), "with {has:?}: {message}");
                 }
-                assert_eq!((flags(path), attributes(path), times(path)), before, "with {has:?}");
+                assert_eq!((xflags(path), attributes(path), times(path)), before, "with {has:?}");
             }
-            daxfile(&["verify"], path).expect(0);
-            daxfile(&["unpin"], path).expect(0);
+            run(&["verify"], path).expect(0);
+            run(&["unpin"], path).expect(0);
         }
     }
 }
@@ -259,22 +239,22 @@ fn root_in_a_user_namespace_is_nobody() {
         let run = Daxfile::new(verb).arg(&own).as_nobody().wrap(["unshare", "--user", "--map-root-user"]);
         report(&run, status)
     };
-    let before = (flags(&own), attributes(&own));
+    let before = (xflags(&own), attributes(&own));
     let refused = unshared(&["pin"], 4);
     let message = refused["error"]["message"].as_str().unwrap();
     assert!(message.contains("CAP_SYS_ADMIN") && message.contains("user namespace"), "{message}");
     assert!(!message.contains("unpin"), "nothing is to be undone: {message}");
-    assert_eq!((flags(&own), attributes(&own)), before);
+    assert_eq!((xflags(&own), attributes(&own)), before);
     unshared(&["pin", "--hold", "none"], 0);
     unshared(&["verify"], 0);
     unshared(&["unpin"], 0);
 
-    daxfile(&["pin"], &own).expect(0);
-    let before = (flags(&own), attributes(&own), times(&own));
+    run(&["pin"], &own).expect(0);
+    let before = (xflags(&own), attributes(&own), times(&own));
     unshared(&["verify"], 0);
     unshared(&["unpin"], 4);
-    assert_eq!((flags(&own), attributes(&own), times(&own)), before);
-    daxfile(&["unpin"], &own).expect(0);
+    assert_eq!((xflags(&own), attributes(&own), times(&own)), before);
+    run(&["unpin"], &own).expect(0);
 }
 
 /// Without what only a privileged process learns: who else has the blocks.
@@ -308,20 +288,20 @@ fn what_is_readable_answers_as_for_root() {
             sh(format!("fallocate -p -o 16KiB -l 8KiB '{0}'; fallocate -o 200KiB -l 8KiB '{0}'", holed.display()));
             is(&holed, "unpinned");
             let frozen = named("frozen");
-            daxfile(&["pin"], &frozen).expect(0);
+            run(&["pin"], &frozen).expect(0);
             is(&frozen, "pinned");
             let copy = named("foreign");
             sh(format!("cp -a --reflink=never '{}' '{}'", frozen.display(), copy.display()));
             is(&copy, "foreign_record");
             let none = named("none");
-            daxfile(&["pin", "--hold", "none"], &none).expect(0);
+            run(&["pin", "--hold", "none"], &none).expect(0);
             is(&none, "pinned");
             let lifted = named("lifted");
-            daxfile(&["pin"], &lifted).expect(0);
+            run(&["pin"], &lifted).expect(0);
             sh(format!("chattr -i '{}'", lifted.display()));
             is(&lifted, "not_held");
             let drifted = named("drifted");
-            daxfile(&["pin"], &drifted).expect(0);
+            run(&["pin"], &drifted).expect(0);
             sh(format!("chattr -i '{0}'; echo more >>'{0}'; chattr +i '{0}'", drifted.display()));
             is(&drifted, "drifted");
             let immutable = named("immutable");
@@ -334,7 +314,7 @@ fn what_is_readable_answers_as_for_root() {
             }
             if kind.name() == "xfs" {
                 let shared = named("shared since");
-                daxfile(&["pin"], &shared).expect(0);
+                run(&["pin"], &shared).expect(0);
                 sh(format!(
                     "cp --reflink=always '{}' '{}'",
                     shared.display(),
@@ -396,7 +376,7 @@ fn a_writer_inside_is_seen_by_who_may_ask() {
         let scratch = Scratch::new(kind);
         for (name, owner, seen) in [("own", NOBODY, 1), ("roots", 0, 0)] {
             let path = file(scratch.path(name), owner, 0o644);
-            daxfile(&["pin"], &path).expect(0);
+            run(&["pin"], &path).expect(0);
             sh(format!("chattr -i '{}'", path.display()));
             let writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
             sh(format!("chattr +i '{}'", path.display()));
@@ -406,8 +386,8 @@ fn a_writer_inside_is_seen_by_who_may_ask() {
             assert_eq!(nobody["pin"]["state"], if seen == 1 { "writer_inside" } else { "pinned" });
             report(&Daxfile::new(["verify"]).arg(&path).as_nobody_with(&["lease"]), 1);
             drop(writer);
-            daxfile(&["verify"], &path).expect(0);
-            daxfile(&["unpin"], &path).expect(0);
+            run(&["verify"], &path).expect(0);
+            run(&["unpin"], &path).expect(0);
         }
     }
 }
@@ -420,8 +400,8 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
         let own = directory(scratch.path("own"), NOBODY, 0o700);
         let path = file(own.join("file"), NOBODY, 0o600);
         let other = file(own.join("other"), NOBODY, 0o600);
-        daxfile(&["pin"], &path).expect(0);
-        let before = (flags(&path), attributes(&path), times(&path), filefrag(&path));
+        run(&["pin"], &path).expect(0);
+        let before = (xflags(&path), attributes(&path), times(&path), filefrag(&path));
         let forge = "setfattr -n security.daxfile.pin -v forged \"$1\"";
         for script in [
             forge,
@@ -443,7 +423,7 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
         }
         daxfile_of_nobody(&["unpin"], &path).expect(4);
         daxfile_of_nobody(&["pin", "--hold", "none"], &path).expect(1);
-        assert_eq!((flags(&path), attributes(&path), times(&path), filefrag(&path)), before);
+        assert_eq!((xflags(&path), attributes(&path), times(&path), filefrag(&path)), before);
         daxfile_of_nobody(&["verify"], &path).expect(0);
 
         // The administrator lifts the flag by hand: the record is still not the owner's.
@@ -455,25 +435,25 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
              setfattr -n user.daxfile.pin -v \"0x$record\" \"$1\"";
         nobody_can(claim, &path);
         assert_eq!(state(&path), "not_held");
-        daxfile(&["pin"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
         assert_eq!(state(&path), "pinned");
-        daxfile(&["unpin"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
         assert_eq!(state(&path), "unpinned");
         assert!(!attributes(&path).contains("daxfile"));
 
         // Nor can the owner claim that a file was frozen.
         nobody_cannot(forge, &other);
         nobody_can("setfattr -n user.daxfile.pin -v forged \"$1\"", &other);
-        daxfile(&["verify"], &other).expect(2);
-        daxfile(&["pin"], &other).expect(0);
-        daxfile(&["verify"], &other).expect(0);
-        daxfile(&["unpin"], &other).expect(0);
+        run(&["verify"], &other).expect(2);
+        run(&["pin"], &other).expect(0);
+        run(&["verify"], &other).expect(0);
+        run(&["unpin"], &other).expect(0);
         assert_eq!(state(&other), "unpinned");
         // And a copy by its owner has no record, for such a one cannot be copied.
-        daxfile(&["pin"], &other).expect(0);
+        run(&["pin"], &other).expect(0);
         nobody_can("cp -a --reflink=never \"$1\" \"$1.copy\"", &other);
         assert_eq!(state(&own.join("other.copy")), "unpinned");
-        daxfile(&["unpin"], &other).expect(0);
+        run(&["unpin"], &other).expect(0);
     }
 }
 
@@ -483,9 +463,9 @@ fn a_foreign_record_is_not_its_files_owners() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let (path, copy) = (file(scratch.path("file"), NOBODY, 0o644), scratch.path("copy"));
-        daxfile(&["pin"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
         sh(format!("cp -a --reflink=never '{}' '{}'", path.display(), copy.display()));
-        daxfile(&["unpin"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
         let before = attributes(&copy);
         for verb in [&["pin", "--hold", "none"][..], &["unpin"]] {
             let refused = report(&Daxfile::new(verb).arg(&copy).as_nobody(), 4);
@@ -516,9 +496,9 @@ fn anybodys_plain_copy_is_a_note() {
         let quiet = |status| {
             let verified = report(&Daxfile::new(["verify"]).arg(&path), status);
             assert_eq!((notes(&verified), &verified["pin"]["shared_since"]), (String::new(), &0.into()));
-            daxfile(&["verify", "--strict"], &path).expect(0);
+            run(&["verify", "--strict"], &path).expect(0);
         };
-        daxfile(&["pin"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
         quiet(0);
         let map = filefrag(&path);
         nobody_can(&format!("cp \"$1\" '{}/copy'", public.display()), &path);
@@ -540,7 +520,7 @@ fn anybodys_plain_copy_is_a_note() {
         sh(format!("sync -f '{0}'; xfs_io -r -c fsync '{0}'", path.display()));
         assert_eq!(filefrag(&path), map);
         quiet(0);
-        daxfile(&["unpin"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
     }
 }
 
@@ -554,13 +534,13 @@ fn a_pin_holds_in_directories_of_others() {
         for (dir, owner) in [(&theirs, 0), (&theirs, NOBODY), (&public, NOBODY)] {
             let path = file(dir.join("file"), owner, 0o644);
             nobody_can("mv \"$1\" \"$1.moved\"; mv \"$1.moved\" \"$1\"", &path);
-            daxfile(&["pin"], &path).expect(0);
+            run(&["pin"], &path).expect(0);
             nobody_cannot("mv \"$1\" \"$1.moved\"", &path);
             nobody_cannot("rm -f \"$1\"", &path);
             nobody_cannot("touch \"$1.new\"; mv -f \"$1.new\" \"$1\"", &path);
-            daxfile(&["verify"], &path).expect(0);
+            run(&["verify"], &path).expect(0);
             daxfile_of_nobody(&["verify"], &path).expect(0);
-            daxfile(&["unpin"], &path).expect(0);
+            run(&["unpin"], &path).expect(0);
             nobody_can("rm -f \"$1\" \"$1.new\"", &path);
         }
         let new = public.join("new");
@@ -578,15 +558,15 @@ fn all_names_of_a_file_are_pinned() {
         let path = file(own.join("file"), NOBODY, 0o644);
         nobody_can("ln \"$1\" \"$1.link\"", &path);
         let link = own.join("file.link");
-        daxfile(&["pin"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
         for name in [&path, &link] {
             assert_eq!(state(name), "pinned");
-            daxfile(&["verify"], name).expect(0);
+            run(&["verify"], name).expect(0);
             nobody_cannot("rm -f \"$1\"", name);
             nobody_cannot("ln \"$1\" \"$1.another\"", name);
         }
         assert_eq!(report(&Daxfile::new(["pin"]).arg(&link), 0)["action"], "already_pinned");
-        daxfile(&["unpin"], &link).expect(0);
+        run(&["unpin"], &link).expect(0);
         assert_eq!(state(&path), "unpinned");
         assert!(!immutable(&path));
     }
@@ -607,12 +587,12 @@ fn a_link_put_in_a_files_place_leads_nowhere() {
     let victim = file(scratch.path("passwd"), 0, 0o644);
     let own = directory(scratch.path("own"), NOBODY, 0o755);
     let (theirs, path) = (file(own.join("file"), NOBODY, 0o644), own.join("path"));
-    let before = (flags(&victim), attributes(&victim), times(&victim));
+    let before = (xflags(&victim), attributes(&victim), times(&victim));
 
     // A link that stays is refused by every verb, and says so.
     symlink(&victim, &path).unwrap();
     for verb in [&["pin"][..], &["pin", "--hold", "none"], &["unpin"], &["check"], &["stat"], &["verify"]] {
-        assert!(daxfile(verb, &path).expect(2).stderr.contains("symbolic link"));
+        assert!(run(verb, &path).expect(2).stderr.contains("symbolic link"));
     }
     owned_by(NOBODY, &own);
     let mut perl = Command::new("setpriv");
@@ -624,24 +604,24 @@ fn a_link_put_in_a_files_place_leads_nowhere() {
     let (mut pinned, mut refused) = (0, 0);
     for round in 0..200 {
         let hold = if round % 4 == 3 { "none" } else { "frozen" };
-        let run = daxfile(&["pin", "--hold", hold], &path);
-        assert!(!immutable(&victim), "{run}");
-        match run.status {
+        let pin = run(&["pin", "--hold", hold], &path);
+        assert!(!immutable(&victim), "{pin}");
+        match pin.status {
             0 => pinned += 1,
-            2 if run.stderr.contains("symbolic link") => refused += 1,
-            _ => panic!("{run}"),
+            2 if pin.stderr.contains("symbolic link") => refused += 1,
+            _ => panic!("{pin}"),
         }
-        let run = daxfile(&["unpin"], &path);
-        assert!(run.status == 0 || run.status == 2 && run.stderr.contains("symbolic link"), "{run}");
+        let unpin = run(&["unpin"], &path);
+        assert!(unpin.status == 0 || unpin.status == 2 && unpin.stderr.contains("symbolic link"), "{unpin}");
         // Where the name was swapped after the pin, the file is still held by its other one.
-        if run.status == 2 {
-            daxfile(&["unpin"], &theirs).expect(0);
+        if unpin.status == 2 {
+            run(&["unpin"], &theirs).expect(0);
         }
-        assert!(!immutable(&theirs), "{run}");
+        assert!(!immutable(&theirs), "{unpin}");
     }
     assert!(attacker.0.try_wait().unwrap().is_none(), "nobody attacked");
     drop(attacker);
     assert!(pinned >= 10 && refused >= 10, "{pinned} pinned, {refused} refused: no race was run");
-    assert_eq!((flags(&victim), attributes(&victim), times(&victim)), before);
+    assert_eq!((xflags(&victim), attributes(&victim), times(&victim)), before);
     assert_eq!(sh_status(format!("test -e '{}'", theirs.display())), 0);
 }

@@ -1,5 +1,4 @@
 //! What `probe` says is so: as other programs tell it, and as `pin` finds it.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,5 +1,4 @@
 //! `verify --against`: files compared with what `stat --json --extents` wrote earlier.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,5 +1,4 @@
 //! The reference in daxfile-json(5) is what man/daxfile.schema.json says; `UPDATE_JSON_PAGE=1` writes it anew.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -5,3 +5,11 @@ mod floors;
 mod json_page;
 mod man;
 mod sessions;
+
+use std::path::Path;
+
+/// The text of a file of the repository.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}

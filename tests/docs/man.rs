@@ -1,8 +1,6 @@
 //! Holds the manual pages and README.md against what the program says of itself.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use daxfile::file::blockers::Kind;
@@ -12,12 +10,9 @@ use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::require;
 use strum::VariantArray;
 
-type Names = BTreeSet<String>;
+use crate::read;
 
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
+type Names = BTreeSet<String>;
 
 fn daxfile(args: &[&str]) -> Output {
     finish(&mut Daxfile::new(args).command())

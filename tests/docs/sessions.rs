@@ -4,7 +4,6 @@
 //! are prose; the rest is what the commands printed on either stream, and `[N]` the exit status where it was not 0. All
 //! commands of a session run in one bash, in the empty root of a fresh filesystem. `UPDATE_SESSIONS=1` rewrites what is
 //! not a command or prose.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,8 @@ use std::process::Command;
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::require;
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, run};
+
+use crate::read;
 
 /// Hides, as a sed(1) script, what another kernel, mkfs or moment would make different.
 const NORMALISE: &str = r"
@@ -125,10 +126,6 @@ fn session(name: &str) {
         let diff = String::from_utf8_lossy(&diff.stdout);
         panic!("{name} went another way; UPDATE_SESSIONS=1 rewrites the transcript\n{diff}");
     }
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)).unwrap()
 }
 
 /// What stands in README.md between fences of this kind.

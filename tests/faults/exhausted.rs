@@ -1,5 +1,4 @@
 //! Full disks, spent quotas, and disks that fail: a clear error, and nothing half done.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +6,11 @@ use std::process::Command;
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{checksum, flags, on, require, sh};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, on_each, report, run};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, on_each, report, run, state};
 
 const MIB: u64 = 1 << 20;
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
-
-fn state(file: &Path) -> String {
-    report(&["stat"], file, 0)["pin"]["state"].as_str().unwrap().to_owned()
-}
 
 /// Flags, records, contents and blocks of a file.
 fn marks(file: &Path) -> [String; 3] {

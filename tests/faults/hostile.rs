@@ -1,5 +1,4 @@
 //! Files that somebody made to do harm, or swaps while daxfile looks.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io::Read;
@@ -186,11 +185,6 @@ fn a_name_that_is_taken_meanwhile() {
     });
 }
 
-/// Free blocks, once nothing waits to be given back.
-fn free_blocks(scratch: &Scratch) -> String {
-    sh(format!("sync -f '{0}'; stat -f -c %f '{0}'", scratch.mount_point().display()))
-}
-
 /// Asserts that the filesystem's own checker finds nothing; it stays unmounted.
 #[track_caller]
 fn assert_sound(scratch: &mut Scratch) {
@@ -217,7 +211,7 @@ fn a_file_that_is_unlinked_meanwhile() {
         let mut scratch = Scratch::new(kind);
         let file = scratch.path("file");
         fs::create_dir(scratch.path("dir")).unwrap();
-        let free = free_blocks(&scratch);
+        let free = scratch.free_blocks();
         // The call in which it waits while the name goes.
         for (verb, call, number, done) in [
             (&["stat"][..], "flistxattr", libc::SYS_flistxattr, "described"),
@@ -254,7 +248,7 @@ fn a_file_that_is_unlinked_meanwhile() {
                 "described" => assert_eq!(answer["file"]["size"], MIB, "{what}"),
                 done => assert_eq!((status.code(), &answer["action"]), (Some(0), &done.into()), "{what}"),
             }
-            wait_until("its blocks are free", || free_blocks(&scratch) == free);
+            wait_until("its blocks are free", || scratch.free_blocks() == free);
         }
 
         let dir = scratch.path("dir");
@@ -495,7 +489,7 @@ fn the_largest_sparse_file() {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
         sh(on(&file, &format!("truncate -s {size} $F; ! truncate -s +4096 $F")));
-        let free = free_blocks(&scratch);
+        let free = scratch.free_blocks();
         assert_eq!(report(&["stat"], &file, 0)["file"]["size"], size);
         assert_eq!(report(&["stat", "--extents"], &file, 0)["map"]["hole"], size.next_multiple_of(4096));
         let blockers = report(&["check"], &file, 1)["blockers"].clone();
@@ -515,7 +509,7 @@ fn the_largest_sparse_file() {
         let said = run(&["alloc", "-s", "8EiB"], &scratch.path("new")).expect(2);
         assert!(said.stderr.contains("too large: above 8 EiB - 1"), "{said}");
         assert!(!scratch.path("new").exists());
-        assert_eq!(free_blocks(&scratch), free);
+        assert_eq!(scratch.free_blocks(), free);
 
         // Without any block; with its first and its last; with more than a record keeps whole.
         for blocks in [0, 2, 300] {

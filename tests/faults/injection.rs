@@ -3,7 +3,6 @@
 //! strace(1) kills the verb at the entry of the Nth call of one name, so that just what came before it was done, or makes
 //! that call fail. Each verb is taken through all of its calls: a row of [`ROWS`] says from what state it starts and what
 //! may be found afterwards.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::any::Any;
 use std::cell::RefCell;

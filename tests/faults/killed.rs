@@ -4,7 +4,6 @@
 //! The guest's memory is a file of the host's, which outlives QEMU, and emulation has no CPU caches that a kill could
 //! lose. So this shows that the metadata which stores depend on are on persistent memory before the store returns; it
 //! cannot show that the flush instructions are needed.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use daxfile_tests::child::spawn;
 use daxfile_tests::lab::{boot, said, say, wait_for_the_kill};
 use daxfile_tests::tools::{attack, filefrag, on, sh, xfs_bmap};
-use daxfile_tests::{report, run};
+use daxfile_tests::{run, state};
 
 const PIN: [&str; 3] = ["pin", "--hold", "writable"];
 const PAGE: usize = 4096;
@@ -83,10 +82,6 @@ fn map(volume: &Volume, path: &Path) -> String {
         assert_eq!(xfs_bmap(path), map);
     }
     format!("{map:?}")
-}
-
-fn state(path: &Path) -> String {
-    report(&["stat"], path, 0)["pin"]["state"].as_str().unwrap().to_owned()
 }
 
 /// The guard went with the boot before.

@@ -4,7 +4,6 @@
 //! attacks/halt.c stops the program at the entry of its Nth call, and shuts the filesystem down there: with everything
 //! written back, with the log flushed, or with neither. The program then goes on against a dead filesystem, the log is
 //! replayed by the next mount, and other people's programs look at what there is.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

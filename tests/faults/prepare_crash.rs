@@ -2,7 +2,6 @@
 //!
 //! Contents and size are as before, and another `prepare` finishes. strace(1) holds it at the entry of the Nth call of one
 //! name until the filesystem was shut down.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

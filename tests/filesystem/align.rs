@@ -1,5 +1,4 @@
 //! `--align`: what `alloc` places, and what `check` and `stat` say of it, against arithmetic on other tools' maps.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 
@@ -74,11 +73,6 @@ fn mappable(stretches: &[Stretch], end: u64, align: u64) -> u64 {
         * align
 }
 
-#[track_caller]
-fn file(run: &Run) -> Value {
-    run.json()["files"][0].clone()
-}
-
 fn alloc(path: &Path, size: u64, align: &str) -> Run {
     Daxfile::new(["alloc", "--json", &format!("--align={align}"), "-s", &size.to_string()]).arg(path).run()
 }
@@ -106,7 +100,7 @@ fn allocates_or_refuses(scratch: &Scratch, name: &str, size: u64) -> bool {
     let before = blocks_free(scratch);
     let run = alloc(&path, size, "2M");
     if run.status == 1 {
-        let file = file(&run);
+        let file = run.file();
         assert!(file["blockers"].as_array().unwrap().iter().any(|blocker| blocker["kind"] == "misaligned"), "{run}");
         assert!(!path.exists(), "{run}");
         // Blocks of what was never linked are given back behind the caller's back.
@@ -128,7 +122,7 @@ fn allocates_or_refuses(scratch: &Scratch, name: &str, size: u64) -> bool {
         assert!(placed, "{start} of {size}: {stretches:?}: {run}");
     }
     assert_eq!(mappable(&stretches, end, 2 * MIB), size / (2 * MIB) * (2 * MIB));
-    assert_eq!(file(&run)["map"]["mappable_2m"], size / (2 * MIB) * (2 * MIB), "{run}");
+    assert_eq!(run.file()["map"]["mappable_2m"], size / (2 * MIB) * (2 * MIB), "{run}");
     check(&path, 2 * MIB).expect(0);
     true
 }
@@ -238,13 +232,13 @@ fn assert_told(scratch: &Scratch, path: &Path) -> (u64, usize) {
     let size = std::fs::metadata(path).unwrap().len();
     let end = size.next_multiple_of(scratch.kind().block_size());
     let stat = Daxfile::new(["stat", "--json"]).arg(path).run().expect(0);
-    let told = &file(&stat)["map"];
+    let told = &stat.file()["map"];
     assert_eq!(told["mappable_2m"], mappable(&stretches, end, 2 * MIB), "{stretches:?}: {stat}");
     assert_eq!(told["mappable_1g"], mappable(&stretches, end, GIB), "{stretches:?}: {stat}");
     let mut count = 0;
     for align in [512, 4 * KIB, 64 * KIB, 2 * MIB, GIB] {
         let run = check(path, align);
-        let report = file(&run);
+        let report = run.file();
         let blocker = report["blockers"].as_array().unwrap().iter().find(|blocker| blocker["kind"] == "misaligned");
         let wanted = misaligned(&stretches, end, align);
         count += wanted.len();
@@ -301,7 +295,7 @@ fn a_gibibyte_in_its_place_is_told() {
     let head = GIB - first.1 % GIB;
     sh(format!("xfs_io -c 'fcollapse 0 {head}' '{}'", path.display()));
     let stat = Daxfile::new(["stat", "--json"]).arg(&path).run().expect(0);
-    assert!(file(&stat)["map"]["mappable_1g"].as_u64().unwrap() >= GIB, "{stat}");
+    assert!(stat.file()["map"]["mappable_1g"].as_u64().unwrap() >= GIB, "{stat}");
     assert_told(&scratch, &path);
 }
 
@@ -314,7 +308,7 @@ fn blocks_past_eof_are_not_called_misaligned() {
         alloc(&path, 4 * MIB, "2M").expect(0);
         let other = scratch.path("other");
         sh(format!("fallocate -l 100K '{}'; fallocate -n -o 10M -l 64K '{}'", other.display(), path.display()));
-        let report = file(&check(&path, 2 * MIB).expect(1));
+        let report = check(&path, 2 * MIB).expect(1).file();
         let kinds: Vec<_> = report["blockers"].as_array().unwrap().iter().map(|blocker| &blocker["kind"]).collect();
         assert_eq!(kinds, ["past_eof"], "{report:#}");
         assert_told(&scratch, &path);

@@ -8,7 +8,6 @@
 //! - `realtime`: needs a kernel with CONFIG_XFS_RT; without it no XFS with a realtime device can be mounted, and an
 //!   inode with that flag is held to be corrupt.
 //! - `not_dax`, `dax_unavailable`, `no_map_sync`: see dax.rs.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};

@@ -1,5 +1,4 @@
 //! Files on persistent memory, which the lab emulates.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{attack, checksum, filefrag, flags, on, sh};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch, report, run};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, done, report, run};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -101,10 +100,6 @@ fn lacks(kind: &str, status: i32, path: &Path) -> (String, String) {
     }
     let text = |name| found[0][name].as_str().unwrap().to_owned();
     (text("detail"), text("remedy"))
-}
-
-fn done(verb: &[&str], path: &Path) -> Run {
-    run(verb, path).expect(0)
 }
 
 /// The whole life of a pin on a file accessed as DAX.

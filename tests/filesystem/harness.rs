@@ -1,5 +1,4 @@
 //! The harness itself: what the other tests rely on.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,4 @@
 //! The main job: alloc, check, pin, stat, verify, unpin, on every form of filesystem in which files can be pinned.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use daxfile_tests::child::{Killed, finish, spawn};
 use daxfile_tests::tools::{Piece, filefrag, flags, inode, on, require, sh, xfs_bmap, xfs_io_fiemap};
-use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, on_each, report, run, wait_until};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, on_each, report, run, state, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,11 +20,6 @@ use serde_json::{Value, json};
 const K: u64 = 1 << 10;
 const M: u64 = 1 << 20;
 const G: u64 = 1 << 30;
-
-#[track_caller]
-fn state(file: &Path) -> String {
-    report(&["stat"], file, 0)["pin"]["state"].as_str().unwrap().to_owned()
-}
 
 fn record(file: &Path) -> String {
     sh(format!("getfattr -d -m 'daxfile' -e hex --absolute-names '{}'", file.display()))
@@ -313,10 +307,6 @@ fn mounted(scratch: &Scratch) -> String {
     scratch.mount_point().display().to_string()
 }
 
-fn free_blocks(scratch: &Scratch) -> u64 {
-    sh(format!("sync -f '{0}'; stat -f -c %f '{0}'", mounted(scratch))).trim().parse().unwrap()
-}
-
 /// Where no free piece is larger than about 1 MiB, but for the 32 MiB that XFS keeps back from all users.
 #[test]
 fn alloc_that_cannot_leaves_nothing() {
@@ -328,7 +318,7 @@ fn alloc_that_cannot_leaves_nothing() {
             mounted(&scratch)
         ));
         let listing = || sh(format!("cd '{}'; find . | sort", mounted(&scratch)));
-        let (names, free) = (listing(), free_blocks(&scratch));
+        let (names, free) = (listing(), scratch.free_blocks());
         for (needs, kind) in [
             (&["--max-extents", "1"][..], "too_many_extents"),
             (&["--align", "2M"][..], "misaligned"),
@@ -344,7 +334,7 @@ fn alloc_that_cannot_leaves_nothing() {
             assert!(said.text().contains(kind), "{said}");
             assert_eq!(listing(), names);
             // XFS frees the blocks of an unlinked file in the background.
-            wait_until("the space is given back", || free_blocks(&scratch) >= free);
+            wait_until("the space is given back", || scratch.free_blocks() >= free);
         }
         run(&["alloc", "-s", "64M", "--max-extents", "100"], &scratch.path("file")).expect(0);
         assert!((2..=100).contains(&map(&scratch, &scratch.path("file")).len()));

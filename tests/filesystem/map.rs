@@ -1,5 +1,4 @@
 //! What `map` prints leads other programs to the file's bytes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};

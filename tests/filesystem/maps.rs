@@ -1,5 +1,4 @@
 //! The maps that daxfile reads are those that other programs read.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

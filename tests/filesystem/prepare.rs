@@ -1,5 +1,4 @@
 //! `daxfile prepare`: what it mends, what it leaves alone, and what it never harms.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::generate::Random;
-use daxfile_tests::tools::{Piece, checksum, filefrag, normalise, require, sh, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::tools::{Piece, allocated, checksum, filefrag, normalise, require, sh, xfs_bmap, xfs_io_fiemap};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, wait_until};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -198,10 +197,6 @@ fn total(map: &[Piece]) -> u64 {
     map.iter().map(|piece| piece.length).sum()
 }
 
-fn allocated(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().blocks() * 512
-}
-
 /// A file as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
@@ -252,12 +247,6 @@ fn check(path: &Path, options: &[&str]) -> Run {
     Daxfile::new(["check", "--json"]).arg(path).args(options).run()
 }
 
-/// The report of the only file.
-#[track_caller]
-fn file(run: &Run) -> Value {
-    run.json()["files"][0].clone()
-}
-
 fn kinds(file: &Value) -> Vec<String> {
     let blockers = file["blockers"].as_array().into_iter().flatten();
     blockers.map(|blocker| blocker["kind"].as_str().unwrap().to_owned()).collect()
@@ -282,7 +271,7 @@ fn assert_prepared(scratch: &Scratch, path: &Path, before: &Seen) {
     }
     check(path, &[]).expect(0);
     let again = prepare(path, &[]).expect(0);
-    assert_eq!(file(&again)["action"], "already_prepared", "{again}");
+    assert_eq!(again.file()["action"], "already_prepared", "{again}");
     assert_eq!(look(path), now, "{}", path.display());
 }
 
@@ -291,8 +280,8 @@ fn assert_prepared(scratch: &Scratch, path: &Path, before: &Seen) {
 fn assert_mends(scratch: &Scratch, made: &Made) {
     let (before, peer) = (look(&made.path), look(&made.peer));
     let run = prepare(&made.path, &[]).expect(0);
-    assert_eq!(file(&run)["action"], "prepared", "{run}");
-    assert_eq!(kinds(&file(&run)), [""; 0], "{run}");
+    assert_eq!(run.file()["action"], "prepared", "{run}");
+    assert_eq!(kinds(&run.file()), [""; 0], "{run}");
     assert_prepared(scratch, &made.path, &before);
     let now = look(&made.peer);
     assert_eq!((now.digest, now.times, places(&now.map)), (peer.digest, peer.times, places(&peer.map)));
@@ -327,7 +316,7 @@ fn mends_everything_on(kind: &Kind, random: &mut Random) {
         for (name, plan) in alone {
             let made = plan.make(&scratch, &format!("{name}.{cut}"));
             let wanted = name.split("_at_").next().unwrap().trim_start_matches("all_");
-            assert_eq!(kinds(&file(&check(&made.path, &[]).expect(1))), [wanted], "{}", made.path.display());
+            assert_eq!(kinds(&check(&made.path, &[]).expect(1).file()), [wanted], "{}", made.path.display());
             assert_mends(&scratch, &made);
         }
     }
@@ -421,7 +410,7 @@ fn leaves_alone(kind: &Kind, by: &str, beside: bool) {
             drop(other);
             let nothing_to_do = allowed == 7 && !made.plan.past_eof;
             let action = if nothing_to_do { "already_prepared" } else { "prepared" };
-            assert_eq!(file(&run)["action"], action, "{run}");
+            assert_eq!(run.file()["action"], action, "{run}");
             check(&made.path, &options).expect(0);
 
             let now = look(&made.path);
@@ -506,7 +495,7 @@ fn a_dry_run_changes_nothing_and_tells_the_bounds() {
             let before = look(&made.path);
             let dry = prepare(&made.path, &["--dry-run"]).expect(0);
             assert_eq!(look(&made.path), before, "{dry}");
-            let dry = file(&dry);
+            let dry = dry.file();
             assert_eq!(dry["action"], "would_prepare");
             let gaps = made.bytes(Sort::Hole) + made.bytes(Sort::Unwritten);
             let (write, allocate) = (dry["work"]["write"].as_u64().unwrap(), dry["work"]["allocate"].as_u64().unwrap());
@@ -516,7 +505,7 @@ fn a_dry_run_changes_nothing_and_tells_the_bounds() {
             let trace = scratch.path("trace");
             let wrapper = ["strace", "-f", "-e", CHANGING, "-o", trace.to_str().unwrap()];
             let run = Daxfile::new(["prepare", "--json"]).arg(&made.path).wrap(wrapper).run().expect(0);
-            assert_eq!(file(&run)["work"], dry["work"], "{run}");
+            assert_eq!(run.file()["work"], dry["work"], "{run}");
             let now = look(&made.path);
             let more = now.allocated.saturating_sub(before.allocated);
             let map = overhead(&kind, before.map.len().max(now.map.len()));
@@ -566,7 +555,7 @@ fn beside_others_it_prepares_or_is_busy() {
                 let run = prepare(&made.path, &[]);
                 drop(other);
                 if reflinks(&kind) && !made.plan.past_eof {
-                    assert_eq!(file(&run.expect(0))["action"], "prepared");
+                    assert_eq!(run.expect(0).file()["action"], "prepared");
                     assert_prepared(&scratch, &made.path, &before);
                 } else {
                     assert!(run.clone().expect(5).stderr.contains("others have it open"), "{run}");
@@ -601,7 +590,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
             sh(format!("chattr +{flag} '{}'", made.path.display()));
             let before = look(&made.path);
             let run = prepare(&made.path, &[]).expect(1);
-            assert!(kinds(&file(&run)).contains(&blocker.to_owned()), "{run}");
+            assert!(kinds(&run.file()).contains(&blocker.to_owned()), "{run}");
             assert_eq!(look(&made.path), before);
             sh(format!("chattr -{flag} '{}'", made.path.display()));
             prepare(&made.path, &[]).expect(0);
@@ -612,7 +601,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
         Daxfile::new(["pin", "--allow", "hole,unwritten,shared"]).arg(&made.path).run().expect(0);
         let before = look(&made.path);
         let run = prepare(&made.path, &[]).expect(1);
-        assert!(kinds(&file(&run)).contains(&"hole".to_owned()), "{run}");
+        assert!(kinds(&run.file()).contains(&"hole".to_owned()), "{run}");
         assert_eq!(look(&made.path), before);
         Daxfile::new(["verify"]).arg(&made.path).run().expect(0);
         Daxfile::new(["unpin"]).arg(&made.path).run().expect(0);
@@ -620,7 +609,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
         Daxfile::new(["pin"]).arg(&made.path).run().expect(0);
         let before = look(&made.path);
         let run = prepare(&made.path, &[]).expect(0);
-        assert_eq!(file(&run)["action"], "already_prepared", "{run}");
+        assert_eq!(run.file()["action"], "already_prepared", "{run}");
         assert_eq!(look(&made.path), before);
         Daxfile::new(["unpin"]).arg(&made.path).run().expect(0);
 
@@ -634,7 +623,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
         let before = (allocated(&swap), fs::metadata(&swap).unwrap().ctime_nsec(), filefrag(&swap));
         let run = prepare(&swap, &[]);
         sh(format!("swapoff '{}'", swap.display()));
-        assert!(kinds(&file(&run.clone().expect(5))).contains(&"swapfile".to_owned()), "{run}");
+        assert!(kinds(&run.clone().expect(5).file()).contains(&"swapfile".to_owned()), "{run}");
         assert_eq!((allocated(&swap), fs::metadata(&swap).unwrap().ctime_nsec(), filefrag(&swap)), before);
         prepare(&swap, &[]).expect(0);
 
@@ -644,7 +633,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
         let before = look(&program);
         let mut child = Killed(spawn(Command::new(&program).arg("60")));
         let run = prepare(&program, &[]).expect(5);
-        assert_eq!(file(&run)["error"]["errno"], Errno::ETXTBSY as i32, "{run}");
+        assert_eq!(run.file()["error"]["errno"], Errno::ETXTBSY as i32, "{run}");
         assert_eq!(look(&program), before);
         child.0.kill().unwrap();
         child.0.wait().unwrap();
@@ -673,9 +662,9 @@ fn a_read_only_mount_cannot_be_mended() {
         scratch.remount_with("ro");
         let before = look(&made.path);
         let run = prepare(&made.path, &[]).expect(3);
-        assert_eq!(file(&run)["error"]["errno"], Errno::EROFS as i32, "{run}");
+        assert_eq!(run.file()["error"]["errno"], Errno::EROFS as i32, "{run}");
         assert_eq!(look(&made.path), before);
-        assert_eq!(file(&prepare(&done.path, &[]).expect(0))["action"], "already_prepared");
+        assert_eq!(prepare(&done.path, &[]).expect(0).file()["action"], "already_prepared");
     }
 }
 
@@ -695,7 +684,7 @@ fn nobody_prepares_files_of_their_own() {
             }
             chown(&made.path, Some(65534), Some(65534)).unwrap();
             let before = look(&made.path);
-            assert_eq!(file(&nobody(&made, &[]).expect(0))["action"], "prepared");
+            assert_eq!(nobody(&made, &[]).expect(0).file()["action"], "prepared");
             assert_prepared(&scratch, &made.path, &before);
         }
 
@@ -707,7 +696,7 @@ fn nobody_prepares_files_of_their_own() {
         let run = nobody(&made, &[]);
         drop(reader);
         if reflinks(&kind) {
-            assert_eq!(file(&run.expect(0))["action"], "prepared");
+            assert_eq!(run.expect(0).file()["action"], "prepared");
             assert_prepared(&scratch, &made.path, &before);
 
             // Where holes are to stay, only CAP_SYS_ADMIN drops staging.
@@ -716,9 +705,9 @@ fn nobody_prepares_files_of_their_own() {
             chown(&made.path, Some(65534), Some(65534)).unwrap();
             let before = look(&made.path);
             let run = nobody(&made, &["--allow", "hole"]).expect(4);
-            assert!(file(&run)["error"]["call"].as_str().unwrap().contains("FREE_EOFBLOCKS"), "{run}");
+            assert!(run.file()["error"]["call"].as_str().unwrap().contains("FREE_EOFBLOCKS"), "{run}");
             assert_eq!(checksum(&made.path), before.digest);
-            assert_eq!(file(&nobody(&made, &[]).expect(0))["action"], "prepared");
+            assert_eq!(nobody(&made, &[]).expect(0).file()["action"], "prepared");
             assert_prepared(&scratch, &made.path, &before);
         } else {
             run.expect(5);
@@ -731,7 +720,7 @@ fn nobody_prepares_files_of_their_own() {
             fs::set_permissions(&made.path, fs::Permissions::from_mode(mode)).unwrap();
             let before = look(&made.path);
             let run = nobody(&made, &[]).expect(4);
-            assert_eq!(file(&run)["error"]["errno"], Errno::EACCES as i32, "{run}");
+            assert_eq!(run.file()["error"]["errno"], Errno::EACCES as i32, "{run}");
             assert_eq!(look(&made.path), before);
         }
         // Writable, but a lease takes the owner.
@@ -762,7 +751,7 @@ fn a_file_larger_than_its_filesystem_is_refused_at_once() {
             let before = free(&scratch);
             for options in [&[][..], &["--dry-run"]] {
                 let run = prepare(&path, options).expect(2);
-                let report = file(&run);
+                let report = run.file();
                 assert_eq!(report["work"], json!({"write": 1u64 << 40, "allocate": 1u64 << 40}), "{run}");
                 assert_eq!(report["error"]["errno"], Errno::ENOSPC as i32, "{run}");
                 assert!(run.stderr.contains("needs 1 TiB") && run.stderr.contains("MiB are free"), "{run}");
@@ -772,7 +761,7 @@ fn a_file_larger_than_its_filesystem_is_refused_at_once() {
             drop(other);
         }
         // What is to stay a hole takes no space.
-        assert_eq!(file(&prepare(&path, &["--allow", "hole"]).expect(0))["action"], "already_prepared");
+        assert_eq!(prepare(&path, &["--allow", "hole"]).expect(0).file()["action"], "already_prepared");
         assert_eq!(allocated(&path), 0);
     }
 }
@@ -840,7 +829,7 @@ fn a_disk_that_fills_up_beside_others_harms_nothing() {
     let report = fill_meanwhile(&scratch, &made.path, "fallocate", "FIDEDUPERANGE", 10 * MIB);
     assert_eq!(report["error"]["errno"], Errno::ENOSPC as i32, "{report:#}");
     assert_eq!((checksum(&made.path), fs::metadata(&made.path).unwrap().len()), (before.digest.clone(), before.size));
-    assert_eq!(file(&prepare(&made.path, &[]).expect(0))["action"], "prepared");
+    assert_eq!(prepare(&made.path, &[]).expect(0).file()["action"], "prepared");
     drop(reader);
     assert_prepared(&scratch, &made.path, &before);
 }

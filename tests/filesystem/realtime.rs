@@ -1,5 +1,4 @@
 //! Files on the realtime device of an XFS.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
 

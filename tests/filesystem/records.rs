@@ -1,5 +1,4 @@
 //! Pin records: their layout, copies of them, forgeries, and filesystems with little room for them.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use daxfile_tests::child::{finish, spawn};
-use daxfile_tests::tools::{Piece, filefrag, on, require, sh, sh_status};
-use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, run};
-use serde_json::Value;
+use daxfile_tests::tools::{Piece, filefrag, on, require, sh, sh_status, xflags};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, Xfs, notes, on_each, report, run, state};
 
 const ENFORCED: &str = "security.daxfile.pin";
 const UNENFORCED: &str = "user.daxfile.pin";
@@ -30,29 +28,6 @@ const VERBS: [&[&str]; 13] = [
     &["stat", "--extents"],
     &["stat", "--json"],
 ];
-
-fn daxfile(verb: &[&str], file: &Path) -> Run {
-    Daxfile::new(verb).arg(file).run()
-}
-
-/// The one file of a report.
-#[track_caller]
-fn report(verb: &[&str], file: &Path, status: i32) -> Value {
-    let run = Daxfile::new(verb).arg("--json").arg(file).run().expect(status);
-    let report = run.json()["files"][0].clone();
-    assert_eq!(report["exit_status"], status, "{run}");
-    report
-}
-
-#[track_caller]
-fn state(file: &Path) -> String {
-    report(&["stat"], file, 0)["pin"]["state"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn notes(report: &Value) -> String {
-    report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect::<Vec<_>>().join("\n")
-}
 
 /// The value of an attribute, as getfattr(1) gives it.
 #[track_caller]
@@ -81,20 +56,13 @@ fn set_attribute(file: &Path, name: &str, value: &[u8]) {
     sh(format!("setfattr --restore='{}'", dump.path().display()));
 }
 
-/// All `FS_XFLAG_*` flags of a file, as xfs_io(8) shows them.
-#[track_caller]
-fn flags(file: &Path) -> String {
-    require(&["xfs_io"]);
-    sh(format!("xfs_io -r -c lsattr '{}'", file.display())).split_whitespace().next().unwrap().to_owned()
-}
-
 /// Flags, attributes, and every time but atime. The change time tells that nothing was touched even for a moment.
 #[track_caller]
 fn everything(file: &Path) -> (String, String, u64, [(i64, i64); 2]) {
     let attributes = sh(format!("getfattr --absolute-names -d -m - -e hex '{}'", file.display()));
     let metadata = fs::metadata(file).unwrap();
     let times = [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())];
-    (flags(file), attributes, metadata.len(), times)
+    (xflags(file), attributes, metadata.len(), times)
 }
 
 fn create(file: PathBuf, bytes: usize) -> PathBuf {
@@ -117,14 +85,6 @@ fn filled_and_punched(file: PathBuf, fill: &str, runs: u64, block: u64) -> PathB
     ));
     assert_eq!(filefrag(&file).len() as u64, runs);
     file
-}
-
-fn block_size(kind: &Kind) -> u64 {
-    match kind {
-        Kind::Xfs(xfs) => xfs.block_size.into(),
-        Kind::Ext4(ext4) => ext4.block_size.into(),
-        Kind::Btrfs | Kind::F2fs => unreachable!("nothing is pinned there"),
-    }
 }
 
 /// Bytes that say nothing, the same in each run of the tests.
@@ -216,13 +176,13 @@ fn a_record_says_what_other_tools_say() {
     require(&["lsattr", "blkid", "xfs_io"]);
     for kind in [Kind::xfs(), Kind::ext4(), Xfs { block_size: 1024, ..Xfs::default() }.into()] {
         let scratch = Scratch::new(kind);
-        let block = block_size(scratch.kind());
+        let block = scratch.kind().block_size();
         let file = punched(scratch.path("file"), 9, block);
         sh(format!("xfs_io -c 'falloc {block} {block}' '{}'", file.display()));
         let before = filefrag(&file);
         assert!(before.iter().any(|piece| piece.unwritten) && before.len() > 9);
         let (earliest, _) = seconds_and_nanoseconds(&file, "%.9Z");
-        daxfile(&["pin", "--allow", "unwritten,hole", "--max-extents", "77"], &file).expect(0);
+        run(&["pin", "--allow", "unwritten,hole", "--max-extents", "77"], &file).expect(0);
 
         let bytes = record(&file);
         let decoded = Decoded::new(&bytes);
@@ -250,13 +210,13 @@ fn a_record_says_what_other_tools_say() {
         assert_eq!(sh(format!("date -d '{pinned_at}' +%s")).trim(), decoded.number(64, 8).to_string());
 
         // The other hold's record is of the same form.
-        daxfile(&["unpin"], &file).expect(0);
-        daxfile(&["pin", "--hold", "none", "--allow", "unwritten,hole"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
+        run(&["pin", "--hold", "none", "--allow", "unwritten,hole"], &file).expect(0);
         assert_eq!(attribute(&file, ENFORCED), None);
         let none = Decoded::new(&attribute(&file, UNENFORCED).unwrap());
         assert_eq!((none.head[8], none.number(12, 4), none.number(84, 8)), (1, 0, 0));
         assert_eq!((&none.head[16..64], none.runs()), (&decoded.head[16..64], before));
-        daxfile(&["unpin"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
         assert_eq!(attribute(&file, UNENFORCED), None);
     }
 }
@@ -268,8 +228,8 @@ fn a_record_of_100_000_extents_is_of_digests_and_fits() {
     for (kind, size, fill) in [(xfs, 512 << 20, "pwrite -b 1m"), (ext4, 1 << 30, "falloc")] {
         let runs = 100_000;
         let scratch = Scratch::with_size(kind, size);
-        let file = filled_and_punched(scratch.path("file"), fill, runs, block_size(scratch.kind()));
-        daxfile(&["pin", "--allow", "hole,unwritten"], &file).expect(0);
+        let file = filled_and_punched(scratch.path("file"), fill, runs, scratch.kind().block_size());
+        run(&["pin", "--allow", "hole,unwritten"], &file).expect(0);
         let bytes = record(&file);
         assert!(bytes.len() <= 3072, "{} bytes", bytes.len());
         let decoded = Decoded::new(&bytes);
@@ -283,7 +243,7 @@ fn a_record_of_100_000_extents_is_of_digests_and_fits() {
             let expected = sha256_of(&cut_to(&pieces, index * span, (index + 1) * span));
             assert_eq!(&expected[..16], *digest, "span {index}");
         }
-        daxfile(&["verify"], &file).expect(0);
+        run(&["verify"], &file).expect(0);
 
         // One block less, behind the tool's back: the span it was in is named, and no other.
         let name = file.display();
@@ -298,7 +258,7 @@ fn a_record_of_100_000_extents_is_of_digests_and_fits() {
         let changes = drift["changes"].as_array().unwrap();
         assert_eq!(changes.len(), 1, "{drift}");
         assert_eq!((changes[0]["logical"].as_u64(), changes[0]["length"].as_u64()), (Some(span), Some(span)));
-        daxfile(&["unpin"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
     }
 }
 
@@ -308,7 +268,7 @@ fn a_copied_record_is_foreign() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let (here, there) = (Scratch::new(kind.clone()), Scratch::new(kind.clone()));
         let file = create(here.path("file"), 3 << 17);
-        daxfile(&["pin"], &file).expect(0);
+        run(&["pin"], &file).expect(0);
         let original = record(&file);
 
         // The first file there: on XFS it gets the inode number that the original has here.
@@ -320,16 +280,16 @@ fn a_copied_record_is_foreign() {
             assert_eq!(fs::metadata(&file).unwrap().ino(), fs::metadata(&copies[0]).unwrap().ino());
             let clone = here.path("clone");
             sh(format!("cp -a --reflink=always '{}' '{}'", file.display(), clone.display()));
-            daxfile(&["check"], &clone).expect(1);
+            run(&["check"], &clone).expect(1);
             // Preparing leaves the clone's record as it is.
-            daxfile(&["prepare"], &clone).expect(0);
+            run(&["prepare"], &clone).expect(0);
             copies.push(clone);
         }
         for (n, copy) in copies.iter().enumerate() {
             assert_eq!(record(copy), original);
-            assert!(!flags(copy).contains('i'));
+            assert!(!xflags(copy).contains('i'));
             assert_eq!(state(copy), "foreign_record");
-            assert!(daxfile(&["stat"], copy).expect(0).text().contains("foreign_record"));
+            assert!(run(&["stat"], copy).expect(0).text().contains("foreign_record"));
             let verified = report(&["verify"], copy, 1);
             assert_eq!(verified["pin"]["state"], "foreign_record");
             assert!(notes(&verified).contains("another file"), "{verified}");
@@ -339,24 +299,24 @@ fn a_copied_record_is_foreign() {
             report(&["unpin", "--dry-run"], copy, 0);
             assert_eq!(everything(copy), before);
             if n != 2 {
-                daxfile(&["pin"], copy).expect(0);
+                run(&["pin"], copy).expect(0);
                 assert_ne!(record(copy), original);
                 assert_eq!(Decoded::new(&record(copy)).number(16, 8), fs::metadata(copy).unwrap().ino());
                 assert_eq!(state(copy), "pinned");
-                daxfile(&["verify"], copy).expect(0);
+                run(&["verify"], copy).expect(0);
             }
-            let held = flags(copy);
-            daxfile(&["unpin"], copy).expect(0);
+            let held = xflags(copy);
+            run(&["unpin"], copy).expect(0);
             assert_eq!(attribute(copy, ENFORCED), None);
             assert_eq!(state(copy), "unpinned");
             if n == 2 {
-                assert_eq!(flags(copy).replace('X', "-"), held.replace('X', "-"), "it moved a flag");
+                assert_eq!(xflags(copy).replace('X', "-"), held.replace('X', "-"), "it moved a flag");
             }
             fs::write(copy, "can be written").unwrap();
         }
         assert_eq!(record(&file), original);
-        daxfile(&["verify"], &file).expect(0);
-        daxfile(&["unpin"], &file).expect(0);
+        run(&["verify"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
     }
 }
 
@@ -366,7 +326,7 @@ fn a_copied_record_does_not_survive_a_pin_with_the_other_hold() {
         let scratch = Scratch::new(kind);
         let [frozen, none] = ["frozen", "none"].map(|hold| {
             let file = create(scratch.path(hold), 100_000);
-            daxfile(&["pin", "--hold", hold], &file).expect(0);
+            run(&["pin", "--hold", hold], &file).expect(0);
             file
         });
         let copy = |from: &Path, name: &str| {
@@ -379,30 +339,30 @@ fn a_copied_record_does_not_survive_a_pin_with_the_other_hold() {
             let copy = copy(from, name);
             let pinned = report(&["pin", "--hold", hold], &copy, 0);
             assert_eq!((&pinned["pin"]["state"], &pinned["pin"]["hold"]), (&"pinned".into(), &hold.into()), "{name}");
-            daxfile(&["verify"], &copy).expect(0);
-            daxfile(&["unpin"], &copy).expect(0);
+            run(&["verify"], &copy).expect(0);
+            run(&["unpin"], &copy).expect(0);
             assert_eq!((attribute(&copy, ENFORCED), attribute(&copy, UNENFORCED)), (None, None), "{name}");
             assert_eq!(state(&copy), "unpinned");
         }
         // Nor does one that was hidden beneath another come to light.
         let both = copy(&frozen, "both");
         set_attribute(&both, UNENFORCED, &attribute(&none, UNENFORCED).unwrap());
-        daxfile(&["pin"], &both).expect(0);
-        daxfile(&["verify"], &both).expect(0);
+        run(&["pin"], &both).expect(0);
+        run(&["verify"], &both).expect(0);
         report(&["unpin", "--dry-run"], &both, 0);
-        daxfile(&["unpin"], &both).expect(0);
+        run(&["unpin"], &both).expect(0);
         assert_eq!((attribute(&both, ENFORCED), attribute(&both, UNENFORCED)), (None, None));
         // An unreadable record in the other attribute goes as well.
         for (name, bad, hold) in [("bad security", ENFORCED, "none"), ("bad user", UNENFORCED, "frozen")] {
             let file = create(scratch.path(name), 100_000);
             set_attribute(&file, bad, b"no record");
             assert_eq!(state(&file), "bad_record");
-            daxfile(&["pin", "--hold", hold], &file).expect(0);
-            daxfile(&["verify"], &file).expect(0);
-            daxfile(&["unpin"], &file).expect(0);
+            run(&["pin", "--hold", hold], &file).expect(0);
+            run(&["verify"], &file).expect(0);
+            run(&["unpin"], &file).expect(0);
             assert_eq!(state(&file), "unpinned");
         }
-        daxfile(&["unpin"], &frozen).expect(0);
+        run(&["unpin"], &frozen).expect(0);
     }
 }
 
@@ -413,7 +373,7 @@ fn a_pin_survives_the_image_moving() {
         let names = ["frozen", "none"];
         for name in names {
             let file = create(scratch.path(name), 300_000);
-            daxfile(&["pin", "--hold", name], &file).expect(0);
+            run(&["pin", "--hold", name], &file).expect(0);
         }
         let verify = |file: PathBuf, note: &str| {
             let verified = report(&["verify"], &file, 0);
@@ -422,7 +382,7 @@ fn a_pin_survives_the_image_moving() {
                 "" => assert_eq!(notes(&verified), ""),
                 note => assert!(notes(&verified).contains(note), "no {note} in {verified}"),
             }
-            daxfile(&["verify", "--strict"], &file).expect(0);
+            run(&["verify", "--strict"], &file).expect(0);
         };
 
         let elsewhere = scratch.mount_elsewhere();
@@ -433,7 +393,7 @@ fn a_pin_survives_the_image_moving() {
         names.iter().for_each(|name| verify(scratch.path(name), ""));
         names.iter().for_each(|name| verify(twin.path(name), ""));
         // Each is unpinned for itself.
-        daxfile(&["unpin"], &twin.path("frozen")).expect(0);
+        run(&["unpin"], &twin.path("frozen")).expect(0);
         fs::write(twin.path("frozen"), "can be written").unwrap();
         names.iter().for_each(|name| verify(scratch.path(name), ""));
         drop(twin);
@@ -449,13 +409,13 @@ fn a_pin_survives_the_image_moving() {
         };
         let twin = scratch.twin(another_uuid, "");
         names.iter().for_each(|name| verify(twin.path(name), "UUID"));
-        daxfile(&["pin"], &twin.path("frozen")).expect(0);
-        daxfile(&["unpin"], &twin.path("frozen")).expect(0);
+        run(&["pin"], &twin.path("frozen")).expect(0);
+        run(&["unpin"], &twin.path("frozen")).expect(0);
         assert_eq!(state(&twin.path("frozen")), "unpinned");
-        assert!(!flags(&twin.path("frozen")).contains('i'));
+        assert!(!xflags(twin.path("frozen")).contains('i'));
         drop(twin);
         names.iter().for_each(|name| verify(scratch.path(name), ""));
-        daxfile(&["unpin"], &scratch.path("frozen")).expect(0);
+        run(&["unpin"], &scratch.path("frozen")).expect(0);
     }
 }
 
@@ -509,9 +469,9 @@ fn forgeries(own: &[u8], another: &[u8], largest: usize) -> Vec<Forgery> {
 fn own_and_another(scratch: &Scratch) -> (PathBuf, Vec<u8>, Vec<u8>) {
     let [file, other] = ["file", "other"].map(|name| create(scratch.path(name), 100_000));
     let [own, another] = [&file, &other].map(|file| {
-        daxfile(&["pin"], file).expect(0);
+        run(&["pin"], file).expect(0);
         let record = record(file);
-        daxfile(&["unpin"], file).expect(0);
+        run(&["unpin"], file).expect(0);
         record
     });
     (file, own, another)
@@ -537,7 +497,7 @@ fn a_forged_record_moves_no_flag() {
             let before = everything(&file);
             assert!(before.0.contains('i'));
             for verb in VERBS {
-                let run = daxfile(verb, &file);
+                let run = run(verb, &file);
                 let status = match verb[0] {
                     "stat" => 0,
                     "verify" => forgery.verify,
@@ -563,16 +523,16 @@ fn a_forged_record_gives_way_but_for_an_unknown_version() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind.clone());
         let (file, own, another) = own_and_another(&scratch);
-        let clean = flags(&file).replace('X', "-");
+        let clean = xflags(&file).replace('X', "-");
         for forgery in forgeries(&own, &another, largest(&kind)) {
             let what = format!("{}: {} in {}", kind.name(), forgery.name, forgery.attribute);
             set_attribute(&file, forgery.attribute, &forgery.value);
             assert_eq!(state(&file), forgery.state, "{what}");
-            assert_eq!(daxfile(&["verify"], &file).status, forgery.verify, "{what}");
+            assert_eq!(run(&["verify"], &file).status, forgery.verify, "{what}");
             if forgery.immutable == 2 {
                 let before = everything(&file);
                 for verb in VERBS {
-                    let run = daxfile(verb, &file);
+                    let run = run(verb, &file);
                     assert_eq!(run.status, if verb[0] == "stat" { 0 } else { 2 }, "{what}: {run}");
                     assert!(verb[0] == "stat" || run.stderr.contains("version"), "{what}: {run}");
                 }
@@ -580,26 +540,26 @@ fn a_forged_record_gives_way_but_for_an_unknown_version() {
                 sh(format!("setfattr -x {} '{}'", forgery.attribute, file.display()));
                 continue;
             }
-            assert_eq!(daxfile(&["check"], &file).status, 0, "{what}");
-            daxfile(&["unpin"], &file).expect(0);
+            assert_eq!(run(&["check"], &file).status, 0, "{what}");
+            run(&["unpin"], &file).expect(0);
             assert_eq!(attribute(&file, forgery.attribute), None, "{what}");
-            assert_eq!(flags(&file).replace('X', "-"), clean, "{what}");
+            assert_eq!(xflags(&file).replace('X', "-"), clean, "{what}");
 
             set_attribute(&file, forgery.attribute, &forgery.value);
-            daxfile(&["pin", "--hold", "none"], &file).expect(0);
-            assert_eq!(flags(&file).replace('X', "-"), clean, "{what}");
-            daxfile(&["verify"], &file).expect(0);
-            daxfile(&["unpin"], &file).expect(0);
+            run(&["pin", "--hold", "none"], &file).expect(0);
+            assert_eq!(xflags(&file).replace('X', "-"), clean, "{what}");
+            run(&["verify"], &file).expect(0);
+            run(&["unpin"], &file).expect(0);
         }
         // And so with the enforced hold.
         for (attribute, value) in [(ENFORCED, noise(500)), (UNENFORCED, own.clone()), (ENFORCED, noise(largest(&kind)))]
         {
             set_attribute(&file, attribute, &value);
-            daxfile(&["pin"], &file).expect(0);
-            daxfile(&["verify"], &file).expect(0);
+            run(&["pin"], &file).expect(0);
+            run(&["verify"], &file).expect(0);
             assert_eq!(Decoded::new(&record(&file)).runs(), filefrag(&file));
-            daxfile(&["unpin"], &file).expect(0);
-            assert_eq!(flags(&file).replace('X', "-"), clean);
+            run(&["unpin"], &file).expect(0);
+            assert_eq!(xflags(&file).replace('X', "-"), clean);
             assert_eq!(state(&file), "unpinned");
         }
     }
@@ -635,18 +595,18 @@ fn an_unenforced_record_moves_no_flag() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let file = create(scratch.path("file"), 100_000);
-        daxfile(&["pin", "--hold", "none"], &file).expect(0);
+        run(&["pin", "--hold", "none"], &file).expect(0);
         sh(format!("chattr +i '{}'", file.display()));
         let before = everything(&file);
         for verb in VERBS {
-            daxfile(verb, &file);
+            run(verb, &file);
             assert_eq!(everything(&file), before, "{verb:?}");
         }
-        daxfile(&["verify"], &file).expect(0);
-        daxfile(&["pin"], &file).expect(1);
-        assert_ne!(daxfile(&["unpin"], &file).status, 0);
+        run(&["verify"], &file).expect(0);
+        run(&["pin"], &file).expect(1);
+        assert_ne!(run(&["unpin"], &file).status, 0);
         sh(format!("chattr -i '{}'", file.display()));
-        daxfile(&["unpin"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
     }
 }
 
@@ -657,13 +617,13 @@ fn a_record_shrinks_where_there_is_little_room() {
     for (kind, other, runs) in [(small(), 0, 40), (small(), 0, 118), (small(), 0, 5_000), (Kind::ext4(), 3_000, 50)] {
         for hold in ["frozen", "none"] {
             let scratch = Scratch::new(kind.clone());
-            let block = block_size(&kind);
+            let block = kind.block_size();
             let file = punched(scratch.path("file"), runs, block);
             if other > 0 {
                 set_attribute(&file, "user.other", &noise(other));
             }
             let args = ["pin", "--allow", "hole", "--hold", hold];
-            daxfile(&args, &file).expect(0);
+            run(&args, &file).expect(0);
             let name = if hold == "frozen" { ENFORCED } else { UNENFORCED };
             let bytes = attribute(&file, name).unwrap();
             assert!(bytes.len() <= 800, "{runs} runs, {} bytes", bytes.len());
@@ -672,10 +632,10 @@ fn a_record_shrinks_where_there_is_little_room() {
             let (span, digests) = decoded.digests();
             assert_eq!(digests.len() as u64, (2 * runs * block).div_ceil(span));
             assert_eq!(&sha256_of(&cut_to(&filefrag(&file), 0, span))[..16], digests[0]);
-            daxfile(&["verify"], &file).expect(0);
-            daxfile(&args, &file).expect(0);
+            run(&["verify"], &file).expect(0);
+            run(&args, &file).expect(0);
             assert_eq!(attribute(&file, name).unwrap(), bytes);
-            daxfile(&["unpin"], &file).expect(0);
+            run(&["unpin"], &file).expect(0);
             assert_eq!(attribute(&file, name), None);
             if other > 0 {
                 assert_eq!(attribute(&file, "user.other").unwrap(), noise(other));
@@ -685,9 +645,9 @@ fn a_record_shrinks_where_there_is_little_room() {
     // Whole runs where they fit, though only just.
     let scratch = Scratch::new(small());
     let file = punched(scratch.path("file"), 27, 1024);
-    daxfile(&["pin", "--allow", "hole"], &file).expect(0);
+    run(&["pin", "--allow", "hole"], &file).expect(0);
     assert_eq!(Decoded::new(&record(&file)).runs(), filefrag(&file));
-    daxfile(&["unpin"], &file).expect(0);
+    run(&["unpin"], &file).expect(0);
 }
 
 #[test]
@@ -697,7 +657,7 @@ fn a_record_without_any_room_changes_nothing() {
     for (kind, other) in [(small, 940), (Kind::ext4(), 4_030)] {
         let scratch = Scratch::new(kind);
         let file = create(scratch.path("file"), 100_000);
-        let large = punched(scratch.path("large"), 200, block_size(scratch.kind()));
+        let large = punched(scratch.path("large"), 200, scratch.kind().block_size());
         for file in [&file, &large] {
             set_attribute(file, "user.other", &noise(other));
             let before = everything(file);
@@ -751,8 +711,8 @@ fn other_attributes_are_left_alone() {
             set_attribute(&file, other, b"daxfile\x01");
         }
         assert_eq!(state(&file), "unpinned");
-        daxfile(&["pin"], &file).expect(0);
-        daxfile(&["unpin"], &file).expect(0);
+        run(&["pin"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
         assert_eq!(sh_status(format!("getfattr -n {ENFORCED} '{}'", file.display())), 1);
         for other in others {
             assert_eq!(attribute(&file, other).unwrap(), b"daxfile\x01");

@@ -1,5 +1,4 @@
 //! Who shares a file's blocks: what `check` says, against the test's own books.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

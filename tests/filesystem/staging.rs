@@ -3,7 +3,6 @@
 //! The trap is a block that was cloned, written, and whose clone was deleted. What is there is known from GETFSMAP where
 //! the filesystem keeps owners (`cow reservation`), and everywhere from what the kernel does: a rewrite in place moves
 //! extents into the staging.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -14,8 +13,8 @@ use std::process::{Child, Command, Stdio};
 
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::generate::{Generated, Random};
-use daxfile_tests::tools::{Piece, attack, checksum, require, sh, xfs_bmap, xfs_io_fiemap};
-use daxfile_tests::{Daxfile, Kind, Scratch, Xfs};
+use daxfile_tests::tools::{Piece, allocated, attack, checksum, require, sh, xfs_bmap, xfs_io_fiemap};
+use daxfile_tests::{Daxfile, Kind, Scratch, Xfs, report};
 use serde_json::Value;
 
 const HOW: [&str; 3] = ["direct", "buffered", "mapped"];
@@ -99,17 +98,8 @@ fn staging_on(scratch: &Scratch) -> u64 {
     fsmap(scratch).iter().filter(|(_, owner)| owner.starts_with("cow reservation")).map(|(bytes, _)| bytes).sum()
 }
 
-fn allocated(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().blocks() * 512
-}
-
 fn mapped(pieces: &[Piece]) -> u64 {
     pieces.iter().map(|piece| piece.length).sum()
-}
-
-#[track_caller]
-fn report(verb: &[&str], path: &Path, status: i32) -> Value {
-    Daxfile::new(verb).arg("--json").arg(path).run().expect(status).json()["files"][0].clone()
 }
 
 #[track_caller]

@@ -10,13 +10,9 @@ use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{attack, checksum, filefrag, flags, inode, on, sh, sh_status};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch, report, run};
+use daxfile_tests::{Daxfile, Kind, Scratch, done, report, run, state};
 
 const PIN: [&str; 3] = ["pin", "--hold", "writable"];
-
-fn done(verb: &[&str], path: &Path) -> Run {
-    run(verb, path).expect(0)
-}
 
 /// The guard is one for the whole machine: those that look at its coming and going take turns with the others.
 fn turn() -> MutexGuard<'static, ()> {
@@ -37,10 +33,6 @@ fn pinned(scratch: &Scratch, name: &str) -> PathBuf {
     let path = allocated(scratch, name);
     done(&PIN, &path);
     path
-}
-
-fn state(path: &Path) -> String {
-    report(&["stat"], path, 0)["pin"]["state"].as_str().unwrap().to_owned()
 }
 
 /// Takes the whole guard away, as a reboot does, from a file that is pinned. The kernel lets its programs go a while after.

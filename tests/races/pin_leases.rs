@@ -3,7 +3,6 @@
 //!
 //! attacks/halt.c holds the program at the entry of its Nth system call. Meanwhile attacks/intruder.c comes in, if need be
 //! by a lease that is broken by force; or another `daxfile` works on the same file.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

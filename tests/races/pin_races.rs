@@ -4,7 +4,6 @@
 //! attacks/hostile.c goes on after the pin's success, with whatever it then still has open. Everything that other people's
 //! programs see change from then on, and everybody who is still inside, `verify` must report. The same harness sees what
 //! an obvious way of pinning lets through.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

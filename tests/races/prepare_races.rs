@@ -2,7 +2,6 @@
 //!
 //! The programs of attacks/ write, and log what was acknowledged. Before and after they end, the file must hold exactly
 //! that. The same harness sees what obvious ways of preparing a file lose.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 // Sizes of files of some MiB.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use daxfile_tests::child::{self, spawn};
 use daxfile_tests::tools::{attack, require, sh};
-use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 
 /// Words of the log's head, as attacks/attack.h has them.
@@ -106,13 +105,6 @@ fn filesystems() -> Vec<Kind> {
     vec![Kind::xfs(), Xfs { block_size: 1024, ..Xfs::default() }.into(), Kind::ext4()]
 }
 
-fn block_size(scratch: &Scratch) -> u64 {
-    match scratch.kind() {
-        Kind::Xfs(Xfs { block_size, .. }) | Kind::Ext4(Ext4 { block_size, .. }) => u64::from(*block_size),
-        Kind::Btrfs | Kind::F2fs => unreachable!("not raced on"),
-    }
-}
-
 /// A file of everything that `prepare` mends, and what was acknowledged of it.
 struct Subject {
     path: PathBuf,
@@ -134,7 +126,7 @@ impl Subject {
             Written,
             Shared,
         }
-        let block = block_size(scratch);
+        let block = scratch.kind().block_size();
         let blocks = (4 + random.below(5)) * (1 << 20) / block;
         let tail = if writer.mode == "direct" && writer.program == "append" { 0 } else { random.below(block) };
         let size = blocks * block + tail;

@@ -15,7 +15,8 @@ fi
 if [[ -z ${IN_NAMESPACE:-} ]]; then
     need cc=gcc /usr/include/stdio.h=libc6-dev mkfs.xfs=xfsprogs filefrag=e2fsprogs mount=mount unshare=util-linux \
         perl=perl-base
-    cargo build --release
+    # Linked as deb.sh does it.
+    cargo rustc --release -p daxfile --bin daxfile -- -l static:-bundle=gcc_eh
     # Whatever ends this script, nothing stays mounted.
     IN_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 fi

@@ -152,6 +152,25 @@ pub fn report(verb: &[&str], file: &Path, status: i32) -> serde_json::Value {
     Daxfile::new(verb).arg("--json").arg(file).run().expect(status).file()
 }
 
+/// `daxfile VERB... FILE`, which must succeed.
+#[track_caller]
+pub fn done(verb: &[&str], file: &Path) -> Run {
+    run(verb, file).expect(0)
+}
+
+/// The state of the file's pin, by `daxfile stat`.
+#[track_caller]
+pub fn state(file: &Path) -> String {
+    report(&["stat"], file, 0)["pin"]["state"].as_str().expect("a state").to_owned()
+}
+
+/// The notes of a file's report, one a line.
+#[track_caller]
+pub fn notes(report: &serde_json::Value) -> String {
+    let notes = report["notes"].as_array().expect("notes");
+    notes.iter().map(|note| note.as_str().expect("text")).collect::<Vec<_>>().join("\n")
+}
+
 /// What came of a call.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -222,7 +241,22 @@ fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let test = std::env::current_exe().expect("/proc is mounted");
         let built = test.parent().and_then(Path::parent).expect("the test is in target/PROFILE/deps").join("daxfile");
-        assert!(built.is_file(), "{} is missing: run `cargo build` first, or tests/run.sh", built.display());
+        assert!(
+            built.is_file(),
+            "{} is missing: run `cargo build --workspace --all-targets` first, or tests/run.sh",
+            built.display()
+        );
+        // Cargo builds the program for no test here, so it may lack a change that the test was built with.
+        let modified = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+        let sources = std::fs::read_to_string(built.with_extension("d")).unwrap_or_default();
+        for source in sources.split_whitespace().skip(1) {
+            let changed = modified(Path::new(source));
+            assert!(
+                changed <= modified(&built) || changed > modified(&test),
+                "{} is older than {source}: run `cargo build --workspace --all-targets` first, or tests/run.sh",
+                built.display()
+            );
+        }
         let copy = new_dir("bin.").keep().join("daxfile");
         std::fs::copy(&built, &copy).expect("a copy of the binary");
         copy

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
-use crate::tools::{output, require};
+use crate::tools::{output, require, sh};
 use crate::workdir::new_dir;
 
 const MIB: u64 = 1 << 20;
@@ -259,6 +259,11 @@ impl Scratch {
     /// Where it is mounted.
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// How many blocks are free, once nothing waits to be given back.
+    pub fn free_blocks(&self) -> u64 {
+        sh(format!("sync -f '{0}'; stat -f -c %f '{0}'", self.mount_point.display())).trim().parse().expect("a number")
     }
 
     /// The image file.

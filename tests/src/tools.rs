@@ -1,5 +1,6 @@
 //! Other people's programs: readers of extent maps to compare with, and a shell.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -175,6 +176,18 @@ pub fn flags(file: impl AsRef<Path>) -> String {
     require(&["lsattr", "xfs_io"]);
     // xfs_io's last letter says that there are extended attributes, which is no flag of the inode.
     sh(on(file, "lsattr $F | cut -d' ' -f1; xfs_io -r -c lsattr $F | cut -d' ' -f1 | tr X -"))
+}
+
+/// The inode's flags, as xfs_io(8) alone tells them.
+#[track_caller]
+pub fn xflags(file: impl AsRef<Path>) -> String {
+    require(&["xfs_io"]);
+    sh(on(file, "xfs_io -r -c lsattr $F")).split_whitespace().next().expect("flags").to_owned()
+}
+
+/// The bytes that are allocated to the file.
+pub fn allocated(file: impl AsRef<Path>) -> u64 {
+    std::fs::metadata(file).expect("a file").blocks() * 512
 }
 
 /// Everything about an inode but its access time.

@@ -7,10 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static long long micros(struct timeval t)
-{
-	return t.tv_sec * 1000000LL + t.tv_usec;
-}
+static long long micros(struct timeval t) { return t.tv_sec * 1000000LL + t.tv_usec; }
 
 int main(int argc, char **argv)
 {
@@ -30,8 +27,7 @@ int main(int argc, char **argv)
 	if (child < 0 || wait4(child, &status, 0, &usage) < 0)
 		return 2;
 	clock_gettime(CLOCK_MONOTONIC, &after);
-	printf("%lld %lld %ld\n",
-	       (after.tv_sec - before.tv_sec) * 1000000LL + (after.tv_nsec - before.tv_nsec) / 1000,
+	printf("%lld %lld %ld\n", (after.tv_sec - before.tv_sec) * 1000000LL + (after.tv_nsec - before.tv_nsec) / 1000,
 	       micros(usage.ru_utime) + micros(usage.ru_stime), usage.ru_maxrss);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
