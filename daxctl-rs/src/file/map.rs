@@ -7,6 +7,7 @@ use std::thread;
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
+use libdaxfile::statx::{Attributes, Statx, Time};
 use libdaxfile::xfs;
 
 use crate::error::Result;
@@ -154,7 +155,7 @@ pub fn read(
             Some(lease) => lease.undisturbed()?,
             None => false,
         };
-        leased || before.immutable() && before.immutable_since() == target.inode_state()?.immutable_since()
+        leased || before.immutable() && before.immutable_since() == immutable_since(&target.statx()?)
     };
     if let Some(run) = joiner.finish() {
         visit(run);
@@ -163,6 +164,11 @@ pub fn read(
         *kept = whole.map_or(Runs::Listed(listed), Runs::Whole);
     }
     Ok(consistent)
+}
+
+/// The time of the last change to an inode that is immutable. Clearing the flag and setting it again changes that time.
+fn immutable_since(statx: &Statx) -> Option<Time> {
+    statx.attributes.contains(Attributes::IMMUTABLE).then_some(statx.ctime)
 }
 
 /// Gives every extent to `act`. Of a long map, the next are fetched meanwhile.

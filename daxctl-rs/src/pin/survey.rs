@@ -61,23 +61,31 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: imp
     look(target, target.inode_state()?, needs, lease, None, visit)
 }
 
-/// Looks at a file, and gives the runs of its map as well.
+/// Looks at a file that was just opened: size and times are those of the opening.
+///
+/// # Errors
+/// Those of [`take`].
+pub fn of_opened(target: &Target, needs: Needs, visit: impl FnMut(&Run)) -> Result<Survey> {
+    look(target, target.state_at_opening()?, needs, None, None, visit)
+}
+
+/// Looks at a file that was just opened, and gives the runs of its map as well.
 ///
 /// # Errors
 /// Those of [`take`].
 pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
     let mut runs = Runs::default();
-    let survey = look(target, target.inode_state()?, needs, None, Some(&mut runs), |_| ())?;
+    let survey = look(target, target.state_at_opening()?, needs, None, Some(&mut runs), |_| ())?;
     Ok((survey, runs))
 }
 
-/// Looks at a file, and at who shares its blocks.
+/// Looks at a file that was just opened, and at which other files share its blocks.
 ///
 /// # Errors
 /// Those of [`take`], and of the calls that read owners.
-pub fn with_sharers(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Survey> {
+pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
     let mut shared = Shared::default();
-    let survey = take(target, needs, lease, |run| shared.push(run))?;
+    let survey = of_opened(target, needs, |run| shared.push(run))?;
     shared.name_owners(target, survey)
 }
 
@@ -126,7 +134,7 @@ fn look(
     mut visit: impl FnMut(&Run),
 ) -> Result<Survey> {
     let statx = inode.statx;
-    let stored = if inode.may_have_xattrs(target) { record::load(target)? } else { Stored::Absent };
+    let stored = if inode.may_have_xattrs(target) { record::load(target, inode.immutable())? } else { Stored::Absent };
     let own = match &stored {
         Stored::Own(record) => Some(record),
         _ => None,

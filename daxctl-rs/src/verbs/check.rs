@@ -12,7 +12,7 @@ use crate::status::Status;
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     each::look_at_each(paths, progress, sink, |target, report| {
-        let survey = judge::or_unsupported(target, survey::with_sharers(target, *needs, None), report)?;
+        let survey = judge::or_unsupported(target, survey::with_sharers(target, *needs), report)?;
         judge::judge(target, needs, &survey, report)
     })
 }

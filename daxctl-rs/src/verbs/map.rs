@@ -48,7 +48,7 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
     let mut runs = Vec::new();
     // Where to resume is told by the first.
     let wanted = if format == Format::Resume { 1 } else { usize::MAX };
-    let mut survey = survey::take(target, Needs::default(), None, |run| {
+    let mut survey = survey::of_opened(target, Needs::default(), |run| {
         if runs.len() < wanted {
             runs.push(*run);
         }

@@ -115,7 +115,7 @@ fn look(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<Next> {
-    let recorded = if options.as_recorded { Some(record::load(target)?) } else { None };
+    let recorded = if options.as_recorded { Some(record::load(target, false)?) } else { None };
     let needs = match recorded {
         Some(Stored::Own(record)) => record.needs,
         _ => options.needs,

@@ -43,7 +43,7 @@ fn prepare(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<()> {
-    let survey = judge::or_unsupported(&target, survey::with_sharers(&target, *needs, None), report)?;
+    let survey = judge::or_unsupported(&target, survey::with_sharers(&target, *needs), report)?;
     let unsure =
         matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));

@@ -24,7 +24,7 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
         let (survey, runs) = survey::with_runs(target, needs)?;
         (survey, Some(runs))
     } else {
-        (survey::take(target, needs, None, |_| ())?, None)
+        (survey::of_opened(target, needs, |_| ())?, None)
     };
     report.describe(target, &survey);
     report.extents = runs;

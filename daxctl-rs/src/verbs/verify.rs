@@ -22,7 +22,7 @@ use crate::status::Status;
 /// Compares each file with its own record. With `strict`, blocks shared since count as drift.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     each::look_at_each(paths, progress, sink, |target, report| {
-        let mut survey = survey::take(target, Needs::default(), None, |_| ())?;
+        let mut survey = survey::of_opened(target, Needs::default(), |_| ())?;
         hold::look_inside(target, &mut survey)?;
         report.describe(target, &survey);
         judge(target, &survey, strict, report)
@@ -135,7 +135,7 @@ fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
 
 fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileReport) -> Result<()> {
     let mut comparison = Comparison::new(kept, entry.size);
-    let survey = survey::take(target, Needs::default(), None, |run: &map::Run| comparison.push(run))?;
+    let survey = survey::of_opened(target, Needs::default(), |run: &map::Run| comparison.push(run))?;
     report.describe(target, &survey);
     let changes = comparison.finish().changes;
     if !changes.is_empty() {

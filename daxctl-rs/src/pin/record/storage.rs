@@ -69,12 +69,19 @@ impl Stored {
     }
 }
 
-/// Reads a file's record: the enforced one if there is one.
+/// Reads a file's record: the enforced one if there is one. On a file that is immutable it most likely is, and is read
+/// without a look at the list of attributes.
 ///
 /// # Errors
 /// Those of flistxattr(2) and fgetxattr(2), but for "none here".
-pub fn load(target: &Target) -> Result<Stored> {
+pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
     const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
+    if immutable {
+        match load_kept_for(target, Hold::Frozen)? {
+            Stored::Absent => {}
+            stored => return Ok(stored),
+        }
+    }
     let may_have = match xattr::may_have(target, HOLDS.map(attribute)) {
         Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
         may_have => may_have?,
