@@ -32,7 +32,10 @@ for argument; do
             ;;
         --quick)
             quick=yes
-            slow=(attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::)
+            slow=(attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
+                in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
+                ten_thousand_extents a_record_of_100_000_extents the_btree_is_within_its_bounds
+                five_gibibytes a_gibibyte_in_its_place)
             ;;
         -*)
             echo "usage: tests/run.sh [--full | --quick] [NAME...]" >&2
@@ -108,7 +111,7 @@ if ((${#names[@]} == 0)); then
     fi
 fi
 if [[ -n $quick ]]; then
-    skipped+=("the lab, clippy, rustdoc, and tests that take minutes (${slow[*]}): tests/run.sh")
+    skipped+=("the lab, clippy, rustdoc, and long tests (${slow[*]}): tests/run.sh")
     mapfile -t slow < <(printf -- '--skip\n%s\n' "${slow[@]}")
 elif ((${#names[@]} == 0)); then
     # The lab runs beside all else, which goes before it: each guest takes one processor, and can wait.
