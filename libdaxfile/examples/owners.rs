@@ -1,4 +1,4 @@
-//! Lists who owns a range of a filesystem's device: offset on the device, length, owner.
+//! Lists the owners of a range of a filesystem's device: offset on the device, length, owner.
 //!
 //! ```sh
 //! target/debug/examples/extents /srv/xfs/image        # prints "0 8192 4096 last"

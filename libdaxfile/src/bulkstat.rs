@@ -83,7 +83,7 @@ pub const XFS_IOC_BULKSTAT: Ioctl<RawBulkRequest> = Ioctl::read::<RawBulkRequest
 #[doc(hidden)]
 pub const XFS_BULK_IREQ_NREXT64: u32 = 1 << 2;
 
-/// What one record says about an inode. Sizes are in bytes.
+/// The state of an inode, as one record holds it. Sizes are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
     /// Inode number.

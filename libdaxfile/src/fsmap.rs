@@ -1,4 +1,4 @@
-//! `FS_IOC_GETFSMAP`: who owns which blocks of a filesystem.
+//! `FS_IOC_GETFSMAP`: the owners of the blocks of a filesystem.
 //!
 //! Linux 4.12 and later, on XFS and ext4. Needs no privilege, but XFS names owners only if the filesystem has a reverse map
 //! (`mkfs.xfs -m rmapbt=1`) and the caller has `CAP_SYS_ADMIN`; otherwise the owner of every used block is
@@ -50,7 +50,7 @@ pub struct Record {
     pub owner: u64,
     /// Offset in the owner; 0 for special owners.
     pub offset: u64,
-    /// What the filesystem says about it.
+    /// Flags.
     pub flags: RecordFlags,
 }
 
