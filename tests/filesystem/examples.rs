@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use daxfile_tests::child::{Killed, finish, spawn};
-use daxfile_tests::tools::{filefrag_records, require, sh};
+use daxfile_tests::tools::{filefrag_records, on, output, sh, xflags};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use nix::errno::Errno;
 
-use super::interfaces::{output, xfs_with_parent_pointers};
+use super::interfaces::xfs_with_parent_pointers;
 
 const EXAMPLES: [&str; 6] = ["count", "extents", "freeze", "immutable", "lease", "owners"];
 
@@ -30,18 +30,11 @@ fn fails(out: &Output, status: i32, text: &str) {
     assert!(out.status.code() == Some(status) && stderr.contains(text), "{text:?} is not in {out:?}");
 }
 
-/// A file of several extents, each of one block, and holes between them.
+/// A file of 1 MiB with two holes.
 fn sparse(scratch: &Scratch, name: &str) -> PathBuf {
     let path = scratch.path(name);
-    let file = path.display();
-    sh(format!(
-        "xfs_io -f -c 'falloc 0 1m' -c 'pwrite -q 0 1m' -c fsync -c 'fpunch 64k 64k' -c 'fpunch 256k 4k' '{file}'"
-    ));
+    sh(on(&path, "xfs_io -f -c 'pwrite -q 0 1m' -c fsync -c 'fpunch 64k 64k' -c 'fpunch 256k 4k' $F"));
     path
-}
-
-fn lsattr(path: &Path) -> String {
-    output(Command::new("lsattr").arg(path)).split(' ').next().unwrap().to_owned()
 }
 
 #[test]
@@ -99,26 +92,25 @@ fn example_count_goes_on_after_an_error() {
 
 #[test]
 fn example_freeze_sets_the_flag_and_thaw_clears_it() {
-    require(&["lsattr"]);
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
         let path = scratch.path("file");
         fs::write(&path, "contents").unwrap();
         for _ in 0..2 {
             assert_eq!(output(Command::new(example("freeze")).arg(&path)), "");
-            assert!(lsattr(&path).contains('i'));
+            assert!(xflags(&path).contains('i'));
         }
         let refused = OpenOptions::new().write(true).open(&path).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(Errno::EPERM as i32));
         for _ in 0..2 {
             assert_eq!(output(Command::new(example("freeze")).arg("--thaw").arg(&path)), "");
-            assert!(!lsattr(&path).contains('i'));
+            assert!(!xflags(&path).contains('i'));
         }
 
         let writer = OpenOptions::new().write(true).open(&path).unwrap();
         let busy = finish(Command::new(example("freeze")).arg(&path));
         fails(&busy, 1, "fcntl(F_SETLEASE): Resource temporarily unavailable");
-        assert!(!lsattr(&path).contains('i'));
+        assert!(!xflags(&path).contains('i'));
         drop(writer);
 
         let mut setpriv = Command::new("setpriv");
@@ -138,7 +130,7 @@ fn example_freeze_sets_the_flag_and_thaw_clears_it() {
 fn example_owners_names_the_inodes_of_shared_blocks() {
     let scratch = Scratch::new(Xfs { rmapbt: true, ..Xfs::default() });
     let (path, clone) = (scratch.path("file"), scratch.path("clone"));
-    sh(format!("xfs_io -f -c 'pwrite -q 0 64k' -c fsync '{}'", path.display()));
+    sh(on(&path, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync $F"));
     let (extent, _) = filefrag_records(&path)[0].clone();
     let owners = |offset: u64, length: &[&str]| {
         output(Command::new(example("owners")).arg(scratch.mount_point()).arg(offset.to_string()).args(length))
@@ -147,7 +139,7 @@ fn example_owners_names_the_inodes_of_shared_blocks() {
     let start = extent.physical;
     assert_eq!(owners(start, &["65536"]), format!("{start} 65536 inode {inode} at 0\n"));
     assert_eq!(owners(start, &[]), format!("{start} 65536 inode {inode} at 0\n"));
-    sh(format!("cp --reflink=always '{}' '{}'", path.display(), clone.display()));
+    sh(on(&path, "cp --reflink=always $F ${F%/*}/clone"));
     let mut shared: Vec<String> = owners(start, &["65536"]).lines().map(str::to_owned).collect();
     shared.sort();
     let mut inodes = [inode, fs::metadata(&clone).unwrap().ino()];

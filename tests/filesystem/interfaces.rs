@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{require, sh, xfs_bmap};
+use daxfile_tests::tools::{on, output, require, sh, xfs_bmap};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use libdaxfile::bulkstat::{Inode, Inodes};
 use libdaxfile::fallocate::{Mode, fallocate};
@@ -19,14 +19,6 @@ use libdaxfile::{Errno, cachestat, inode};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::examples::example;
-
-/// Runs a program that must succeed; returns what it printed.
-#[track_caller]
-pub(super) fn output(command: &mut Command) -> String {
-    let out = finish(command);
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
 
 /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
 /// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
@@ -85,10 +77,10 @@ fn bulkstat_record_matches_stat_of_each_file() {
         for (name, flag) in [("sparse", "+id"), ("dir/7", "+i"), ("dir/2499", "+A")] {
             output(Command::new("chattr").arg(flag).arg(scratch.path(name)));
         }
-        sh(format!("setfattr -n user.test -v 1 '{}'", scratch.path("dir/11").display()));
+        sh(on(scratch.path("dir/11"), "setfattr -n user.test -v 1 $F"));
         std::os::unix::fs::chown(scratch.path("dir/5"), Some(1234), Some(5678)).unwrap();
         fs::hard_link(scratch.path("dir/3"), scratch.path("link")).unwrap();
-        sh(format!("sync -f '{}'", scratch.mount_point().display()));
+        sh(on(scratch.mount_point(), "sync -f $F"));
         paths.push(scratch.path("sparse"));
 
         let unlinked = File::create(scratch.path("unlinked")).unwrap();
