@@ -58,7 +58,7 @@ pub struct Record {
 pub const XFS_FMR_OWN_LOG: u64 = (b'X' as u64) << 32 | 2;
 /// Special owner on XFS: blocks reserved for copy-on-write.
 pub const XFS_FMR_OWN_COW: u64 = (b'X' as u64) << 32 | 7;
-/// Special owner on every filesystem: in use, but by whom is not known.
+/// Special owner on every filesystem: the blocks are in use, and the owner is not known.
 pub const FMR_OWN_UNKNOWN: u64 = 2;
 
 /// `struct fsmap`.
