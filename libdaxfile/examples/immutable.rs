@@ -5,7 +5,8 @@
 //! ```
 //!
 //! No directory is read: the inodes come from XFS_IOC_BULKSTAT, and the paths from the parent pointers of
-//! XFS_IOC_GETPARENTS. On a filesystem without parent pointers, "-" stands for the path.
+//! XFS_IOC_GETPARENTS. On a filesystem without parent pointers it prints "-" for each
+//! path.
 
 use std::error::Error;
 use std::fs::File;

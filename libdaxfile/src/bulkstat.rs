@@ -79,11 +79,11 @@ pub struct RawBulkCall {
 /// `_IOR('X', 127, struct xfs_bulkstat_req)`
 #[doc(hidden)]
 pub const XFS_IOC_BULKSTAT: Ioctl<RawBulkRequest> = Ioctl::read::<RawBulkRequest>("ioctl(XFS_IOC_BULKSTAT)", b'X', 127);
-/// Return the count of extents in 64 bits (Linux 5.19). Without it the call fails on a file of more than 2³¹ − 1.
+/// Return the count of extents in 64 bits (Linux 5.19); without this flag, the count has 32 bits.
 #[doc(hidden)]
 pub const XFS_BULK_IREQ_NREXT64: u32 = 1 << 2;
 
-/// What one record says about an inode. Sizes are in bytes.
+/// The state of an inode, as one record holds it. Sizes are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
     /// Inode number.

@@ -2,8 +2,8 @@
 //!
 //! Linux 6.5 and later, on every filesystem but hugetlbfs.
 //!
-//! Reference: cachestat(2); `SYSCALL_DEFINE4(cachestat)` and
-//! `can_do_cachestat()` in `mm/filemap.c`, `include/uapi/linux/mman.h`.
+//! Reference: cachestat(2); `SYSCALL_DEFINE4(cachestat)` and `can_do_cachestat()` in `mm/filemap.c`,
+//! `include/uapi/linux/mman.h`.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
@@ -52,8 +52,9 @@ pub struct Pages {
 /// Counts the pages of a file that hold bytes of `range`, in bytes; an empty range has none.
 ///
 /// The kernel counts under RCU, without locks: while other tasks read, write or evict pages, the counts are estimates.
-/// It needs a descriptor open for writing, or ownership of the file, or `CAP_FOWNER`, or permission to write to the file
-/// (since 6.14, and in stable kernels that have the same fix; before, any descriptor serves).
+///
+/// Since Linux 6.14, and in stable kernels with the same fix, the call needs a descriptor open for writing, or ownership of
+/// the file, or `CAP_FOWNER`, or permission to write to the file. Before, any descriptor serves.
 ///
 /// # Errors
 /// - `ENOSYS`: the kernel is older than 6.5.

@@ -56,8 +56,8 @@ pub const FILE_DEDUPE_RANGE_DIFFERS: i32 = 1;
 /// Makes `length` bytes of `destination` from `destination_offset` share the blocks of `source` from `source_offset`, if both
 /// ranges hold the same bytes.
 ///
-/// Returns how many bytes were equal and are shared now; `None` if the contents differ. The kernel may stop early: go on
-/// behind what it returns. Offsets and length are in bytes and must be multiples of the block size, except that a range may
+/// Returns how many bytes were equal and are shared now; `None` if the contents differ. The kernel may stop early: continue
+/// behind those bytes. Offsets and length are in bytes and must be multiples of the block size, except that a range may
 /// end where both files end.
 ///
 /// # Errors

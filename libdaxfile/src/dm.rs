@@ -135,7 +135,7 @@ pub fn targets(control: impl AsFd, device: (u32, u32), question: Question) -> Re
     data.and_then(|data| parse(data, answer.head.target_count)).ok_or(DM_TABLE_STATUS.error(Errno::EIO))
 }
 
-/// The targets in `data`; `None` if one leads out of it.
+/// The targets in `data`; `None` if one leads out of the slice.
 fn parse(data: &[u8], count: u32) -> Option<Vec<Target>> {
     let mut at = 0;
     let mut targets = Vec::new();

@@ -69,7 +69,7 @@ pub struct Extent {
     pub physical: u64,
     /// Length.
     pub length: u64,
-    /// What the filesystem says about it.
+    /// Flags.
     pub flags: ExtentFlags,
 }
 
@@ -183,7 +183,7 @@ impl<'fd> Extents<'fd> {
         }
     }
 
-    /// Returns the extents of one call, or what is left of them, for callers that handle many at a time. Empty after the
+    /// Returns the extents of one call, or the rest of them, for callers that handle many at a time. Empty after the
     /// last extent.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! `FS_IOC_GETFSMAP`: who owns which blocks of a filesystem.
+//! `FS_IOC_GETFSMAP`: the owners of the blocks of a filesystem.
 //!
 //! Linux 4.12 and later, on XFS and ext4. Needs no privilege, but XFS names owners only if the filesystem has a reverse map
 //! (`mkfs.xfs -m rmapbt=1`) and the caller has `CAP_SYS_ADMIN`; otherwise the owner of every used block is
@@ -50,7 +50,7 @@ pub struct Record {
     pub owner: u64,
     /// Offset in the owner; 0 for special owners.
     pub offset: u64,
-    /// What the filesystem says about it.
+    /// Flags.
     pub flags: RecordFlags,
 }
 
@@ -58,7 +58,7 @@ pub struct Record {
 pub const XFS_FMR_OWN_LOG: u64 = (b'X' as u64) << 32 | 2;
 /// Special owner on XFS: blocks reserved for copy-on-write.
 pub const XFS_FMR_OWN_COW: u64 = (b'X' as u64) << 32 | 7;
-/// Special owner on every filesystem: in use, but by whom is not known.
+/// Special owner on every filesystem: the blocks are in use, and the owner is not known.
 pub const FMR_OWN_UNKNOWN: u64 = 2;
 
 /// `struct fsmap`.

@@ -13,8 +13,8 @@ use crate::error::Result;
 use crate::ioctl::Ioctl;
 
 bitflags::bitflags! {
-    /// The flags of an inode, `FS_XFLAG_*`. Flags that this crate does not know are kept, so that writing back what was
-    /// read changes nothing else.
+    /// The flags of an inode, `FS_XFLAG_*`. Flags that this crate does not know are kept, so that reading and
+    /// writing back changes nothing else.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct Xflags: u32 {
         /// The data is on the realtime device (XFS).

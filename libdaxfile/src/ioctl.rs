@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result, check};
 
-/// An ioctl request: its name, its number, and in its type what the argument points to. A pointer to another type does not
+/// An ioctl request: its name, its number, and the type that its argument points to. A pointer to another type does not
 /// compile:
 ///
 /// ```compile_fail,E0308
@@ -76,7 +76,8 @@ impl<T> Ioctl<T> {
     ///
     /// # Safety
     /// `argument` must point to a value that lives through the call and that nothing else uses meanwhile, unless the kernel
-    /// only reads it. Counts and pointers in it must be true, and there must be room behind it for what the kernel adds.
+    /// only reads it. Counts and pointers in it must be true, and there must be room behind it for all that the kernel
+    /// writes.
     /// Whatever bits the kernel writes must be valid for the types there.
     pub unsafe fn call(&self, fd: impl AsFd, argument: *mut T) -> Result<()> {
         #[allow(clippy::useless_conversion, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]

@@ -197,7 +197,7 @@ impl Debug for Parents<'_> {
     }
 }
 
-/// The records in `buffer`: the last one's length reaches to its end. `None` where a length leads out of it or nowhere.
+/// The records in `buffer`, which the last record fills to its end. `None` if a length leads out of the buffer, or is 0.
 fn parse(mut buffer: &[u8]) -> Option<VecDeque<Parent>> {
     let mut parents = VecDeque::new();
     while !buffer.is_empty() {

@@ -148,7 +148,7 @@ pub fn geometry(fd: impl AsFd) -> Result<Geometry> {
     })
 }
 
-/// Returns the whole extent map of a file as it was at one moment, blocks past EOF included; `None` if the file has more
+/// Returns the whole extent map of a file at one moment, blocks past EOF included; `None` if the file has more
 /// than `limit` extents.
 ///
 /// The kernel holds the inode's lock during the one call. It writes dirty pages back first only where blocks are not

@@ -1,7 +1,7 @@
 /*
- * Prints, one "name value" a line, what tests/abi.rs compares with: ioctl numbers, structures, constants.
+ * Prints the ioctl numbers, structures and constants that tests/abi.rs compares with, one "name value" on each line.
  *
- * What is defined here, and not included, is younger than the headers of Debian 12, and stands as the kernel has it.
+ * The headers of Debian 12 lack the definitions below, which are those of later kernels.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -266,7 +266,7 @@ int main(void)
 	FIELD(xfs_fsop_geom, logsunit);
 	FIELD(xfs_fsop_geom, sick);
 	FIELD(xfs_fsop_geom, checked);
-	/* Not reserved: later kernels give its words names of their own, and the size stays. */
+	/* Not `reserved`: later kernels give names to its words, and the size stays. */
 
 	SIZE(getbmapx);
 	FIELD(getbmapx, bmv_offset);

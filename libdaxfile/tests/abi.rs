@@ -1,5 +1,5 @@
-//! Every ioctl number, structure and constant of this crate, compared with linux-raw-sys and, by way of a C probe, with
-//! the system's headers; and nothing that the sources declare is left out.
+//! Compares every ioctl number, structure and constant of this crate with linux-raw-sys and, through a C program, with the
+//! headers of the system; and checks that every declaration in the sources is compared.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::any::type_name;
@@ -30,7 +30,7 @@ use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
 const HEADERS: &str = "needs cc and the headers of libc, Linux and XFS; on Debian: apt-get install gcc libc6-dev \
                        linux-libc-dev xfslibs-dev";
 
-/// What linux-raw-sys 0.12 does not have: names, and beginnings of names.
+/// Names, and beginnings of names, that linux-raw-sys 0.12 does not have.
 const ONLY_IN_HEADERS: &[&str] = &[
     "BMV_",
     "BPF_",
@@ -84,7 +84,7 @@ macro_rules! fields {
     };
 }
 
-/// Values by their C names, and which types of the crate they come from.
+/// Values by their C names, and the types of the crate that they come from.
 #[derive(Default)]
 struct Abi {
     values: BTreeMap<String, u64>,
@@ -125,7 +125,7 @@ impl Abi {
     }
 }
 
-/// Where the last field ends; each must begin where the one before it ends, or else one was forgotten.
+/// Returns where the last field ends. Each field must begin where the one before it ends; otherwise a field was forgotten.
 fn end_of_last(c_name: &str, fields: &[Field]) -> usize {
     fields.iter().fold(0, |end, field| {
         assert_eq!(field.offset, end, "{c_name}: something lies before {}", field.name);
@@ -137,7 +137,7 @@ macro_rules! constants {
     ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => { $($abi.enter(stringify!($name), $module::$name);)+ };
 }
 
-/// Enters requests by number; in errors, each must have its own name.
+/// Enters requests by number, and checks that the errors of each have its name.
 macro_rules! ioctls {
     ($abi:ident, $($module:ident::$name:ident),+ $(,)?) => {
         $(assert_eq!($module::$name.name(), concat!("ioctl(", stringify!($name), ")"));)+
@@ -287,7 +287,7 @@ fn ours() -> Abi {
     abi.enter("PERF_ATTR_SIZE_VER1", end_of_last("RawEvent", &event));
     abi.fields("perf_event_attr", &[Field { name: "type", ..event[0] }]);
     abi.fields("perf_event_attr", &event[1..6]);
-    // C's bit fields have no offset.
+    // A bit field of C has no offset.
     abi.fields("perf_event_attr", &event[7..]);
     for (c_name, fields) in [
         ("link_create", &fields!(RawLink { prog_fd, target_fd, attach_type, flags })[..]),
@@ -302,7 +302,7 @@ fn ours() -> Abi {
     abi.enter_type::<RawPin>();
 
     abi.structure::<RawFsuuid2>("fsuuid2", &fields!(RawFsuuid2 { len, uuid }));
-    // C's array at the end has no size, and the structure ends before it.
+    // In C, the array at the end has no size, and the structure ends before it.
     let fsuuid = fields!(RawExt4Fsuuid { fsu_len, fsu_flags, fsu_uuid });
     assert_eq!(end_of_last("fsuuid", &fsuuid), size_of::<RawExt4Fsuuid>());
     abi.enter_type::<RawExt4Fsuuid>();
@@ -310,7 +310,7 @@ fn ours() -> Abi {
     abi.enter("sizeof(fsuuid)", offset_of!(RawExt4Fsuuid, fsu_uuid));
     abi.enter("fsuuid.fsu_uuid", offset_of!(RawExt4Fsuuid, fsu_uuid));
 
-    // The first and the last field are private, and the only ones: see fsxattr_has_its_private_fields_in_place.
+    // Only the first and the last field are private: see fsxattr_private_fields_match_the_layout.
     let public = fields!(Fsxattr { extsize, nextents, projid, cowextsize });
     let end = public[3].offset + public[3].size;
     let field = |name, Field { offset, size, .. }: &Field| Field { name, offset: *offset, size: *size };
@@ -355,7 +355,7 @@ fn ours() -> Abi {
             reserved,
         }),
     );
-    // Later kernels give its words names of their own; the size of the whole stays.
+    // Later kernels give names to words of `reserved`; the size of the structure stays.
     abi.values.retain(|name, _| !name.contains("xfs_fsop_geom.reserved"));
     abi.structure::<RawBmapx>(
         "getbmapx",
@@ -438,7 +438,7 @@ fn enter_parents(abi: &mut Abi) {
     assert_eq!(end_of_last("xfs_handle", &handle), size_of::<RawHandle>());
     abi.enter_type::<RawHandle>();
     abi.enter("sizeof(xfs_handle)", size_of::<RawHandle>());
-    // C names these through a union and a structure within.
+    // In C, these fields are in a union and a structure within.
     for field in &handle[1..] {
         abi.fields("xfs_handle", &[Field { name: field.name, ..*field }]);
     }
@@ -535,7 +535,7 @@ fn linux_raw_sys() -> Abi {
     abi
 }
 
-/// What the headers say that this machine compiles C programs with.
+/// The values in the C headers of this machine.
 fn headers() -> BTreeMap<String, u64> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi.c");
     let probe = Path::new(env!("CARGO_TARGET_TMPDIR")).join("abi-probe");
@@ -563,22 +563,22 @@ fn assert_same(ours: &BTreeMap<String, u64>, theirs: &BTreeMap<String, u64>) {
 }
 
 #[test]
-fn as_in_linux_raw_sys() {
+fn abi_matches_linux_raw_sys() {
     let mut ours = ours().values;
     ours.retain(|name, _| !ONLY_IN_HEADERS.iter().any(|beginning| name.starts_with(beginning)));
     assert_same(&ours, &linux_raw_sys().values);
 }
 
 #[test]
-fn as_in_the_headers() {
+fn abi_matches_c_headers() {
     assert_same(&ours().values, &headers());
 }
 
 #[test]
-fn fsxattr_has_its_private_fields_in_place() {
+fn fsxattr_private_fields_match_the_layout() {
     let mut ours = Fsxattr::default().with_xflags(Xflags::NODEFRAG);
     (ours.extsize, ours.nextents, ours.projid, ours.cowextsize) = (1, 2, 3, 4);
-    // SAFETY: the sizes are equal, or it would not compile, and both consist of integers.
+    // SAFETY: the sizes are equal, otherwise this would not compile, and both types consist of integers.
     let raw: linux_raw_sys::general::fsxattr = unsafe { transmute(ours) };
     assert_eq!(raw.fsx_xflags, Xflags::NODEFRAG.bits());
     assert_eq!([raw.fsx_extsize, raw.fsx_nextents, raw.fsx_projid, raw.fsx_cowextsize], [1, 2, 3, 4]);
@@ -589,7 +589,7 @@ fn fsxattr_has_its_private_fields_in_place() {
 }
 
 #[test]
-fn nothing_in_the_sources_is_left_out() {
+fn every_declaration_is_compared() {
     let abi = ours();
     let mut constants = BTreeSet::new();
     let mut types = BTreeSet::new();
@@ -606,13 +606,14 @@ fn nothing_in_the_sources_is_left_out() {
             let bitflags = line.starts_with("    pub struct ") && line.contains(':');
             repr_c |= line == "#[repr(C)]";
             if let Some(name) = after("struct").filter(|_| repr_c || bitflags) {
+                assert!(!types.contains(&name), "two types are named {name}, and one could be forgotten");
                 types.insert(name);
                 repr_c = false;
             }
         }
     }
     let entered: BTreeSet<String> = abi.values.into_keys().collect();
-    assert!(constants.len() > 10, "the sources were not understood: {constants:?}");
-    assert_eq!(constants.difference(&entered).collect::<Vec<_>>(), [""; 0], "constants without a check");
-    assert_eq!(types, abi.types, "types that are declared, types that are checked");
+    assert!(constants.len() > 10, "too few constants found in the sources: {constants:?}");
+    assert_eq!(constants.difference(&entered).collect::<Vec<_>>(), [""; 0], "constants that are not compared");
+    assert_eq!(types, abi.types, "declared types on the left, compared types on the right");
 }

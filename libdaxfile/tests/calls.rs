@@ -1,5 +1,5 @@
-//! The calls on real files that need neither privilege nor mounts: the filesystem that cargo builds on, which must have
-//! FIEMAP; tmpfs in /dev/shm, which has not; procfs, which has next to nothing.
+//! Makes the calls that need no privilege and no mount, on real files: on the filesystem that cargo builds on, which must
+//! have FIEMAP; on tmpfs in /dev/shm, which has none; and on procfs, which has almost nothing.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fmt::Debug;
@@ -34,7 +34,7 @@ fn extents(file: &File) -> Vec<Extent> {
     Extents::new(file, 0..u64::MAX, Request::SYNC).collect::<Result<_>>().expect("the filesystem has FIEMAP")
 }
 
-/// A file of `count` blocks, each with a hole before it. XFS may map a piece of the next hole, too, in advance.
+/// Makes a file of `count` blocks with a hole before each. XFS may preallocate a part of the next hole.
 fn sparse_file(count: usize) -> File {
     const STRIDE: usize = 128 * 1024;
     let file = tempfile_in(ON_DISK).unwrap();
@@ -58,7 +58,7 @@ fn fiemap_counts_what_it_lists() {
 }
 
 #[test]
-fn fiemap_goes_on_where_a_call_had_no_room_left() {
+fn fiemap_continues_after_a_full_call() {
     const MORE_THAN_ONE_CALL_GIVES: usize = 4200;
     let file = sparse_file(MORE_THAN_ONE_CALL_GIVES);
     let extents = extents(&file);
@@ -71,7 +71,7 @@ fn fiemap_goes_on_where_a_call_had_no_room_left() {
 }
 
 #[test]
-fn fiemap_keeps_to_its_range() {
+fn fiemap_returns_only_extents_of_its_range() {
     let file = sparse_file(3);
     let all = extents(&file);
     let second = all[1].logical..all[1].logical + all[1].length;
@@ -89,7 +89,7 @@ fn fiemap_keeps_to_its_range() {
 }
 
 #[test]
-fn fiemap_names_itself_and_ends_after_an_error() {
+fn fiemap_error_names_the_call_and_ends_the_iteration() {
     const CALL: &str = "ioctl(FS_IOC_FIEMAP)";
     let none = [Errno::EOPNOTSUPP];
     for file in [File::open(PROC).unwrap(), tempfile_in(SHM).unwrap()] {
@@ -103,7 +103,7 @@ fn fiemap_names_itself_and_ends_after_an_error() {
 }
 
 #[test]
-fn fallocate_allocates_and_names_its_errors() {
+fn fallocate_allocates_and_reports_errors() {
     let file = tempfile_in(ON_DISK).unwrap();
     fallocate(&file, Mode::empty(), 0, 1 << 20).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 1 << 20);
@@ -132,7 +132,7 @@ fn fallocate_needs_a_descriptor_open_for_writing() {
 }
 
 #[test]
-fn xattr_absent_is_no_error() {
+fn xattr_absent_returns_none() {
     let file = tempfile_in(ON_DISK).unwrap();
     let name = c"user.daxfile.test";
     assert_eq!(xattr::get(&file, name, 16).unwrap(), None);
@@ -155,7 +155,7 @@ fn xattr_absent_is_no_error() {
 }
 
 #[test]
-fn attributes_that_may_be_there() {
+fn xattr_list_rules_out_absent_names() {
     let file = tempfile_in(ON_DISK).unwrap();
     let names = [c"user.daxfile.test", c"user.daxfile.other"];
     assert_eq!(xattr::may_have(&file, names).unwrap(), [false, false]);
@@ -164,7 +164,7 @@ fn attributes_that_may_be_there() {
     xattr::set(&file, names[1], b"").unwrap();
     assert_eq!(xattr::may_have(&file, names).unwrap(), [false, true]);
     xattr::remove(&file, names[1]).unwrap();
-    // More than fits into one look.
+    // The list of these names does not fit into the buffer of one call.
     for n in 0..5 {
         let name = std::ffi::CString::new(format!("user.{n}{}", "x".repeat(240))).unwrap();
         xattr::set(&file, &name, b"").unwrap();
@@ -173,7 +173,7 @@ fn attributes_that_may_be_there() {
 }
 
 #[test]
-fn xattr_names_its_errors() {
+fn xattr_unknown_namespace_is_refused() {
     let file = tempfile_in(ON_DISK).unwrap();
     let no_such_namespace = c"daxfile.test";
     let none = [Errno::EOPNOTSUPP];
@@ -183,7 +183,7 @@ fn xattr_names_its_errors() {
 }
 
 #[test]
-fn statx_tells_what_stat_tells() {
+fn statx_matches_stat() {
     for directory in [ON_DISK, SHM] {
         let mut file = tempfile_in(directory).unwrap();
         file.write_all(&[1; 5000]).unwrap();
@@ -203,7 +203,7 @@ fn statx_tells_what_stat_tells() {
 }
 
 #[test]
-fn fsxattr_writes_back_what_it_read() {
+fn fsxattr_written_flags_are_read_back() {
     let file = tempfile_in(ON_DISK).unwrap();
     let before = fsxattr::get(&file).unwrap();
     assert!(!before.xflags().contains(fsxattr::Xflags::NODUMP));
@@ -215,7 +215,7 @@ fn fsxattr_writes_back_what_it_read() {
 }
 
 #[test]
-fn what_procfs_has_not_is_named() {
+fn procfs_refuses_inode_ioctls() {
     let file = File::open(PROC).unwrap();
     let none = [Errno::ENOTTY, Errno::EOPNOTSUPP];
     assert_error(fsxattr::get(&file), "ioctl(FS_IOC_FSGETXATTR)", &none);
@@ -224,7 +224,7 @@ fn what_procfs_has_not_is_named() {
 }
 
 #[test]
-fn what_is_not_xfs_is_named() {
+fn tmpfs_refuses_xfs_ioctls() {
     let file = tempfile_in(SHM).unwrap();
     assert_error(xfs::geometry(&file), "ioctl(XFS_IOC_FSGEOMETRY)", &[Errno::ENOTTY]);
     assert_error(xfs::whole_map(&file, 1), "ioctl(XFS_IOC_GETBMAPX)", &[Errno::ENOTTY]);
@@ -259,7 +259,7 @@ fn cachestat_counts_the_pages_of_its_range() {
 }
 
 #[test]
-fn cachestat_names_its_errors() {
+fn cachestat_refuses_a_path_only_descriptor() {
     let path_only = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(PROC).unwrap();
     assert_error(cachestat::count(&path_only, 0..u64::MAX), "cachestat", &[Errno::EBADF]);
 }
@@ -271,18 +271,18 @@ fn file_to_lease() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Opens, or fails at once where a lease would have it wait.
+/// Opens a file, or fails at once if a lease makes the open wait.
 fn open_at_once(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
     options.custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 #[test]
-fn read_lease_stops_a_writer_until_it_is_dropped() {
+fn read_lease_blocks_a_writer_until_dropped() {
     let (_directory, path) = file_to_lease();
     let file = File::open(&path).unwrap();
     let lease = Lease::take(&file, Kind::Read).unwrap();
     File::open(&path).unwrap();
-    assert!(lease.undisturbed().unwrap(), "a reader does not disturb it");
+    assert!(lease.undisturbed().unwrap(), "a reader does not disturb the lease");
 
     let writer = thread::spawn(move || File::options().write(true).open(path).map(drop));
     while lease.undisturbed().unwrap() {
@@ -318,7 +318,7 @@ fn read_lease_is_refused_while_a_writer_is_inside() {
 }
 
 #[test]
-fn write_lease_stops_readers_too() {
+fn write_lease_blocks_readers_too() {
     let (_directory, path) = file_to_lease();
     let file = File::options().read(true).write(true).open(&path).unwrap();
     let reader = File::open(&path).unwrap();

@@ -1,10 +1,12 @@
-//! The verbs on real filesystems, compared with what other tools report.
+//! The verbs and libdaxfile on real filesystems, compared with what other tools report.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod align;
 mod blockers;
 mod dax;
+mod examples;
 mod harness;
+mod interfaces;
 mod main_job;
 mod map;
 mod maps;

@@ -247,9 +247,9 @@ fn package_of(program: &str) -> &str {
     }
 }
 
-/// Runs a program that must succeed, and gives what it printed.
+/// Runs a program that must succeed, and returns what it printed.
 #[track_caller]
-pub(crate) fn output(command: &mut Command) -> String {
+pub fn output(command: &mut Command) -> String {
     let out = finish(command.env("LC_ALL", "C"));
     assert!(out.status.success(), "{command:?}\n{}", describe(status_of(out.status), &out));
     String::from_utf8_lossy(&out.stdout).into_owned()

@@ -164,14 +164,27 @@ pub fn release(target: &Target, record: &Record) -> Result<()> {
         writable::release(target)?;
     }
     let cleared = clear_flags(target, record.added)?;
-    if let Err(error) = xattr::remove(target, attribute(record.needs.hold)) {
+    if let Err(error) = remove_record(target, record.needs.hold) {
         add_flags(target, cleared)?;
         if guarded {
             writable::hold_again(target)?;
         }
-        return Err(error.into());
+        return Err(error);
     }
     target.fsync().map_err(|error| error.because("unpinned, but a crash may pin it again: unpin once more"))
+}
+
+/// Removes what a file has in the attribute of a hold. Durable after the next fsync.
+///
+/// # Errors
+/// Those of fremovexattr(2).
+pub fn remove_record(target: &Target, hold: Hold) -> Result<()> {
+    xattr::remove(target, attribute(hold)).map_err(|error| match error.errno {
+        Errno::EPERM | Errno::EACCES => {
+            Error::from(error).because("needs CAP_SYS_ADMIN, or write access where the hold is none")
+        }
+        _ => error.into(),
+    })
 }
 
 /// Clears those of `flags` that are on; returns them.

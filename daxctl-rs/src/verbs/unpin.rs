@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use libdaxfile::Errno;
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::{Errno, xattr};
 
 use super::each;
 use crate::error::{Error, Result};
@@ -103,14 +103,8 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
     }
     match stored {
         Stored::Own(record) => hold::release(target, record),
-        _ => xattr::remove(target, attribute(hold)).map_err(Error::from).and_then(|()| target.fsync()),
+        _ => hold::remove_record(target, hold).and_then(|()| target.fsync()),
     }
-    .map_err(|error| match (error.call, error.errno) {
-        (Some("fremovexattr"), Some(Errno::EPERM | Errno::EACCES)) => {
-            error.because("needs CAP_SYS_ADMIN, or write access where the hold is none")
-        }
-        _ => error,
-    })
 }
 
 /// Finds, without touching the file, what would keep its pin from being ended.

@@ -1,17 +1,15 @@
-//! libdaxfile's calls on filesystems that only root can mount, and its examples. libdaxfile/tests has the calls that need
-//! neither.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! libdaxfile's calls that need a filesystem of their own, or root. libdaxfile/tests has the others.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{require, sh, xfs_bmap};
+use daxfile_tests::tools::{on, output, require, sh, xfs_bmap};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use libdaxfile::bulkstat::{Inode, Inodes};
 use libdaxfile::fallocate::{Mode, fallocate};
@@ -20,26 +18,11 @@ use libdaxfile::parents::{Parent, Parents};
 use libdaxfile::{Errno, cachestat, inode};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-/// Runs a program that must succeed; returns what it printed.
-#[track_caller]
-fn output(command: &mut Command) -> String {
-    let out = finish(command);
-    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-/// An example of libdaxfile, which cargo builds beside this test.
-#[track_caller]
-fn example(name: &str) -> PathBuf {
-    let target = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
-    let path = target.join("examples").join(name);
-    assert!(path.exists(), "{} is not built: cargo build -p libdaxfile --examples", path.display());
-    path
-}
+use super::examples::example;
 
 /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
 /// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
-fn xfs_with_parent_pointers() -> Scratch {
+pub(super) fn xfs_with_parent_pointers() -> Scratch {
     require(&["xfs_db"]);
     let mut scratch = Scratch::new(Kind::xfs());
     scratch.unmount();
@@ -94,10 +77,10 @@ fn bulkstat_record_matches_stat_of_each_file() {
         for (name, flag) in [("sparse", "+id"), ("dir/7", "+i"), ("dir/2499", "+A")] {
             output(Command::new("chattr").arg(flag).arg(scratch.path(name)));
         }
-        sh(format!("setfattr -n user.test -v 1 '{}'", scratch.path("dir/11").display()));
+        sh(on(scratch.path("dir/11"), "setfattr -n user.test -v 1 $F"));
         std::os::unix::fs::chown(scratch.path("dir/5"), Some(1234), Some(5678)).unwrap();
         fs::hard_link(scratch.path("dir/3"), scratch.path("link")).unwrap();
-        sh(format!("sync -f '{}'", scratch.mount_point().display()));
+        sh(on(scratch.mount_point(), "sync -f $F"));
         paths.push(scratch.path("sparse"));
 
         let unlinked = File::create(scratch.path("unlinked")).unwrap();
@@ -139,24 +122,6 @@ fn bulkstat_needs_cap_sys_admin() {
     let refused = finish(&mut setpriv);
     let text = "ioctl(XFS_IOC_BULKSTAT): Operation not permitted";
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(text), "{refused:?}");
-}
-
-#[test]
-fn example_immutable_lists_immutable_files() {
-    for (scratch, has_paths) in [(Scratch::new(Kind::xfs()), false), (xfs_with_parent_pointers(), true)] {
-        let path = scratch.path("some/where/file");
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut file = File::create(&path).unwrap();
-        file.write_all(b"contents").unwrap();
-        file.sync_all().unwrap();
-        fs::write(scratch.path("other"), "").unwrap();
-        let list = || output(Command::new(example("immutable")).arg(scratch.mount_point()));
-        assert_eq!(list(), "");
-        output(Command::new("chattr").arg("+i").arg(&path));
-        let inode = fs::metadata(&path).unwrap().ino();
-        let shown = if has_paths { path.to_str().unwrap() } else { "-" };
-        assert_eq!(list(), format!("{inode} 8 {shown}\n"));
-    }
 }
 
 fn parents(path: impl AsRef<Path>) -> Vec<Parent> {
