@@ -1,18 +1,51 @@
 #!/usr/bin/env bash
-# lab.sh [--kills N] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]: runs test programs, with these arguments of theirs, in a
-# virtual machine with that Debian kernel, 6.1, 6.12 or newest: tests/lab.sh 6.1 filesystem maps::a_test_name
-# With --kills they are run N + 1 times: the machine is killed when they ask for it, and booted again.
+# lab.sh [--kills N] [--boot PARAMETERS] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
+# Runs test programs, with these arguments, in a virtual machine: tests/lab.sh 6.1 filesystem maps::a_test_name
+# KERNEL is one of Debian's (6.1, 6.12 or newest), or a path:
+#   DIRECTORY      holds boot/vmlinuz-VERSION (or vmlinuz beside the modules) and lib/modules/VERSION or usr/lib/modules/VERSION:
+#                  a Debian package unpacked with dpkg -x, or what make install and make modules_install wrote there
+#   IMAGE:MODULES  names a bzImage and its modules' directory, …/lib/modules/VERSION
+# With --kills, lab.sh runs them N + 1 times: it kills the machine when they ask for it, and boots it again.
+# With --boot, the kernel gets these parameters as well: --boot 'lockdown=integrity apparmor=0'
 # With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-holds(7) tells of that kernel.
 set -euo pipefail
-kills=0
-if [[ ${1-} == --kills && ${2-} =~ ^[1-9][0-9]*$ ]]; then
-    kills=$2
-    shift 2
-fi
-if (($# < 2)) || [[ $1 == -* ]]; then
-    sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" >&2
+usage() {
+    sed -n '2,/^set /s/^# //p' "${BASH_SOURCE[0]}" >&2
     exit 2
+}
+kills=0
+boot_parameters=
+while [[ ${1-} == -* ]]; do
+    case $1=${2-} in
+        --kills=[1-9]*) kills=$2 ;;
+        --boot=*) boot_parameters=${2-} ;;
+        *) usage ;;
+    esac
+    shift 2 || usage
+done
+if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]]; then
+    usage
 fi
+linux=
+# A path is relative to where the caller is.
+case $1 in
+    6.1 | 6.12 | newest) ;;
+    *:*) linux=$(realpath -e "${1%:*}") modules=$(realpath -e "${1##*:}") ;;
+    *)
+        directory=$(realpath -e "$1")
+        modules=
+        for candidate in "$directory"/{usr/,}lib/modules/*/; do
+            version=$(basename "$candidate")
+            for image in "$directory/boot/vmlinuz-$version" "$candidate/vmlinuz"; do
+                [[ ! -e $image ]] || linux=$image modules=$(realpath "$candidate")
+            done
+        done
+        if [[ -z $linux ]]; then
+            echo "lab.sh: $directory: no boot/vmlinuz-VERSION with lib/modules/VERSION" >&2
+            exit 2
+        fi
+        ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/scripts/packages.sh
 need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binutils \
@@ -20,20 +53,26 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
     mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base \
     clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup \
-    sfdisk=fdisk mkfs.f2fs=f2fs-tools
+    sfdisk=fdisk mkfs.f2fs=f2fs-tools apparmor_parser=apparmor
 # Packages whose programs the tests call.
-packages=(attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils f2fs-tools fdisk findutils
+packages=(apparmor attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils f2fs-tools fdisk findutils
     grep gzip jq kmod libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux
     util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
-devices=(loop nd_e820 nd_pmem nd_btt dax_pmem)
-modules=("${devices[@]}" virtio_pci virtio_pmem xfs ext4 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic
-    dm_mod dm_crypt crypto_null)
+devices=(loop nd_e820 nd_pmem nd_btt dax_pmem virtio_pci virtio_pmem)
+names_of_modules=("${devices[@]}" xfs ext4 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic
+    crc32c_cryptoapi dm_mod dm_crypt crypto_null)
 IFS=, read -ra names <<<"$2"
 limit=2h
 
-kernel=$(tests/scripts/lab/fetch.sh "$1")
-version=${kernel##*/}
+if [[ -z $linux ]]; then
+    kernel=$(tests/scripts/lab/fetch.sh "$1")
+    version=${kernel##*/}
+    modules=$kernel/usr/lib/modules/$version
+    linux=$kernel/boot/vmlinuz-$version
+    [[ -e $linux ]] || linux=$modules/vmlinuz
+fi
+version=${modules##*/}
 echo "== Linux $version: ${names[*]}"
 work=$(mktemp -d)
 qemu=
@@ -62,48 +101,53 @@ executables=("$target/debug/daxfile" "${programs[@]}" "$attacks"/*)
 printf '%s\n' "${executables[@]}" "$PWD"/{README.md,man,tests} | copy
 strip "${executables[@]/#/$tree}"
 
-mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' |
+# No configuration: neither a package's of modprobe(8), nor what this machine's administrator wrote.
+mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' | grep -v /modprobe.d/ |
     while read -r file; do if [[ -f $file && -r $file ]]; then echo "$file"; fi; done)
 mapfile -t libraries < <(printf '%s\n' "${executables[@]}" "${files[@]}" | xargs ldd 2>/dev/null |
     grep -oE '/[^ ]+ \(0x' | cut -d' ' -f1 | sort -u)
-printf '%s\n' "${files[@]}" "${libraries[@]}" /etc/{passwd,group,nsswitch.conf,mke2fs.conf} | copy
+printf '%s\n' "${files[@]}" "${libraries[@]}" | copy
+for file in passwd group; do
+    cp "/usr/share/base-passwd/$file.master" "$tree/etc/$file"
+done
 ln -sf bash "$tree/usr/bin/sh"
 ln -sf mawk "$tree/usr/bin/awk"
 
-tests/scripts/lab/modules.sh "$kernel" "$tree" "${modules[@]}"
+tests/scripts/lab/modules.sh "$modules" "$tree" "${names_of_modules[@]}"
 
 cp tests/scripts/lab/init "$tree/init"
 cp tests/scripts/lab/skipped "$tree/lab/skipped"
-printf '%s\n' "${devices[@]}" >"$tree/lab/devices"
+printf '%s\n' "${devices[@]}" >"$tree/lab/modules"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"
-page=man/daxfile-holds.7
-realpath "$page" >"$tree/lab/page"
-(cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"
-
-linux=$kernel/boot/vmlinuz-$version
-[[ -e $linux ]] || linux=$kernel/usr/lib/modules/$version/vmlinuz
 pmem=(memmap=512M!1G)
+nodes=(loop-control pmem0 pmem1)
 # And one whose stores only a flush by the device makes durable.
 machine=(-M q35 -m 6G,maxmem=10G -object "memory-backend-file,id=pmem,size=64M,mem-path=$work/pmem,share=on"
     -device virtio-pmem-pci,memdev=pmem)
 if ((kills > 0)); then
     # Four devices: a kernel that places itself at random keeps clear of no more. Between them, what keeps them apart.
     pmem=(memmap=320M!1G memmap=320M!1408M memmap=320M!4608M memmap=320M!5120M)
+    nodes=(loop-control pmem{0..3})
     # The memory is a file, which outlives the machine.
     machine=(-M q35,memory-backend=ram -m 4G -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
 fi
+printf '/dev/%s\n' "${nodes[@]}" >"$tree/lab/nodes"
+page=man/daxfile-holds.7
+realpath "$page" >"$tree/lab/page"
+(cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"
 
+# no_timer_check: on a busy host, the kernel finds the timer too slow and panics.
 # Its processors take turns in one thread: in threads of their own they fall over code that another one is patching, as
 # kernels do where a probe is set or taken away.
 start() {
     : >"$work/out"
     rm -f "$work/pid"
     timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg,thread=single -smp 2 -nodefaults -no-user-config \
-        -display none -no-reboot -pidfile "$work/pid" -device isa-debug-exit,iobase=0xf4,iosize=4 \
+        -display none -no-reboot -pidfile "$work/pid" \
         -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
-${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
+        -append "console=ttyS0 quiet no_timer_check mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
+$boot_parameters LAB_LINE=ttyS1 ${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
     qemu=$!
 }
 
@@ -141,18 +185,18 @@ for ((boot = 0; boot < kills; boot++)); do
     add_boot $((boot + 1))
 done
 start
-tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -av '^page: ' || :
+tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -avE '^(page|status): ' || :
 status=0
 wait "$qemu" || status=$?
 qemu=
 if [[ -v UPDATE_HOLDS ]] && grep -aq '^page: ' "$work/out"; then
     tr -d '\r' <"$work/out" | sed -n 's/^page: //p' >"$page"
 fi
-# The guest's status N comes out as 2N + 1 (QEMU's isa-debug-exit); what else ends QEMU is no end of the tests.
-case $status in
-    1) exit 0 ;;
-    3) exit 1 ;;
-    124) echo "lab.sh: Linux $version: not done after $limit" ;;
+# Whatever else ends the guest leaves no status.
+case $status=$(tr -d '\r' <"$work/out" | sed -n 's/^status: //p') in
+    0=0) exit 0 ;;
+    0=1) exit 1 ;;
+    124=*) echo "lab.sh: Linux $version: not done after $limit" ;;
     *) echo "lab.sh: Linux $version: the guest died" ;;
 esac
 tail -n 60 "$work/console"

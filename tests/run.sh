@@ -12,10 +12,10 @@ quick=
 slow=()
 names=()
 kernels=(6.1)
-# Of each guest, its test programs and what the names of their tests contain.
+# Of each guest, the arguments of lab.sh: the test programs and what the names of their tests contain.
 guests=(
-    "guard in_the_lab --skip toll"
-    "attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
+    "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll"
+    "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
 kills=2
 for argument; do
@@ -24,9 +24,9 @@ for argument; do
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
             guests=(
-                "attacks attacks/"
-                "guard,filesystem,cli in_the_lab what_is_said --skip toll"
-                "filesystem,races pins_survive a_writer_inside a_file_in_use"
+                "KERNEL attacks attacks/"
+                "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab what_is_said --skip toll"
+                "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
             )
             kills=20
             ;;
@@ -121,7 +121,7 @@ elif ((${#names[@]} == 0)); then
     (
         for kernel in "${kernels[@]}"; do
             echo "--kills $kills $kernel faults killed::"
-            printf '%s\n' "${guests[@]/#/$kernel }"
+            printf '%s\n' "${guests[@]/KERNEL/"$kernel"}"
         done | xargs -P 2 -I '{}' bash -c 'guest {}'
     ) &
     lab_job=$!

@@ -35,9 +35,9 @@ int main(int argc, char **argv)
 	struct stat st;
 	if (fd < 0 || fstat(fd, &st))
 		err(1, "%s", argv[2]);
-	int line = open("/dev/ttyS1", O_WRONLY | O_NOCTTY);
+	int line = open("/dev/lab", O_WRONLY | O_NOCTTY);
 	if (line < 0)
-		err(1, "/dev/ttyS1");
+		err(1, "/dev/lab");
 	int flags = argc > 4 ? MAP_SHARED : MAP_SHARED_VALIDATE | MAP_SYNC;
 	char *bytes = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, flags, fd, 0);
 	if (bytes == MAP_FAILED)
@@ -51,7 +51,7 @@ int main(int argc, char **argv)
 		_mm_sfence();
 		int length = snprintf(said, sizeof said, "\nlab: %s %llu\n", argv[1], (unsigned long long)counter);
 		if (write(line, said, length) != length)
-			err(1, "/dev/ttyS1");
+			err(1, "/dev/lab");
 		if (counter == first && puts("stored") >= 0)
 			fflush(stdout);
 	}

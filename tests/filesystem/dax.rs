@@ -272,7 +272,6 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn persistent_memory_without_map_sync_in_the_lab() {
-    sh("modprobe -a virtio_pci virtio_pmem; until [[ -b /dev/pmem1 ]]; do sleep 0.1; done");
     let pmem = Pmem::on("/dev/pmem1", EXT4, "dax=always");
     let path = pmem.path("file");
     done(&["alloc", "-s", SIZE], &path);

@@ -350,3 +350,39 @@ fn a_closed_file_is_closed_for_the_program_that_follows() {
     });
     assert_eq!(busy, 0, "of {ROUNDS} leases were refused");
 }
+
+/// With the package ndctl, /etc/modprobe.d has `install libnvdimm …`: modprobe(8) lists it as a command, not as a module.
+#[test]
+fn lab_modules_ignore_configuration_of_the_host() {
+    require(&["depmod", "unshare"]);
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
+    let kernel = sh(format!("'{}' 6.1", lab.join("fetch.sh").display()));
+    let dir = tempfile::tempdir().unwrap();
+    let list = |tree: &str, before: &str| {
+        let tree = dir.path().join(tree);
+        fs::create_dir(&tree).unwrap();
+        let (kernel, script) = (kernel.trim(), lab.join("modules.sh"));
+        let tree = tree.display();
+        sh(format!(
+            "{before} '{}' '{kernel}/lib/modules/'* '{tree}' nd_pmem loop xfs dm_crypt && cd '{tree}' && find . -type f | sort",
+            script.display()
+        ))
+    };
+    let clean = list("clean", "");
+    for module in ["libnvdimm", "nd_pmem", "loop", "xfs", "dm-mod", "dm-crypt", "libcrc32c"] {
+        assert!(clean.contains(&format!("/{module}.ko")), "no {module}:\n{clean}");
+    }
+    let hostile = dir.path().join("hostile");
+    fs::create_dir(&hostile).unwrap();
+    for module in ["libnvdimm", "loop", "xfs", "dm_mod"] {
+        let lines = format!("blacklist {module}\ninstall {module} /bin/false\nsoftdep {module} pre: zram\n");
+        fs::write(hostile.join(format!("{module}.conf")), lines).unwrap();
+    }
+    fs::write(hostile.join("search.conf"), "search updates\nexclude kernel/drivers/nvdimm\n").unwrap();
+    let at = hostile.display();
+    let before = format!(
+        "unshare --mount sh -ec 'mkdir -p /etc/modprobe.d /etc/depmod.d; mount --bind \"$0\" /etc/modprobe.d; \
+         mount --bind \"$0\" /etc/depmod.d; exec env MODPROBE_OPTIONS=--bad-option \"$@\"' '{at}'"
+    );
+    assert_eq!(list("beside hostile configuration", &before), clean);
+}

@@ -453,3 +453,33 @@ fn toll_of_other_files_in_the_lab() {
         );
     }
 }
+
+/// Lockdown forbids programs that write to user memory, and AppArmor refuses before the guard is asked.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh --boot lockdown=integrity KERNEL guard"]
+fn writable_pins_hold_beside_apparmor_and_lockdown_in_the_lab() {
+    let active = |name: &str| std::fs::read_to_string(Path::new("/sys/kernel/security").join(name)).unwrap();
+    let (lsm, lockdown) = (active("lsm"), active("lockdown"));
+    assert!(lsm.contains("apparmor") && lsm.contains("bpf"), "{lsm}");
+    assert!(lockdown.contains("[integrity]"), "not booted with --boot lockdown=integrity: {lockdown}");
+    let _turn = turn();
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let path = allocated(&scratch, "file");
+        let map = filefrag(&path);
+        let confined = "$F.dd if=/dev/zero of=$F bs=4k count=1 conv=notrunc";
+        sh(on(&path, &format!("cp /usr/bin/dd $F.dd; {confined}")));
+        sh(on(&path, r#"echo "profile $F.dd { file, deny $F w, }" >$F.profile; apparmor_parser -K -a $F.profile"#));
+        done(&PIN, &path);
+        refused(&path, confined);
+        write_in_place(&path);
+        for attack in ["truncate -s 0 $F", "echo >>$F", "rm -f $F", "fallocate -p -l 4096 $F"] {
+            refused(&path, attack);
+        }
+        sh(on(&path, &format!("apparmor_parser -R $F.profile; {confined}")));
+        assert_eq!(filefrag(&path), map);
+        done(&["verify"], &path);
+        done(&["unpin"], &path);
+        sh("test ! -e /sys/fs/bpf/daxfile");
+    }
+}

@@ -226,7 +226,7 @@ check_boot() {
 
     kernel=$(tests/scripts/lab/fetch.sh 6.12)
     version=${kernel##*/}
-    tests/scripts/lab/modules.sh "$kernel" "$scratch/boot" autofs4 crc32c_generic virtio_pci virtio_blk xfs
+    tests/scripts/lab/modules.sh "$kernel/usr/lib/modules/$version" "$scratch/boot" autofs4 crc32c_generic virtio_pci virtio_blk xfs
     umount -lR "$scratch"/boot/{dev,proc,sys}
     rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
     (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"
