@@ -326,7 +326,9 @@ fn not_held(checker: &Checker) {
     let file = scratch.path("file");
     shell(&scratch, "xfs_io -f -c 'pwrite -q 0 64k' file; sync file");
     checker.run(0, with(&["pin"], &[&file]));
-    let Stored::Own(mut record) = record::load(&Target::open(&file).unwrap(), false).unwrap() else { panic!("no record") };
+    let Stored::Own(mut record) = record::load(&Target::open(&file).unwrap(), false).unwrap() else {
+        panic!("no record")
+    };
     (record.needs.hold, record.added) = (Hold::Writable, Default::default());
     let hex: String = record.encode().iter().map(|byte| format!("{byte:02x}")).collect();
     shell(&scratch, &format!("chattr -i file; setfattr -n security.daxfile.pin -v 0x{hex} file"));
