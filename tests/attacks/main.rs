@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod page;
+mod places;
 mod run;
 mod table;
 
@@ -20,6 +21,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use page::{Cell, Page};
 use run::Outcome;
 use table::{Attack, FILESYSTEMS, HOLDS, Hold, attacks};
+
+const PLACES_COMPLETE: &str = "places/complete";
 
 /// What the trials found.
 #[derive(Default)]
@@ -43,6 +46,10 @@ fn main() -> ExitCode {
     let rows = Arc::clone(&page);
     trials.push(trial("page".to_owned(), move || rows.has_only(attacks)));
     trials.push(trial("writable".to_owned(), run::pins_writable));
+    let slugs: BTreeSet<&str> = attacks.iter().map(|attack| attack.slug).collect();
+    let known = slugs.clone();
+    trials.push(trial("places".to_owned(), move || places::are_judged_once(&known)));
+    trials.push(trial(PLACES_COMPLETE.to_owned(), move || places::are_complete(&slugs)));
     trials.retain(|trial| names.is_empty() || names.iter().any(|name| trial.name().contains(name)));
     let writable = |trial: &Trial| trial.name().split('/').any(|part| part == Hold::Writable.name());
     if !arguments.list
@@ -51,6 +58,11 @@ fn main() -> ExitCode {
     {
         println!("test attacks/writable ... ignored, on this machine: {lack}: tests/lab.sh KERNEL attacks");
         trials.retain(|trial| !writable(trial));
+    }
+    let complete = format!("attacks/{PLACES_COMPLETE}");
+    if !arguments.list && !arguments.include_ignored && trials.iter().any(|trial| trial.name() == complete) {
+        println!("test {complete} ... ignored, fetches the source of three kernels: tests/run.sh --full");
+        trials.retain(|trial| trial.name() != complete);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     let found = found.lock().unwrap();

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# Sourced by the scripts that fetch a kernel, or its source, from the Debian suite that has it.
+. "$(dirname "${BASH_SOURCE[0]}")/../packages.sh"
+
+# begin 6.1|6.12|newest: the functions below are about this kernel. What was fetched is kept in $cache. Scripts that fetch
+# side by side do so in turn, and the second finds what the first has fetched.
+begin() {
+    local turn
+    case $1 in
+        6.1) suites=(bookworm) ;;
+        6.12) suites=(trixie) ;;
+        newest) suites=(sid experimental) ;;
+        *)
+            echo "${0##*/}: no kernel $1: 6.1, 6.12 or newest" >&2
+            exit 2
+            ;;
+    esac
+    cache=${XDG_CACHE_HOME:-$HOME/.cache}/daxfile-lab
+    mkdir -p "$cache"
+    exec {turn}<"$cache"
+    flock "$turn"
+}
+
+# use_suites DIRECTORY: apt uses the suites of this kernel, and no others, and keeps its state in that directory.
+use_suites() {
+    local archive keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    archive=$(archive)
+    mkdir -p "$1"/{state/lists/partial,cache/archives/partial}
+    printf "deb [arch=amd64 signed-by=$keyring] $archive %s main\n" "${suites[@]}" >"$1/sources.list"
+    cat >"$1/apt.conf" <<END
+Dir::Etc::SourceList "$1/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "$1/state";
+Dir::State::status "/dev/null";
+Dir::Cache "$1/cache";
+Acquire::Languages "none";
+Acquire::Retries "3";
+APT::Architecture "amd64";
+APT::Get::AllowUnauthenticated "false";
+APT::Sandbox::User "$(id -un)";
+END
+    export APT_CONFIG=$1/apt.conf
+    apt-get update -qq --error-on=any >&2
+}
+
+# depends PACKAGE: its dependencies, those of the newest version among the suites.
+depends() {
+    apt-cache show "$1" | awk '
+        /^Version: / { version = $2 }
+        /^Depends: / { sub(/^Depends: /, ""); print version "\t" $0 }' |
+        sort -V | tail -n1 | cut -f2 | tr ',|' '\n' | awk '{ print $1 }'
+}
+
+# download DIRECTORY PACKAGE...: fetches the packages into the directory.
+download() {
+    mkdir -p "$1"
+    (cd "$1" && apt-get download -qq "${@:2}" >&2)
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env perl
+# places.pl <TAR: lists the places in the kernel's source that can change the extent map of a regular file. A line is
+# FILE:FUNCTION:WHAT, where WHAT is what the function calls or, for an ioctl, the command that it takes.
+use strict;
+use warnings;
+
+# Functions that write, allocate, truncate or share, or hand a file to one that does.
+my $functions = join '|', qw(
+    call_write_iter new_sync_write do_iter_readv_writev do_iter_write vfs_write vfs_writev vfs_iter_write
+    vfs_iocb_iter_write kernel_write __kernel_write __kernel_write_iter
+    iter_file_splice_write do_splice do_splice_from do_splice_direct do_splice_direct_actor splice_direct_to_actor
+    splice_file_range splice_copy_file_range generic_copy_file_range do_sendfile
+    backing_file_write_iter do_backing_file_write_iter backing_file_splice_write
+    vfs_fallocate
+    vfs_clone_file_range do_clone_file_range vfs_dedupe_file_range vfs_dedupe_file_range_one vfs_copy_file_range
+    notify_change do_truncate vfs_truncate do_ftruncate do_sys_ftruncate ksys_ftruncate do_sys_truncate ksys_truncate
+    vfs_fileattr_set dquot_quota_on dquot_quota_on_mount dquot_load_quota_inode
+    vfs_ioctl do_vfs_ioctl
+);
+# Operations of a file: taking their address is enough to call them.
+my $taken = join '|', qw(write_iter splice_write fallocate remap_file_range copy_file_range);
+# Operations of files, inodes, mappings, mappings of memory, quotas and exports.
+my $called = join '|', qw(
+    write_iter splice_write fallocate remap_file_range copy_file_range fileattr_set setattr swap_activate swap_rw
+    write_begin page_mkwrite pfn_mkwrite quota_on quota_write commit_blocks uring_cmd
+);
+# Other structures have operations of these names.
+my $named = join '|', qw((?:s_export_op|block_ops)->map_blocks f_op->unlocked_ioctl f_op->compat_ioctl);
+
+# Whose ioctls are places, each command for itself, and what these are called.
+my $controlled = qr{^(?:fs/(?:xfs|ext4|f2fs)/|fs/ioctl\.c$|fs/fuse/|drivers/block/loop\.c$)};
+my $command = qr{\w+_IOC(?:32)?_\w+|FI(?:TRIM|FREEZE|THAW|BMAP|CLONE\w*|DEDUPERANGE|GETBSZ|ONREAD)|LOOP_\w+};
+
+# Code for other machines, or for programs, is not in this kernel.
+my $elsewhere = qr{^(?:arch|tools|Documentation|samples|scripts)/};
+
+my %places;
+my $long;
+binmode STDIN;
+while (my $header = take(512)) {
+    my ($name, $size, $type, $prefix) = (unpack 'Z100 x24 A12 x20 a x188 Z155', $header);
+    last if $name eq '';
+    my $text = take(oct $size);
+    take(-length($text) % 512);
+    if ($type eq 'L') {
+        $long = unpack 'Z*', $text;
+        next;
+    }
+    my $file = $long // ($prefix eq '' || $header !~ /^.{257}ustar\0/s ? $name : "$prefix/$name");
+    $long = undef;
+    $file =~ s{^[^/]*/}{};
+    list($file, $text) if $type eq '0' && $file =~ /\.[ch]$/ && $file !~ $elsewhere;
+}
+# Whoever writes the archive is to come to its end.
+1 while read STDIN, my $rest, 65536;
+print map { "$_\n" } sort keys %places;
+
+sub take {
+    my ($length) = @_;
+    my $bytes = '';
+    while (length $bytes < $length) {
+        read(STDIN, $bytes, $length - length $bytes, length $bytes) or die "places.pl: the archive ends early\n";
+    }
+    return $bytes;
+}
+
+sub list {
+    my ($file, $text) = @_;
+    my $commands = $file =~ $controlled;
+    return unless $commands || $text =~ /\b(?:$functions|$called|map_blocks|unlocked_ioctl|compat_ioctl)\b/;
+    # Comments and literals go; the lines stay.
+    $text =~ s{(/\*.*?\*/|//[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)+')}{' ' . "\n" x ($1 =~ tr/\n//)}gse;
+    my ($head, $function) = ('', '');
+    for my $line (split /\n/, $text) {
+        if (!$function) {
+            # In the kernel's style what begins a function is not indented, nor are its braces.
+            if ($line =~ /^#|[;}]\s*$/) {
+                $head = '';
+            } else {
+                $head .= " $line";
+                $function = name($head) if $line =~ /^\{|\)\s*\{\s*$/;
+            }
+            next unless $function;
+        } elsif ($line =~ /^\}/) {
+            ($head, $function) = ('', '');
+            next;
+        }
+        my @found;
+        push @found, "$1()" while $line =~ /(?<![\w.>])($functions)\s*\(/g;
+        push @found, $1 while $line =~ /f_op(->(?:$taken))\b/g;
+        push @found, $1 while $line =~ /(->(?:$called))\s*\(/g;
+        push @found, '->' . ($1 =~ s/.*->//r) while $line =~ /($named)\s*\(/g;
+        if ($commands) {
+            push @found, $1 while $line =~ /\bcase\s+($command)\s*:/g;
+        }
+        $places{"$file:$function:$_"} = 1 for @found;
+    }
+}
+
+# The name of the function that this begins, if it does.
+sub name {
+    my ($head) = @_;
+    return $1 if $head =~ /SYSCALL_DEFINE\d\s*\(\s*(\w+)/;
+    return $head =~ /=\s*\{/ ? '' : $head =~ /(\w+)\s*\(/ ? $1 : '';
+}
