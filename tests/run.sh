@@ -32,7 +32,7 @@ for argument; do
             ;;
         --quick)
             quick=yes
-            slow=(attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
+            slow=(lab_modules attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
                 ten_thousand_extents a_record_of_100_000_extents the_btree_is_within_its_bounds
                 five_gibibytes a_gibibyte_in_its_place)
@@ -73,7 +73,7 @@ else
     need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
         mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
         mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
-        /usr/bin/time=time rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
+        /usr/bin/time=time depmod=kmod rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
         clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
     # The guard is left out of no part that is tested.
     tested=(--workspace "${guard[@]}")

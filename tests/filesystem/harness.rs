@@ -355,7 +355,7 @@ fn a_closed_file_is_closed_for_the_program_that_follows() {
 #[test]
 fn lab_modules_ignore_configuration_of_the_host() {
     require(&["depmod", "unshare"]);
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab");
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lab");
     let kernel = sh(format!("'{}' 6.1", lab.join("fetch.sh").display()));
     let dir = tempfile::tempdir().unwrap();
     let list = |tree: &str, before: &str| {
