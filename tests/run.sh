@@ -99,7 +99,7 @@ guest() {
 }
 
 format() {
-    find daxctl-rs tests -name '*.[ch]' -exec clang-format --dry-run --Werror {} +
+    find daxctl-rs libdaxfile tests -name '*.[ch]' -exec clang-format --dry-run --Werror {} +
 }
 
 if ((${#names[@]} == 0)); then

@@ -98,9 +98,9 @@ struct fsuuid2 {
 #define NUMBER(name) PRINT(#name, name)
 #define SIZE(type) PRINT("sizeof(" #type ")", sizeof(struct type))
 #define OFFSET(type, field) PRINT(#type "." #field, offsetof(struct type, field))
-#define FIELD(type, field)                                                                  \
-	do {                                                                                \
-		OFFSET(type, field);                                                        \
+#define FIELD(type, field)                                                                   \
+	do {                                                                                 \
+		OFFSET(type, field);                                                         \
 		PRINT("sizeof(" #type "." #field ")", sizeof(((struct type *)NULL)->field)); \
 	} while (0)
 

@@ -17,7 +17,7 @@ const EXAMPLES: [&str; 6] = ["count", "extents", "freeze", "immutable", "lease",
 
 /// An example of libdaxfile, which cargo builds beside this test.
 #[track_caller]
-pub(super) fn example(name: &str) -> PathBuf {
+fn example(name: &str) -> PathBuf {
     let target = std::env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
     let path = target.join("examples").join(name);
     assert!(path.exists(), "{} is not built: cargo build -p libdaxfile --examples", path.display());
@@ -189,4 +189,14 @@ fn example_immutable_lists_immutable_files() {
         let shown = if has_paths { path.to_str().unwrap() } else { "-" };
         assert_eq!(list(), format!("{inode} 8 {shown}\n"));
     }
+}
+
+#[test]
+fn example_immutable_needs_cap_sys_admin() {
+    let scratch = Scratch::new(Kind::xfs());
+    let mut setpriv = Command::new("setpriv");
+    setpriv.arg("--bounding-set=-sys_admin").arg(example("immutable")).arg(scratch.mount_point());
+    let refused = finish(&mut setpriv);
+    let text = "ioctl(XFS_IOC_BULKSTAT): Operation not permitted";
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(text), "{refused:?}");
 }

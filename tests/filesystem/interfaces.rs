@@ -8,7 +8,6 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use daxfile_tests::child::finish;
 use daxfile_tests::tools::{on, output, require, sh, xfs_bmap};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use libdaxfile::bulkstat::{Inode, Inodes};
@@ -17,8 +16,6 @@ use libdaxfile::fsxattr::{self, Xflags};
 use libdaxfile::parents::{Parent, Parents};
 use libdaxfile::{Errno, cachestat, inode};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
-use super::examples::example;
 
 /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
 /// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
@@ -112,16 +109,6 @@ fn bulkstat_starts_at_the_number_it_is_given() {
     assert_eq!(numbers(all[50] + 1), all[51..]);
     assert_eq!(numbers(all[100] + 1), [0; 0]);
     assert_eq!(numbers(u64::MAX), [0; 0]);
-}
-
-#[test]
-fn bulkstat_needs_cap_sys_admin() {
-    let scratch = Scratch::new(Kind::xfs());
-    let mut setpriv = Command::new("setpriv");
-    setpriv.arg("--bounding-set=-sys_admin").arg(example("immutable")).arg(scratch.mount_point());
-    let refused = finish(&mut setpriv);
-    let text = "ioctl(XFS_IOC_BULKSTAT): Operation not permitted";
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains(text), "{refused:?}");
 }
 
 fn parents(path: impl AsRef<Path>) -> Vec<Parent> {
