@@ -130,6 +130,11 @@ impl Target {
         })
     }
 
+    /// Device number of its filesystem: major, minor.
+    pub(crate) fn device(&self) -> (u32, u32) {
+        self.opened.device
+    }
+
     /// The directory that its path names.
     #[must_use]
     pub fn parent(&self) -> &Path {

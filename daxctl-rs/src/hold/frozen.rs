@@ -15,7 +15,7 @@ use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::statx::{Statx, Time};
 use libdaxfile::xattr;
 
-use super::Replaced;
+use super::{Replaced, durable};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Needs;
@@ -93,6 +93,9 @@ pub struct Candidate<'a> {
     lease: Option<Lease<'a>>,
     written: Option<Vec<u8>>,
     replaced: Option<Replaced>,
+    /// Flags that the record says the pin added.
+    adds: Xflags,
+    /// Flags that this process has added.
     added: Xflags,
     outcome: Option<Result<Survey>>,
 }
@@ -109,6 +112,7 @@ impl<'a> Candidate<'a> {
             lease: None,
             written: None,
             replaced: None,
+            adds: Xflags::empty(),
             added: Xflags::empty(),
             outcome: None,
         }
@@ -122,8 +126,8 @@ impl<'a> Candidate<'a> {
         self.outcome.unwrap_or_else(|| Err(interrupted()))
     }
 
-    /// Writes the record, then sets the flag, then takes the lease.
-    fn engage(&mut self) -> Result<()> {
+    /// Writes the record.
+    fn record(&mut self) -> Result<()> {
         let record = match &self.found {
             Some(record) => record.clone(),
             None => {
@@ -134,10 +138,15 @@ impl<'a> Candidate<'a> {
             }
         };
         self.written = Some(record.encode());
-        self.target.fsync()?;
+        self.adds = record.added;
+        Ok(())
+    }
+
+    /// Sets the flag, then takes the lease.
+    fn engage(&mut self) -> Result<()> {
         // Of those that a found record names, some may be on still; a failure must not take them away.
-        self.added = record.added - self.found_as.survey.inode.xflags();
-        super::add_flags(self.target, record.added)?;
+        self.added = self.adds - self.found_as.survey.inode.xflags();
+        super::add_flags(self.target, self.adds)?;
         if !self.target.inode_state()?.immutable() {
             return Err(Error::new(Status::Unable, "the filesystem did not keep the immutable flag"));
         }
@@ -154,13 +163,12 @@ impl<'a> Candidate<'a> {
     }
 
     /// Proves, under flag and lease, that the file is what was recorded, and that nobody was let in meanwhile.
-    fn prove(&mut self) -> Result<Survey> {
+    fn prove(&mut self) -> Result<()> {
         let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
         let lease = self.lease.as_ref().ok_or_else(interrupted)?;
         if !lease.undisturbed()? {
             return Err(slipped("an opener waits"));
         }
-        self.target.fsync()?;
         let name = attribute(self.needs.hold);
         if xattr::get(self.target, name, LIMIT + 1)? != self.written {
             return Err(slipped("the record is another"));
@@ -172,7 +180,8 @@ impl<'a> Candidate<'a> {
         self.lease = None;
         // Whoever was blocked by the lease has gone in by now, and has the file open for writing.
         probe(self.target)?;
-        Ok(survey)
+        self.outcome = Some(Ok(survey));
+        Ok(())
     }
 
     /// Puts the file back as it was found.
@@ -225,20 +234,48 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
         {
             pause(wait);
         }
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.outcome.is_none()) {
-            let engaged = if progress.interrupted() { Err(interrupted()) } else { candidate.engage() };
-            if let Err(error) = engaged {
+        let mut batch =
+            Batch { candidates: candidates.iter_mut().filter(|one| one.outcome.is_none()).collect(), again };
+        batch.each(progress, Candidate::record);
+        batch.sync();
+        batch.each(progress, Candidate::engage);
+        if !batch.candidates.is_empty() {
+            pause(SETTLE);
+        }
+        batch.sync();
+        batch.each(progress, Candidate::prove);
+    }
+}
+
+/// The candidates of one attempt. Whichever fails leaves it.
+struct Batch<'a, 'b> {
+    candidates: Vec<&'b mut Candidate<'a>>,
+    /// Whether another attempt follows.
+    again: bool,
+}
+
+impl<'a> Batch<'a, '_> {
+    /// Takes a step with each.
+    fn each(&mut self, progress: &dyn Progress, step: fn(&mut Candidate<'a>) -> Result<()>) {
+        self.keep(|candidate| if progress.interrupted() { Err(interrupted()) } else { step(candidate) });
+    }
+
+    /// Makes durable what the last step did.
+    fn sync(&mut self) {
+        let targets: Vec<&Target> = self.candidates.iter().map(|candidate| candidate.target).collect();
+        let mut synced = durable::sync(&targets).into_iter();
+        self.keep(|_| synced.next().unwrap_or(Ok(())));
+    }
+
+    fn keep(&mut self, mut act: impl FnMut(&mut Candidate<'a>) -> Result<()>) {
+        let again = self.again;
+        self.candidates.retain_mut(|candidate| match act(candidate) {
+            Ok(()) => true,
+            Err(error) => {
                 candidate.fail(error, again);
+                false
             }
-        }
-        pause(SETTLE);
-        for candidate in candidates.iter_mut().filter(|candidate| candidate.lease.is_some()) {
-            let proved = if progress.interrupted() { Err(interrupted()) } else { candidate.prove() };
-            match proved {
-                Ok(survey) => candidate.outcome = Some(Ok(survey)),
-                Err(error) => candidate.fail(error, again),
-            }
-        }
+        });
     }
 }
 

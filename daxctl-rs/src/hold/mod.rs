@@ -1,8 +1,11 @@
 //! What keeps a map from changing: one module a hold, and their common end.
 
+mod durable;
 pub mod frozen;
 pub mod none;
 pub mod writable;
+
+pub(crate) use durable::sync;
 
 use std::ffi::CStr;
 
@@ -153,8 +156,9 @@ fn now() -> Time {
     Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
 }
 
-/// Ends a pin: takes the file from the guard, takes away the flags that the pin added, then the record, and makes that
-/// durable. Should the record not go, the others come back, so that the file is pinned or unpinned and nothing between.
+/// Ends a pin: takes the file from the guard, takes away the flags that the pin added, then the record. Should the
+/// record not go, the others come back, so that the file is pinned or unpinned and nothing between. Durable after the next
+/// fsync: until then a crash may pin the file again.
 ///
 /// # Errors
 /// Those of these calls.
@@ -171,7 +175,7 @@ pub fn release(target: &Target, record: &Record) -> Result<()> {
         }
         return Err(error);
     }
-    target.fsync().map_err(|error| error.because("unpinned, but a crash may pin it again: unpin once more"))
+    Ok(())
 }
 
 /// Removes what a file has in the attribute of a hold. Durable after the next fsync.

@@ -77,6 +77,13 @@ fn is_everybody(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
+/// Bytes of all page caches that wait to be written: `Dirty` of proc_meminfo(5).
+pub(crate) fn dirty_bytes() -> Option<u64> {
+    let meminfo = text("/proc/meminfo")?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Dirty:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// What a file of procfs or sysfs says, without white space around it.
 pub(super) fn text(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())

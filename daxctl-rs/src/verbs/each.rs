@@ -70,6 +70,29 @@ pub(super) fn each(
     status
 }
 
+/// Files that are changed together. Each keeps two descriptors open, and 1,024 is the usual limit of a process.
+pub(super) const BATCH: usize = 256;
+
+/// Changes files in batches. `act` reports on the first of the files that it is given, at least one.
+pub(super) fn in_batches(
+    paths: &[PathBuf],
+    progress: &dyn Progress,
+    sink: &mut Sink<'_>,
+    mut act: impl FnMut(&[PathBuf]) -> Vec<FileReport>,
+) -> Status {
+    let mut status = Status::Done;
+    let mut rest = paths;
+    progress.begin(paths.len() as u64, Unit::Files);
+    while !rest.is_empty() && !progress.interrupted() {
+        let batch = act(&rest[..rest.len().min(BATCH)]);
+        rest = &rest[batch.len()..];
+        progress.advance(batch.len() as u64);
+        status = batch.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
+    }
+    progress.end();
+    status
+}
+
 /// Hands a report on, and keeps its status.
 pub(super) fn tell(report: FileReport, sink: &mut Sink<'_>) -> Status {
     let status = report.exit_status;

@@ -1,5 +1,6 @@
 //! `pin`: checks a file, holds its map, and records it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,12 +17,10 @@ use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Record, Stored};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-
-/// Files frozen together: each takes two descriptors, and 1,024 is the usual limit.
-const BATCH: usize = 128;
+use crate::system::filesystem::Known;
 
 /// How `pin` goes about it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,22 +38,14 @@ pub struct Options {
 /// Pins each file.
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let deadline = Instant::now() + options.wait;
-    let mut status = Status::Done;
-    let mut rest = paths;
-    progress.begin(paths.len() as u64, Unit::Files);
-    while !rest.is_empty() && !progress.interrupted() {
-        let batch = pin_batch(&rest[..rest.len().min(BATCH)], options, deadline, progress);
-        rest = &rest[batch.len()..];
-        progress.advance(batch.len() as u64);
-        status = batch.into_iter().fold(status, |status, report| status.max(each::tell(report, sink)));
-    }
-    progress.end();
-    status
+    each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, deadline, progress))
 }
 
 /// What is to happen to a file that was looked at.
 enum Next {
     Nothing,
+    /// It is pinned. Whoever did that may not have come to its fsync.
+    Sync,
     Freeze(Box<(Needs, Recorded, Option<Record>)>),
 }
 
@@ -62,12 +53,13 @@ enum Next {
 fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: &dyn Progress) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut frozen = Vec::new();
+    let mut pinned = Vec::new();
+    let mut named = HashSet::new();
+    let known = Known::default();
     for path in paths {
-        let opened = Target::open(path);
+        let opened = Target::open_on(path, &known);
         // A file that is named twice waits for the next batch: for now, this one has it locked.
-        if let Ok(target) = &opened
-            && frozen.iter().any(|(_, other, ..): &(_, Target, _, _)| other.identity == target.identity)
-        {
+        if opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity))) {
             break;
         }
         let mut report = FileReport::new(path);
@@ -78,10 +70,18 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
         });
         match looked {
             Ok((target, lock, Next::Freeze(next))) => frozen.push((reports.len(), target, lock, next)),
+            Ok((target, lock, Next::Sync)) => pinned.push((reports.len(), target, lock)),
             Ok((_, _, Next::Nothing)) => {}
             Err(error) => report.fail(&error),
         }
         reports.push(report);
+    }
+    let targets: Vec<&Target> = pinned.iter().map(|(_, target, _)| target).collect();
+    for ((index, ..), synced) in pinned.iter().zip(hold::sync(&targets)) {
+        match synced {
+            Ok(()) => reports[*index].action = Some(Action::AlreadyPinned),
+            Err(error) => reports[*index].fail(&error),
+        }
     }
     let (files, recorded): (Vec<_>, Vec<_>) =
         frozen.into_iter().map(|(index, target, lock, next)| ((index, target, lock), next)).unzip();
@@ -140,8 +140,7 @@ fn look(
     }
     if survey.state == State::Pinned {
         if !options.dry_run {
-            // Whoever pinned it may not have come to its fsync.
-            target.fsync()?;
+            return Ok(Next::Sync);
         }
         report.action = Some(Action::AlreadyPinned);
         return Ok(Next::Nothing);

@@ -1,5 +1,6 @@
 //! `unpin`: ends the hold, removes the record, and gives back the flags as they were.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use libdaxfile::Errno;
@@ -15,14 +16,54 @@ use crate::pin::record::{self, Stored, attribute};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
+use crate::system::filesystem::Known;
 
 /// Unpins each file; one that is not pinned stays as it is.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::each(paths, progress, sink, |target, report| unpin(target, dry_run, report))
+    each::in_batches(paths, progress, sink, |paths| unpin_batch(paths, dry_run, progress))
 }
 
-fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> {
-    let _lock = target.lock()?;
+/// Unpins the first of the files, at least one, and reports on these.
+fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec<FileReport> {
+    let mut reports = Vec::with_capacity(paths.len());
+    let mut ended = Vec::new();
+    let mut named = HashSet::new();
+    let known = Known::default();
+    for path in paths {
+        let opened = Target::open_on(path, &known);
+        // A file that is named twice waits for the next batch: for now, this one has it locked.
+        let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
+        if again || (progress.interrupted() && !reports.is_empty()) {
+            break;
+        }
+        let mut report = FileReport::new(path);
+        let unpinned = opened.and_then(|target| {
+            let lock = target.lock()?;
+            let action = unpin(&target, dry_run, &mut report)?;
+            Ok((target, lock, action))
+        });
+        match unpinned {
+            Ok((_, _, action)) if dry_run => report.action = Some(action),
+            Ok((target, lock, action)) => ended.push((reports.len(), target, lock, action)),
+            Err(error) => report.fail(&error),
+        }
+        reports.push(report);
+    }
+    // Also those that were unpinned before: whoever did that may not have come to this.
+    let targets: Vec<&Target> = ended.iter().map(|(_, target, ..)| target).collect();
+    for ((index, _, _, action), synced) in ended.iter().zip(hold::sync(&targets)) {
+        match synced {
+            Ok(()) => reports[*index].action = Some(*action),
+            Err(error) => {
+                reports[*index].fail(&error.because("unpinned, but a crash may pin it again: unpin once more"));
+            }
+        }
+    }
+    reports
+}
+
+/// Ends the pin. Durable after the next fsync.
+fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Action> {
     let ended = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
     let mut action = Action::AlreadyUnpinned;
     // Beneath the enforced record there may be another, which would come to light.
@@ -41,17 +82,10 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<()> 
         }
         action = ended;
     }
-    if action == Action::AlreadyUnpinned {
-        if target.inode_state()?.immutable() {
-            report.notes.push("immutable, but not by a pin: left so".into());
-        }
-        if !dry_run {
-            // Whoever unpinned it may not have come to its fsync.
-            target.fsync()?;
-        }
+    if action == Action::AlreadyUnpinned && target.inode_state()?.immutable() {
+        report.notes.push("immutable, but not by a pin: left so".into());
     }
-    report.action = Some(action);
-    Ok(())
+    Ok(action)
 }
 
 fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut FileReport) -> Result<()> {
