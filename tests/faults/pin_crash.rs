@@ -252,6 +252,43 @@ fn crash_row(bench: &mut Bench, row: &Row, which: Calls, random: &mut Random) {
     fs::remove_file(&file).unwrap();
 }
 
+/// Enough files that they are made durable by syncfs(2), not one by one.
+const BATCH: usize = 40;
+
+/// Crashes a verb that does the same to many files. Each file must be in a state that one command finishes.
+fn crash_batch(bench: &mut Bench, verb: &[&str], before: &[&str], done: &str, which: Calls, random: &mut Random) {
+    let names = (0..BATCH).map(|n| bench.scratch.path(format!("batch{n}")));
+    let files: Vec<PathBuf> = names.inspect(|file| fs::write(file, [7; 5000]).unwrap()).collect();
+    let on_all = |args: &[&str]| Daxfile::new(args).args(&files);
+    sh(on(&files[0], "sync -f $F"));
+    let set_up = || {
+        on_all(before).run().expect(0);
+        sh(on(&files[0], "sync -f $F"));
+    };
+    let command = on_all(verb);
+    set_up();
+    let range = bench.calls(&command, &files[0]);
+    for point in bench.points(range, which, random) {
+        set_up();
+        let run = bench.crash(&command, point);
+        let context =
+            format!("{verb:?} of {BATCH} files, crashed at {} of {range:?}, {}: {run}", point.0, FLAVOURS[point.1]);
+        for file in &files {
+            let state = named(file, &context);
+            assert!(run.status != 0 || state == done, "{context}: it said done, and is {state}");
+            assert_eq!(fs::read(file).unwrap(), [7; 5000], "{context}");
+        }
+        on_all(&["pin"]).run().expect(0);
+        assert!(files.iter().all(|file| named(file, &context) == "pinned"), "{context}: pinned again");
+        on_all(&["unpin"]).run().expect(0);
+        bench.count(format!("{} of a batch, {}", verb[0], FLAVOURS[point.1]));
+    }
+    bench.fsck();
+    for file in files {
+        fs::remove_file(file).unwrap();
+    }
+}
+
 /// Whether the file is whole: every byte there, zero, in written blocks.
 fn whole(file: &Path) -> bool {
     let zero = sh_status(on(file, &format!("cmp -n {ALLOCATED} $F /dev/zero")));
@@ -299,6 +336,8 @@ fn crashes(kind: Kind, which: Calls) {
     for args in ALLOCS {
         crash_alloc(&mut bench, args, which, &mut random);
     }
+    crash_batch(&mut bench, &["pin"], &["unpin"], "pinned", which, &mut random);
+    crash_batch(&mut bench, &["unpin"], &["pin"], "unpinned", which, &mut random);
     eprintln!(
         "{}: {} crashes, 0 lost bytes, 0 unnamed states: {:#?}",
         bench.scratch.kind().name(),
@@ -336,6 +375,16 @@ fn alloc_says_done_only_of_what_is_durable() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let (mut bench, mut random) = (Bench::new(kind), Random::new("pin_crash"));
         crash_alloc(&mut bench, ALLOCS[0], Calls::Last, &mut random);
+    }
+}
+
+/// Of a batch, only syncfs(2) stands between "done" and a crash: nothing that was said may be lost.
+#[test]
+fn batch_says_done_only_of_what_is_durable() {
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let (mut bench, mut random) = (Bench::new(kind), Random::new("pin_crash"));
+        crash_batch(&mut bench, &["pin"], &["unpin"], "pinned", Calls::Last, &mut random);
+        crash_batch(&mut bench, &["unpin"], &["pin"], "unpinned", Calls::Last, &mut random);
     }
 }
 

@@ -6,11 +6,14 @@ use crate::error::Result;
 use crate::file::target::Target;
 use crate::system::kernel;
 
-/// Files of one filesystem from which one syncfs(2) is quicker than fsync(2) of each.
+/// Files of one filesystem from which one syncfs(2) may be quicker than fsync(2) of each.
 const MANY: usize = 16;
 
-/// Bytes that a device writes in the time of one fsync(2), about. syncfs(2) also writes what others have dirtied.
-const DIRTY_BYTES_A_FILE: u64 = 1 << 20;
+/// Files from which it is, whatever else is dirty.
+const LARGE: usize = 128;
+
+/// Bytes that a device writes in the time of one fsync(2), about. syncfs(2) also writes what others have dirtied there.
+const DIRTY_BYTES_A_FILE: u64 = 4 << 20;
 
 /// Makes everything durable that was done to these files. The results are in the order of the files.
 pub(crate) fn sync(targets: &[&Target]) -> Vec<Result<()>> {
@@ -30,6 +33,8 @@ pub(crate) fn sync(targets: &[&Target]) -> Vec<Result<()>> {
     results.into_iter().flatten().collect()
 }
 
+/// The kernel counts dirty bytes for all filesystems together, so a count that is too high is no reason against a large batch.
 fn is_worth_it(files: usize) -> bool {
-    files >= MANY && kernel::dirty_bytes().is_some_and(|bytes| bytes <= files as u64 * DIRTY_BYTES_A_FILE)
+    let few_are_dirty = || kernel::dirty_bytes().is_some_and(|bytes| bytes <= files as u64 * DIRTY_BYTES_A_FILE);
+    files >= LARGE || files >= MANY && few_are_dirty()
 }
