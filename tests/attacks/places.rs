@@ -57,7 +57,8 @@ fn complaints(text: &str, listed: &Places, attacks: &BTreeSet<&str>) -> Vec<Stri
     let nowhere = BTreeSet::new();
     for (kernel, listed) in listed {
         let judged = table.places.get(kernel).unwrap_or(&nowhere);
-        complaints.extend(listed.difference(judged).map(|place| format!("Linux {kernel} has a place not judged: {place}")));
+        complaints
+            .extend(listed.difference(judged).map(|place| format!("Linux {kernel} has a place not judged: {place}")));
         complaints.extend(judged.difference(listed).map(|place| format!("Linux {kernel} has no such place: {place}")));
     }
     let unknown = table.attacks.iter().filter(|attack| !attacks.contains(attack.as_str()));
