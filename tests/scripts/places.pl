@@ -27,6 +27,15 @@ my $called = join '|', qw(
 # Other structures have operations of these names.
 my $named = join '|', qw((?:s_export_op|block_ops)->map_blocks f_op->unlocked_ioctl f_op->compat_ioctl);
 
+# What changes an extent map within XFS and ext4: what comes to it without any of the above is met here. They have these
+# names for themselves.
+my $inmost = join '|', qw(
+    xfs_bmapi_write xfs_bmapi_remap xfs_bunmapi xfs_bmapi_convert_delalloc xfs_itruncate_extents
+    xfs_itruncate_extents_flags xfs_bmap_map_extent xfs_bmap_unmap_extent xfs_exchange_mappings xfs_swap_extents
+    xfs_zoned_end_io xfs_iomap_write_direct xfs_iomap_write_unwritten
+    ext4_mb_new_blocks ext4_ext_insert_extent ext4_ext_remove_space ext4_swap_extents ext4_ext_tree_init ext4_truncate
+);
+
 # Whose ioctls are places, each command for itself, and what these are called.
 my $controlled = qr{^(?:fs/(?:xfs|ext4|f2fs)/|fs/ioctl\.c$|fs/fuse/|drivers/block/loop\.c$)};
 my $command = qr{\w+_IOC(?:32)?_\w+|FI(?:TRIM|FREEZE|THAW|BMAP|CLONE\w*|DEDUPERANGE|GETBSZ|ONREAD)|LOOP_\w+};
@@ -91,6 +100,7 @@ sub list {
         push @found, $1 while $line =~ /(->(?:$called))\s*\(/g;
         push @found, '->' . ($1 =~ s/.*->//r) while $line =~ /($named)\s*\(/g;
         if ($commands) {
+            push @found, "$1()" while $line =~ /(?<![\w.>])($inmost)\s*\(/g;
             push @found, $1 while $line =~ /\bcase\s+($command)\s*:/g;
         }
         $places{"$file:$function:$_"} = 1 for @found;
