@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# lab.sh [--kills N] [--boot PARAMETERS] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
+# lab.sh [--kills N] [--boot PARAMETERS] [--arch arm64|arm64-16k] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
 # Runs test programs, with these arguments, in a virtual machine: tests/lab.sh 6.1 filesystem maps::a_test_name
 # KERNEL is one of Debian's (6.1, 6.12 or newest), or a path:
 #   DIRECTORY      holds boot/vmlinuz-VERSION (or vmlinuz beside the modules) and lib/modules/VERSION or usr/lib/modules/VERSION:
@@ -7,6 +7,8 @@
 #   IMAGE:MODULES  names a bzImage and its modules' directory, …/lib/modules/VERSION
 # With --kills, lab.sh runs them N + 1 times: it kills the machine when they ask for it, and boots it again.
 # With --boot, the kernel gets these parameters as well: --boot 'lockdown=integrity apparmor=0'
+# With --arch, the machine is an arm64 one with pages of 4 KiB or 16 KiB, without persistent memory. Its kernels: 6.12, newest,
+# or a path. The first run fetches a Rust compiler and a userland for it, 200 MB.
 # With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-holds(7) tells of that kernel.
 set -euo pipefail
 usage() {
@@ -15,15 +17,18 @@ usage() {
 }
 kills=0
 boot_parameters=
+architecture=amd64
 while [[ ${1-} == -* ]]; do
     case $1=${2-} in
         --kills=[1-9]*) kills=$2 ;;
+        --arch=arm64 | --arch=arm64-16k) architecture=$2 ;;
         --boot=*) boot_parameters=${2-} ;;
         *) usage ;;
     esac
     shift 2 || usage
 done
-if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]]; then
+# What outlasts a kill is persistent memory.
+if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]] || ((kills > 0)) && [[ $architecture != amd64 ]]; then
     usage
 fi
 linux=
@@ -54,6 +59,10 @@ need qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod jq=jq strip=binuti
     mount=mount setfattr=attr capsh=libcap2-bin strace=strace perl=perl-base \
     clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev bpftool=bpftool rsync=rsync dmsetup=dmsetup \
     sfdisk=fdisk mkfs.f2fs=f2fs-tools apparmor_parser=apparmor
+if [[ $architecture != amd64 ]]; then
+    need qemu-system-aarch64=qemu-system-arm aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu \
+        aarch64-linux-gnu-strip=binutils-aarch64-linux-gnu /usr/aarch64-linux-gnu/lib/libc.a=libc6-dev-arm64-cross
+fi
 # Packages whose programs the tests call.
 packages=(apparmor attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpkg e2fsprogs erofs-utils f2fs-tools fdisk findutils
     grep gzip jq kmod libc-bin libcap2-bin mawk mount ncurses-base perl-base procps rsync sed strace tar util-linux
@@ -66,7 +75,7 @@ IFS=, read -ra names <<<"$2"
 limit=2h
 
 if [[ -z $linux ]]; then
-    kernel=$(tests/scripts/lab/fetch.sh "$1")
+    kernel=$(tests/scripts/lab/fetch.sh "$1" "$architecture")
     version=${kernel##*/}
     modules=$kernel/usr/lib/modules/$version
     linux=$kernel/boot/vmlinuz-$version
@@ -82,8 +91,19 @@ mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
 
 # As run.sh has built it: of fewer targets, dependencies would have other features, and be built anew.
-cargo build --workspace --features daxfile/guard --all-targets --message-format=json >"$work/built"
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
+built=$target/debug
+strip="strip"
+if [[ $architecture != amd64 ]]; then
+    toolchain=$(tests/scripts/lab/fetch.sh toolchain)
+    userland=$(tests/scripts/lab/fetch.sh userland "${packages[@]}")
+    # The other compiler takes a directory of its own.
+    export RUSTC=$toolchain/rustc CARGO_TARGET_DIR=$target/arm64 CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    built=$CARGO_TARGET_DIR/$CARGO_BUILD_TARGET/debug
+    strip=aarch64-linux-gnu-strip
+fi
+cargo build --workspace --features daxfile/guard --all-targets --message-format=json >"$work/built"
 program='first(inputs | select(.executable and .target.kind == ["test"] and .target.name == $name).executable)'
 for name in "${names[@]}"; do
     programs+=("$(jq -enr --arg name "$name" "$program" "$work/built")") || {
@@ -97,16 +117,21 @@ attacks=$(jq -r 'select(.reason == "build-script-executed" and (.package_id | co
 copy() {
     sed 's,^/,,' | tar -C / --dereference --files-from=- -c | tar -C "$tree" --keep-directory-symlink -x
 }
-executables=("$target/debug/daxfile" "${programs[@]}" "$attacks"/*)
+executables=("$built/daxfile" "${programs[@]}" "$attacks"/*)
 printf '%s\n' "${executables[@]}" "$PWD"/{README.md,man,tests} | copy
-strip "${executables[@]/#/$tree}"
+"$strip" "${executables[@]/#/$tree}"
 
 # No configuration: neither a package's of modprobe(8), nor what this machine's administrator wrote.
-mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' | grep -v /modprobe.d/ |
-    while read -r file; do if [[ -f $file && -r $file ]]; then echo "$file"; fi; done)
-mapfile -t libraries < <(printf '%s\n' "${executables[@]}" "${files[@]}" | xargs ldd 2>/dev/null |
-    grep -oE '/[^ ]+ \(0x' | cut -d' ' -f1 | sort -u)
-printf '%s\n' "${files[@]}" "${libraries[@]}" | copy
+if [[ $architecture == amd64 ]]; then
+    mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' | grep -v /modprobe.d/ |
+        while read -r file; do if [[ -f $file && -r $file ]]; then echo "$file"; fi; done)
+    mapfile -t libraries < <(printf '%s\n' "${executables[@]}" "${files[@]}" | xargs ldd 2>/dev/null |
+        grep -oE '/[^ ]+ \(0x' | cut -d' ' -f1 | sort -u)
+    printf '%s\n' "${files[@]}" "${libraries[@]}" | copy
+else
+    tar -C "$userland" --exclude=modprobe.d --exclude=gconv -c bin sbin lib usr/bin usr/sbin usr/lib |
+        tar -C "$tree" --keep-directory-symlink -x
+fi
 for file in passwd group; do
     cp "/usr/share/base-passwd/$file.master" "$tree/etc/$file"
 done
@@ -132,6 +157,18 @@ if ((kills > 0)); then
     # The memory is a file, which outlives the machine.
     machine=(-M q35,memory-backend=ram -m 4G -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
 fi
+machine+=(-cpu max -serial "file:$work/console" -serial "file:$work/out")
+emulator="qemu-system-x86_64"
+lines="console=ttyS0 LAB_LINE=ttyS1"
+if [[ $architecture != amd64 ]]; then
+    emulator="qemu-system-aarch64"
+    # pauth-impdef: the architecture's own cipher is slow to emulate.
+    machine=(-M "virt,gic-version=3" -m 4G -cpu "max,pauth-impdef=on" -serial "file:$work/console"
+        -chardev "file,id=lab,path=$work/out" -device "pci-serial,chardev=lab")
+    lines="console=ttyAMA0 LAB_LINE=ttyS0"
+    pmem=()
+    nodes=(loop-control)
+fi
 printf '/dev/%s\n' "${nodes[@]}" >"$tree/lab/nodes"
 page=man/daxfile-holds.7
 realpath "$page" >"$tree/lab/page"
@@ -143,11 +180,10 @@ realpath "$page" >"$tree/lab/page"
 start() {
     : >"$work/out"
     rm -f "$work/pid"
-    timeout "$limit" qemu-system-x86_64 "${machine[@]}" -cpu max -accel tcg,thread=single -smp 2 -nodefaults -no-user-config \
-        -display none -no-reboot -pidfile "$work/pid" \
-        -serial file:"$work/console" -serial file:"$work/out" -kernel "$linux" -initrd "$work/initramfs" \
-        -append "console=ttyS0 quiet no_timer_check mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
-$boot_parameters LAB_LINE=ttyS1 ${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
+    timeout "$limit" "$emulator" "${machine[@]}" -accel tcg,thread=single -smp 2 -nodefaults -no-user-config \
+        -display none -no-reboot -pidfile "$work/pid" -kernel "$linux" -initrd "$work/initramfs" \
+        -append "$lines quiet no_timer_check mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
+$boot_parameters ${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
     qemu=$!
 }
 

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the scripts that fetch a kernel, or its source, from the Debian suite that has it.
+# Sourced by the scripts that fetch a kernel, its source, or what arm64 guests take besides, from the Debian suite that has it.
 . "$(dirname "${BASH_SOURCE[0]}")/../packages.sh"
 
-# begin 6.1|6.12|newest: the functions below are about this kernel. What was fetched is kept in $cache. Scripts that fetch
+# begin 6.1|6.12|newest|toolchain|userland: the functions below are about this. What was fetched is kept in $cache. Scripts that fetch
 # side by side do so in turn, and the second finds what the first has fetched.
 begin() {
     local turn
@@ -10,6 +10,9 @@ begin() {
         6.1) suites=(bookworm) ;;
         6.12) suites=(trixie) ;;
         newest) suites=(sid experimental) ;;
+        toolchain) suites=(sid) ;;
+        # The machine's own, because the tests are linked with its C library.
+        userland) suites=("$(. /etc/os-release && echo "$VERSION_CODENAME")") ;;
         *)
             echo "${0##*/}: no kernel $1: 6.1, 6.12 or newest" >&2
             exit 2
@@ -21,12 +24,14 @@ begin() {
     flock "$turn"
 }
 
-# use_suites DIRECTORY: apt uses the suites of this kernel, and no others, and keeps its state in that directory.
+# use_suites DIRECTORY [ARCHITECTURE...]: apt uses these suites, and no others, and keeps its state in that directory.
 use_suites() {
     local archive keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     archive=$(archive)
+    local architectures=("${@:2}")
+    ((${#architectures[@]} > 0)) || architectures=(amd64)
     mkdir -p "$1"/{state/lists/partial,cache/archives/partial}
-    printf "deb [arch=amd64 signed-by=$keyring] $archive %s main\n" "${suites[@]}" >"$1/sources.list"
+    printf "deb [arch=$(IFS=, && echo "${architectures[*]}") signed-by=$keyring] $archive %s main\n" "${suites[@]}" >"$1/sources.list"
     cat >"$1/apt.conf" <<END
 Dir::Etc::SourceList "$1/sources.list";
 Dir::Etc::SourceParts "/dev/null";
@@ -37,7 +42,8 @@ Dir::State::status "/dev/null";
 Dir::Cache "$1/cache";
 Acquire::Languages "none";
 Acquire::Retries "3";
-APT::Architecture "amd64";
+APT::Architecture "${architectures[0]}";
+APT::Architectures { $(printf '"%s"; ' "${architectures[@]}")};
 APT::Get::AllowUnauthenticated "false";
 APT::Sandbox::User "$(id -un)";
 END
@@ -57,4 +63,10 @@ depends() {
 download() {
     mkdir -p "$1"
     (cd "$1" && apt-get download -qq "${@:2}" >&2)
+}
+
+# closure PACKAGE...: these, and all that they depend on.
+closure() {
+    apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
+        grep -E '^[a-z0-9]' | sort -u
 }
