@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use daxfile_tests::child::finish;
+
 const TABLE: &str = include_str!("places.tsv");
 const KERNELS: [&str; 3] = ["6.1", "6.12", "newest"];
 const VERDICTS: [&str; 6] = ["asked", "hook", "through", "harmless", "elsewhere", "nothing"];
@@ -101,7 +103,7 @@ pub(crate) fn are_complete(attacks: &BTreeSet<&str>) {
 
 fn list(kernel: &str) -> BTreeSet<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/places.sh");
-    let output = Command::new(script).arg(kernel).output().unwrap();
+    let output = finish(Command::new(script).arg(kernel));
     assert!(output.status.success(), "places.sh {kernel}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
