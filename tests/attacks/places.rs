@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
+use daxfile_tests::child::finish;
+
 const TABLE: &str = include_str!("places.tsv");
 const KERNELS: [&str; 3] = ["6.1", "6.12", "newest"];
 const VERDICTS: [&str; 6] = ["asked", "hook", "through", "harmless", "elsewhere", "nothing"];
@@ -11,7 +13,7 @@ const VERDICTS: [&str; 6] = ["asked", "hook", "through", "harmless", "elsewhere"
 /// The places of each kernel.
 type Places = BTreeMap<&'static str, BTreeSet<String>>;
 
-/// What the table says, and what is wrong with it in itself.
+/// The table, and the mistakes in its form.
 #[derive(Default)]
 struct Table {
     places: Places,
@@ -44,13 +46,13 @@ fn parse(text: &str) -> Table {
                 let named = attacks.split(' ').filter(|attack| *attack != "-").map(str::to_owned);
                 table.attacks.extend(named);
             }
-            _ => complain("neither a judgement nor a place below one"),
+            _ => complain("not a judgement, and not a place below one"),
         }
     }
     table
 }
 
-/// What is wrong with the table, given the places that these kernels have and the attacks that there are.
+/// Compares the table with the places that the kernels have and with the names of the attacks.
 fn complaints(text: &str, listed: &Places, attacks: &BTreeSet<&str>) -> Vec<String> {
     let table = parse(text);
     let mut complaints = table.complaints;
@@ -66,7 +68,7 @@ fn complaints(text: &str, listed: &Places, attacks: &BTreeSet<&str>) -> Vec<Stri
     complaints
 }
 
-/// Fails unless the table can be read and names attacks that there are, and unless each of its lines is missed.
+/// Fails if the table is malformed or names an unknown attack, or if the comparison does not notice a missing line.
 pub(crate) fn are_judged_once(attacks: &BTreeSet<&str>) {
     let listed = parse(TABLE).places;
     assert_eq!(listed.keys().copied().collect::<Vec<_>>(), KERNELS);
@@ -89,7 +91,7 @@ pub(crate) fn are_judged_once(attacks: &BTreeSet<&str>) {
     assert_eq!(complaints(&invented, &listed, attacks), expected);
 }
 
-/// Fails unless the table judges every place that the kernels of the lab have, and no other.
+/// Fails unless the table judges exactly the places that the kernels of the lab have.
 pub(crate) fn are_complete(attacks: &BTreeSet<&str>) {
     let listed: Places = KERNELS.into_iter().map(|kernel| (kernel, list(kernel))).collect();
     for (kernel, places) in &listed {
@@ -101,7 +103,7 @@ pub(crate) fn are_complete(attacks: &BTreeSet<&str>) {
 
 fn list(kernel: &str) -> BTreeSet<String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/places.sh");
-    let output = Command::new(script).arg(kernel).output().unwrap();
+    let output = finish(Command::new(script).arg(kernel));
     assert!(output.status.success(), "places.sh {kernel}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }

@@ -17,18 +17,17 @@ my $functions = join '|', qw(
     vfs_fileattr_set dquot_quota_on dquot_quota_on_mount dquot_load_quota_inode
     vfs_ioctl do_vfs_ioctl
 );
-# Operations of a file: taking their address is enough to call them.
+# Operations of a file, which code may also call through a variable.
 my $taken = join '|', qw(write_iter splice_write fallocate remap_file_range copy_file_range);
 # Operations of files, inodes, mappings, mappings of memory, quotas and exports.
 my $called = join '|', qw(
     write_iter splice_write fallocate remap_file_range copy_file_range fileattr_set setattr swap_activate swap_rw
     write_begin page_mkwrite pfn_mkwrite quota_on quota_write commit_blocks uring_cmd
 );
-# Other structures have operations of these names.
+# Operations whose names other structures use as well.
 my $named = join '|', qw((?:s_export_op|block_ops)->map_blocks f_op->unlocked_ioctl f_op->compat_ioctl);
 
-# What changes an extent map within XFS and ext4: what comes to it without any of the above is met here. They have these
-# names for themselves.
+# Functions that change an extent map within XFS and ext4: callers that act without any of the above are found here.
 my $inmost = join '|', qw(
     xfs_bmapi_write xfs_bmapi_remap xfs_bunmapi xfs_bmapi_convert_delalloc xfs_itruncate_extents
     xfs_itruncate_extents_flags xfs_bmap_map_extent xfs_bmap_unmap_extent xfs_exchange_mappings xfs_swap_extents
@@ -36,11 +35,11 @@ my $inmost = join '|', qw(
     ext4_mb_new_blocks ext4_ext_insert_extent ext4_ext_remove_space ext4_swap_extents ext4_ext_tree_init ext4_truncate
 );
 
-# Whose ioctls are places, each command for itself, and what these are called.
+# The files in which each ioctl command is a place, and the names of commands.
 my $controlled = qr{^(?:fs/(?:xfs|ext4|f2fs)/|fs/ioctl\.c$|fs/fuse/|drivers/block/loop\.c$)};
 my $command = qr{\w+_IOC(?:32)?_\w+|FI(?:TRIM|FREEZE|THAW|BMAP|CLONE\w*|DEDUPERANGE|GETBSZ|ONREAD)|LOOP_\w+};
 
-# Code for other machines, or for programs, is not in this kernel.
+# Code for other machines and for programs.
 my $elsewhere = qr{^(?:arch|tools|Documentation|samples|scripts)/};
 
 my %places;
@@ -51,8 +50,10 @@ while (my $header = take(512)) {
     last if $name eq '';
     my $text = take(oct $size);
     take(-length($text) % 512);
-    if ($type eq 'L') {
-        $long = unpack 'Z*', $text;
+    # A long name comes in an entry of its own, before that of the file.
+    if ($type eq 'L' || $type eq 'x') {
+        $long = unpack 'Z*', $text if $type eq 'L';
+        $long = $1 if $type eq 'x' && $text =~ /^\d+ path=(.*)$/m;
         next;
     }
     my $file = $long // ($prefix eq '' || $header !~ /^.{257}ustar\0/s ? $name : "$prefix/$name");
@@ -60,7 +61,7 @@ while (my $header = take(512)) {
     $file =~ s{^[^/]*/}{};
     list($file, $text) if $type eq '0' && $file =~ /\.[ch]$/ && $file !~ $elsewhere;
 }
-# Whoever writes the archive is to come to its end.
+# The writer of the archive must not be interrupted.
 1 while read STDIN, my $rest, 65536;
 print map { "$_\n" } sort keys %places;
 
@@ -82,7 +83,7 @@ sub list {
     my ($head, $function) = ('', '');
     for my $line (split /\n/, $text) {
         if (!$function) {
-            # In the kernel's style what begins a function is not indented, nor are its braces.
+            # In the kernel's style a function's head and its braces are not indented.
             if ($line =~ /^#|[;}]\s*$/) {
                 $head = '';
             } else {
@@ -107,7 +108,7 @@ sub list {
     }
 }
 
-# The name of the function that this begins, if it does.
+# The name of the function that begins with this head, or nothing.
 sub name {
     my ($head) = @_;
     return $1 if $head =~ /SYSCALL_DEFINE\d\s*\(\s*(\w+)/;

@@ -18,4 +18,5 @@ if [[ ! -e $source ]]; then
     dpkg-deb --fsys-tarfile "$apt/package/"*.deb | tar -xO "./usr/src/$package.tar.xz" >"$apt/source"
     mv "$apt/source" "$source"
 fi
+exec {turn}<&-
 xz -dc "$source" | perl places.pl

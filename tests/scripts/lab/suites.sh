@@ -2,10 +2,9 @@
 # Sourced by the scripts that fetch a kernel, its source, or what arm64 guests take besides, from the Debian suite that has it.
 . "$(dirname "${BASH_SOURCE[0]}")/../packages.sh"
 
-# begin 6.1|6.12|newest|toolchain|userland: the functions below are about this. What was fetched is kept in $cache. Scripts that fetch
-# side by side do so in turn, and the second finds what the first has fetched.
+# begin 6.1|6.12|newest|toolchain|userland: chooses the suites for the functions below. Files are kept in $cache. Scripts that
+# run side by side fetch one after the other, so that the second uses the files of the first. Closing $turn ends the turn.
 begin() {
-    local turn
     case $1 in
         6.1) suites=(bookworm) ;;
         6.12) suites=(trixie) ;;
