@@ -2,8 +2,10 @@
 # Runs every test, and some of them in the lab, on Debian's kernels.
 # --full   adds the tests that take long, and more kernels.
 # --quick  leaves out the lab, the lints and what takes minutes; without root it runs only what needs no root.
+# --kernel PATH  runs the lab's part on this kernel, too: a path as tests/lab.sh takes it.
 # NAME...  runs only the tests whose names contain one of them, and none in the lab.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/scripts/packages.sh
 
@@ -18,8 +20,15 @@ guests=(
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
 kills=2
-for argument; do
+paths=()
+while (($# > 0)); do
+    argument=$1
+    shift
     case $argument in
+        --kernel)
+            paths+=("$(printf %q "${1?--kernel PATH}")")
+            shift
+            ;;
         --full)
             full=(--include-ignored --skip in_the_lab)
             kernels=(6.1 6.12 newest)
@@ -38,7 +47,7 @@ for argument; do
                 five_gibibytes a_gibibyte_in_its_place)
             ;;
         -*)
-            echo "usage: tests/run.sh [--full | --quick] [NAME...]" >&2
+            echo "usage: tests/run.sh [--full | --quick] [--kernel PATH] [NAME...]" >&2
             exit 2
             ;;
         *) names+=("$argument") ;;
@@ -93,7 +102,7 @@ status=0
 # guest ARGUMENT...: a run of lab.sh, whose output comes in one piece.
 guest() {
     local out status=0
-    out=$(nice -n 4 tests/lab.sh "$@" 2>&1 </dev/null) || status=$?
+    out=$(cd "$called_from" && nice -n 4 "$OLDPWD/tests/lab.sh" "$@" 2>&1 </dev/null) || status=$?
     printf '\n== tests/lab.sh %s\n%s\n' "$*" "$out" | flock "$lab" tee -a "$lab" >/dev/null
     return "$status"
 }
@@ -116,10 +125,10 @@ if [[ -n $quick ]]; then
 elif ((${#names[@]} == 0)); then
     # The lab runs beside all else, which goes before it: each guest takes one processor, and can wait.
     export -f guest
-    export lab
+    export lab called_from
     set -m
     (
-        for kernel in "${kernels[@]}"; do
+        for kernel in "${kernels[@]}" "${paths[@]}"; do
             echo "--kills $kills $kernel faults killed::"
             printf '%s\n' "${guests[@]/KERNEL/"$kernel"}"
         done | xargs -P 2 -I '{}' bash -c 'guest {}'
