@@ -7,6 +7,7 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
 use serde::{Serialize, Serializer};
+use strum::VariantArray;
 
 use crate::error::Error;
 use crate::file::blockers::Blocker;
@@ -24,6 +25,7 @@ use crate::pin::survey::Survey;
 use crate::size;
 use crate::status::Status;
 use crate::system::devices::Layer;
+use crate::system::filesystem::AddressSpace;
 use crate::system::kernel::Host;
 use crate::system::mounts::Mount;
 
@@ -168,7 +170,7 @@ pub struct ErrorReport {
 }
 
 /// What a verb did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, VariantArray)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// The file was made.
@@ -348,7 +350,7 @@ pub struct MapFacts {
     /// Whether the map is proved untorn.
     pub consistent: bool,
     /// What physical offsets count from.
-    pub address_space: &'static str,
+    pub address_space: AddressSpace,
     /// The realtime device, where the file is on one.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "name::serialize_some")]
     pub realtime_device: Option<PathBuf>,

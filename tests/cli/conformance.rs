@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::tools::{checksum, filefrag, require, sh};
@@ -1195,4 +1196,48 @@ fn an_interrupted_pin_is_undone() {
         let after = calls.split_once("--- SIGINT").expect("it was interrupted").1;
         assert_eq!(after.matches("FSSETXATTR").count(), 2, "set and cleared: {calls}");
     }
+}
+
+/// As programs do that a reader such as head(1) has left: no more is done for nobody.
+#[test]
+fn output_that_nobody_reads_ends_the_work() {
+    let scratch = Scratch::new(Kind::ext4());
+    let names: Vec<String> = (0..1000).map(|number| format!("file{number}")).collect();
+    for name in &names {
+        fs::write(scratch.path(name), [1; 4096]).unwrap();
+    }
+    let mut pin = Daxfile::new(["pin", "--hold", "none", "--json"]).args(&names).dir(scratch.mount_point()).command();
+    let out = spawn(pin.stdout(broken_pipe()).stderr(Stdio::piped())).wait_with_output().unwrap();
+    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned()), (Some(0), String::new()));
+    let states = Daxfile::new(["stat", "--json"]).args(&names).dir(scratch.mount_point()).run().expect(0).json();
+    let files = states["files"].as_array().unwrap();
+    let pinned = files.iter().filter(|file| file["pin"]["state"] == "pinned").count();
+    assert!(0 < pinned && pinned < names.len(), "{pinned} of {}", names.len());
+
+    // Looking, too, ends: with one file named again and again there would be work for minutes.
+    let list = "file0\n".repeat(2_000_000);
+    let mut stat = Daxfile::new(["stat", "--files-from", "-"]).dir(scratch.mount_point()).command();
+    let mut child = spawn(stat.stdin(Stdio::piped()).stdout(broken_pipe()).stderr(Stdio::null()));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    let begun = Instant::now();
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_longest_wait_is_one() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    fs::write(&file, [1; 65536]).unwrap();
+    let pin = ["pin", "--wait", "18446744073709551615"];
+    assert_eq!(Daxfile::new(pin).arg("--json").arg(&file).run().expect(0).file()["action"], "pinned");
+    Daxfile::new(["unpin"]).arg(&file).run().expect(0);
+    // And while there is something to wait for, it goes on waiting.
+    let writer = File::options().write(true).open(&file).unwrap();
+    let mut waiting = spawn(&mut Daxfile::new(pin).arg(&file).command());
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(waiting.try_wait().unwrap().is_none());
+    drop(writer);
+    assert!(waiting.wait().unwrap().success());
+    Daxfile::new(["unpin"]).arg(&file).run().expect(0);
 }

@@ -21,6 +21,7 @@ use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_
 use daxfile::size;
 use daxfile::status::Status;
 use daxfile::system::devices::{Layer, SECTOR};
+use daxfile::system::filesystem::AddressSpace;
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
@@ -293,9 +294,9 @@ impl<W: Write> Page<'_, W> {
             write!(self.out, "{between}{} {state}", self.size(*bytes))?;
         }
         writeln!(self.out, "{}", if map.consistent { "" } else { " (not proved untorn)" })?;
-        if map.address_space != "filesystem's device" {
+        if map.address_space != AddressSpace::Device {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
-            self.row("           ", &format!("physical offsets: {}{device}", map.address_space))?;
+            self.row("           ", &format!("physical offsets: {}{device}", map.address_space.name()))?;
         }
         if facts.dax {
             let sync = match facts.map_sync {

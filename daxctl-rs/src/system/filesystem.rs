@@ -11,6 +11,8 @@ use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::needs::Hold;
@@ -27,6 +29,35 @@ pub enum Kind {
     F2fs,
     /// Any other, by its name in /proc/filesystems, or by its magic number.
     Other(&'static str, i64),
+}
+
+/// What physical offsets count from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
+#[serde(into = "&'static str")]
+pub enum AddressSpace {
+    /// The device that the filesystem is on.
+    #[strum(serialize = "filesystem's device")]
+    Device,
+    /// The device of XFS for realtime files.
+    #[strum(serialize = "realtime device")]
+    RealtimeDevice,
+    /// All devices of an f2fs, as if one followed the other.
+    #[strum(serialize = "filesystem's devices, one after another")]
+    Devices,
+    /// What the filesystem itself makes of its devices.
+    #[strum(serialize = "filesystem's own, not the device's")]
+    Filesystem,
+    /// Not known.
+    #[strum(serialize = "unknown")]
+    Unknown,
+}
+
+impl AddressSpace {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no map can be held there.
@@ -164,13 +195,13 @@ impl Filesystem {
 
     /// What the physical offsets of a file here count from.
     #[must_use]
-    pub fn address_space(&self, realtime: bool) -> &'static str {
+    pub fn address_space(&self, realtime: bool) -> AddressSpace {
         match self.kind {
-            Kind::Xfs if realtime => "realtime device",
-            Kind::Xfs | Kind::Ext => "filesystem's device",
-            Kind::F2fs => "filesystem's devices, one after another",
-            Kind::Other("btrfs" | "bcachefs", _) => "filesystem's own, not the device's",
-            Kind::Other(..) => "unknown",
+            Kind::Xfs if realtime => AddressSpace::RealtimeDevice,
+            Kind::Xfs | Kind::Ext => AddressSpace::Device,
+            Kind::F2fs => AddressSpace::Devices,
+            Kind::Other("btrfs" | "bcachefs", _) => AddressSpace::Filesystem,
+            Kind::Other(..) => AddressSpace::Unknown,
         }
     }
 

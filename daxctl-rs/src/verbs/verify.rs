@@ -82,7 +82,8 @@ pub fn run_against(
     for path in paths {
         let mut report = FileReport::new(path);
         let target = Target::open(path);
-        let index = manifest.find(target.as_ref().ok().map(|target| target.identity), path, root);
+        let file = target.as_ref().ok().map(|target| (target.identity, target.filesystem.uuid));
+        let index = manifest.find(file, path, root);
         match (index, target) {
             (Some(index), target) => {
                 used[index] = true;
@@ -97,7 +98,7 @@ pub fn run_against(
     for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
-        let target = entry.harmless().and_then(|()| Target::open(&path));
+        let target = entry.harmless(root).and_then(|()| Target::open(&path));
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
             status = status.max(each::tell(report, sink));
