@@ -18,7 +18,7 @@ use crate::file::strip::Strip;
 use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::pin::drift::Change;
+use crate::pin::drift::{Change, Moved};
 use crate::pin::record::Stored;
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
@@ -75,6 +75,9 @@ pub struct FileReport {
     /// Where the map differs from what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
+    /// How many such places there are, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_count: Option<u64>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -97,6 +100,7 @@ impl FileReport {
             probe: None,
             pin: None,
             changes: None,
+            change_count: None,
             notes: Vec::new(),
         }
     }
@@ -140,6 +144,12 @@ impl FileReport {
             self.notes.push(format!("{shared} shared with other files since; that alone moves nothing"));
         }
         shared > 0
+    }
+
+    /// Adds where the map is not as it was.
+    pub(crate) fn differ(&mut self, moved: &Moved) {
+        self.changes = Some(moved.changes.clone());
+        self.change_count = moved.change_count;
     }
 
     /// Adds what a survey found, blockers and drift apart.

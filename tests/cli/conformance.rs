@@ -16,6 +16,7 @@ use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::tools::{checksum, filefrag, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{major, minor};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -998,11 +999,21 @@ fn closed_descriptors() {
     }
 }
 
-/// An exclusive flock(2), held until the value is dropped.
+/// The lock that a daxfile of root's takes, held until the value is dropped.
 fn lock(path: &Path) -> Killed {
-    require(&["flock"]);
-    let holder = Killed(spawn(Command::new("flock").arg("--no-fork").arg(path).args(["sleep", "1000"])));
-    wait_until("it is locked", || is_locked(path));
+    const LOCK: &str = r#"
+        my $file = sprintf "/run/daxfile/%d:%d", map { hex } split /:/, shift;
+        mkdir "/run/daxfile", 0700; open my $lock, "+>>", $file or die $!; chmod 0600, $file;
+        # F_OFD_SETLK, and F_WRLCK of the byte at the inode's number
+        fcntl($lock, 37, pack("s s x4 q q i x4", 1, 0, shift, 1, 0)) or die $!;
+        $| = 1; print "locked\n"; sleep 1000"#;
+    require(&["perl"]);
+    let metadata = path.metadata().unwrap();
+    let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+    let mut perl = Command::new("perl");
+    perl.args(["-e", LOCK, &format!("{major:x}:{minor:x}"), &metadata.ino().to_string()]);
+    let mut holder = Killed(spawn(perl.stdout(Stdio::piped())));
+    std::io::Read::read_exact(holder.0.stdout.as_mut().unwrap(), &mut [0; 7]).unwrap();
     holder
 }
 
@@ -1024,7 +1035,7 @@ fn locked_by_somebody() {
         let before = snapshot(&file);
         let held = lock(&file);
         if verb.locks {
-            refused(verb, &file, Error(5, "flock: Resource temporarily unavailable: another daxfile"));
+            refused(verb, &file, Error(5, "fcntl(F_OFD_SETLK): Resource temporarily unavailable: another daxfile"));
         } else {
             run(&verb.call(&[], &[&file])).expect(0);
             assert_eq!(snapshot(&file), before);

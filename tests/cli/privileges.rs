@@ -639,7 +639,7 @@ fn unpin_dry_run_asks_for_what_unpin_needs() {
         let unreadable = || give(&format!("setfattr -n security.daxfile.pin -v junk '{}'", path.display()));
         let not_held = || {
             give("");
-            daxfile(&["pin"], &path).expect(0);
+            run(&["pin"], &path).expect(0);
             sh(format!("chattr -i '{}'", path.display()));
         };
         for prepare in [&unreadable as &dyn Fn(), &not_held] {
@@ -649,11 +649,11 @@ fn unpin_dry_run_asks_for_what_unpin_needs() {
             assert_eq!(report(&unpin(&[]), 0)["action"], "unpinned", "{kind:?}");
         }
         // What is held takes more, and both say so.
-        daxfile(&["pin"], &path).expect(0);
+        run(&["pin"], &path).expect(0);
         for flags in [&["--dry-run"][..], &[]] {
             let unpin = Daxfile::new(["unpin"]).args(flags).arg(&path).as_nobody_with(&["sys_admin"]);
             assert!(unpin.run().expect(4).stderr.contains("CAP_LINUX_IMMUTABLE"), "{kind:?}");
         }
-        daxfile(&["unpin"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
     }
 }

@@ -17,6 +17,7 @@ use strum::{IntoStaticStr, VariantArray};
 use crate::error::{Error, Named, Result, if_known};
 use crate::needs::Hold;
 use crate::size;
+use crate::system::kernel::text;
 
 /// Kinds of filesystems that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +94,7 @@ pub struct Filesystem {
     /// Whether the mount is read-only.
     pub read_only: bool,
     xfs: Option<Geometry>,
+    always_cow: bool,
 }
 
 /// Filesystems that were looked at, so that their files need not ask again. A descriptor holds each, so that no other can
@@ -154,6 +156,7 @@ impl Filesystem {
             uuid: uuid.filter(|uuid| *uuid != [0; 16]),
             read_only: statfs.flags().contains(FsFlags::ST_RDONLY),
             xfs: geometry,
+            always_cow: geometry.is_some() && text("/sys/fs/xfs/debug/always_cow").as_deref() == Some("1"),
         })
     }
 
@@ -177,6 +180,7 @@ impl Filesystem {
                 Some("its garbage collection moves the blocks of immutable files; --hold writable has f2fs keep them")
             }
             Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
+            Kind::Xfs if self.always_cow => Some("always_cow of XFS, a debug setting, relocates every write"),
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {
                 let other = OTHERS.iter().find(|other| other.0 == magic);
@@ -236,6 +240,39 @@ impl Filesystem {
         self.xfs_has(GeometryFlags::RMAPBT)
     }
 
+    /// Waits until XFS is done with the files that were deleted so far, whose blocks count as shared until then. `false` where
+    /// there is nothing to wait for.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub(crate) fn await_deletions(&self, file: impl AsFd) -> Result<bool> {
+        /// How long they take once statfs(2) hurries them, on a busy machine.
+        const PATIENCE: Duration = Duration::from_millis(250);
+        static AWAITED: Mutex<Option<Instant>> = Mutex::new(None);
+        if self.kind != Kind::Xfs {
+            return Ok(false);
+        }
+        // No file is so large that this would free blocks of it, and then it waits for deleted files (xfs_inodegc_flush()).
+        if xfs::free_eofblocks(&file, u64::MAX).is_ok() {
+            return Ok(true);
+        }
+        fstatfs(&file).named("fstatfs")?;
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not for each of many files that are shared indeed.
+        let waits = awaited.is_none_or(|awaited| awaited.elapsed() > 4 * PATIENCE);
+        if waits {
+            sleep(PATIENCE);
+            *awaited = Some(Instant::now());
+        }
+        Ok(waits)
+    }
+
+    /// Whether its files are another machine's, so that no call here tells or fixes anything of their maps.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Other("nfs" | "cifs", _))
+    }
+
     /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
     ///
     /// # Errors
@@ -270,6 +307,10 @@ impl Filesystem {
         match self.kind {
             Kind::Other(name, TMPFS) => {
                 Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
+            }
+            _ if self.is_remote() => {
+                let why = self.refusal(Hold::Frozen).unwrap_or_default();
+                Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(why))
             }
             _ => Ok(()),
         }

@@ -78,7 +78,11 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress:
         }
         let mut report = FileReport::new(path);
         let looked = opened.and_then(|target| {
-            let lock = patiently(deadline, progress, || target.lock())?;
+            // Where no map is held, locks may not be had either.
+            let lock = match target.filesystem.is_remote() {
+                true => None,
+                false => Some(patiently(deadline, progress, || target.lock())?),
+            };
             let next = look(&target, options, deadline, progress, &mut report)?;
             Ok((target, lock, next))
         });
@@ -159,6 +163,7 @@ fn look(
         return Ok(Next::Nothing);
     }
     if survey.state == State::Pinned {
+        survey.require_certainty()?;
         if !options.dry_run {
             return Ok(Next::Sync);
         }

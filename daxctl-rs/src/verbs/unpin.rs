@@ -38,6 +38,9 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
         }
         let mut report = FileReport::new(path);
         let unpinned = opened.and_then(|target| {
+            if target.filesystem.is_remote() {
+                target.filesystem.require_extents()?;
+            }
             let lock = target.lock()?;
             let action = unpin(&target, dry_run, &mut report)?;
             Ok((target, lock, action))
