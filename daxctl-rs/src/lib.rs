@@ -19,6 +19,7 @@
 pub mod error;
 pub mod file;
 pub mod hold;
+pub mod listed;
 pub mod name;
 pub mod needs;
 pub mod pin;

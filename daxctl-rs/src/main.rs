@@ -32,7 +32,13 @@ fn main() -> ExitCode {
     };
     let meter = Meter::new(!cli.common.quiet);
     let mut printer = Printer::new(&cli);
-    match run(&cli, &meter, &mut |file| meter.aside(|| printer.print(&file))) {
+    let mut print = |file| {
+        meter.aside(|| printer.print(&file));
+        if printer.closed() {
+            meter.stop();
+        }
+    };
+    match run(&cli, &meter, &mut print) {
         Ok(status) => {
             let printed = printer.finish(status);
             if let Some(signal) = meter.signal() {

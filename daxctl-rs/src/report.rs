@@ -7,6 +7,7 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, Time};
 use serde::{Serialize, Serializer};
+use strum::VariantArray;
 
 use crate::error::Error;
 use crate::file::blockers::Blocker;
@@ -17,13 +18,14 @@ use crate::file::strip::Strip;
 use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::pin::drift::Change;
+use crate::pin::drift::{Change, Moved};
 use crate::pin::record::Stored;
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::size;
 use crate::status::Status;
 use crate::system::devices::Layer;
+use crate::system::filesystem::AddressSpace;
 use crate::system::kernel::Host;
 use crate::system::mounts::Mount;
 
@@ -73,6 +75,9 @@ pub struct FileReport {
     /// Where the map differs from what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
+    /// How many such places there are, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_count: Option<u64>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -95,6 +100,7 @@ impl FileReport {
             probe: None,
             pin: None,
             changes: None,
+            change_count: None,
             notes: Vec::new(),
         }
     }
@@ -140,6 +146,12 @@ impl FileReport {
         shared > 0
     }
 
+    /// Adds where the map is not as it was.
+    pub(crate) fn differ(&mut self, moved: &Moved) {
+        self.changes = Some(moved.changes.clone());
+        self.change_count = moved.change_count;
+    }
+
     /// Adds what a survey found, blockers and drift apart.
     pub fn describe(&mut self, target: &Target, survey: &Survey) {
         let realtime = survey.inode.xflags().contains(Xflags::REALTIME);
@@ -168,7 +180,7 @@ pub struct ErrorReport {
 }
 
 /// What a verb did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, VariantArray)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// The file was made.
@@ -348,7 +360,7 @@ pub struct MapFacts {
     /// Whether the map is proved untorn.
     pub consistent: bool,
     /// What physical offsets count from.
-    pub address_space: &'static str,
+    pub address_space: AddressSpace,
     /// The realtime device, where the file is on one.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "name::serialize_some")]
     pub realtime_device: Option<PathBuf>,

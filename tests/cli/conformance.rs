@@ -10,11 +10,13 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{Killed, spawn};
 use daxfile_tests::tools::{checksum, filefrag, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, wait_until};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{major, minor};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -997,11 +999,21 @@ fn closed_descriptors() {
     }
 }
 
-/// An exclusive flock(2), held until the value is dropped.
+/// The lock that a daxfile of root's takes, held until the value is dropped.
 fn lock(path: &Path) -> Killed {
-    require(&["flock"]);
-    let holder = Killed(spawn(Command::new("flock").arg("--no-fork").arg(path).args(["sleep", "1000"])));
-    wait_until("it is locked", || is_locked(path));
+    const LOCK: &str = r#"
+        my $file = sprintf "/run/daxfile/%d:%d", map { hex } split /:/, shift;
+        mkdir "/run/daxfile", 0700; open my $lock, "+>>", $file or die $!; chmod 0600, $file;
+        # F_OFD_SETLK, and F_WRLCK of the byte at the inode's number
+        fcntl($lock, 37, pack("s s x4 q q i x4", 1, 0, shift, 1, 0)) or die $!;
+        $| = 1; print "locked\n"; sleep 1000"#;
+    require(&["perl"]);
+    let metadata = path.metadata().unwrap();
+    let (major, minor) = (major(metadata.dev()), minor(metadata.dev()));
+    let mut perl = Command::new("perl");
+    perl.args(["-e", LOCK, &format!("{major:x}:{minor:x}"), &metadata.ino().to_string()]);
+    let mut holder = Killed(spawn(perl.stdout(Stdio::piped())));
+    std::io::Read::read_exact(holder.0.stdout.as_mut().unwrap(), &mut [0; 7]).unwrap();
     holder
 }
 
@@ -1023,7 +1035,7 @@ fn locked_by_somebody() {
         let before = snapshot(&file);
         let held = lock(&file);
         if verb.locks {
-            refused(verb, &file, Error(5, "flock: Resource temporarily unavailable: another daxfile"));
+            refused(verb, &file, Error(5, "fcntl(F_OFD_SETLK): Resource temporarily unavailable: another daxfile"));
         } else {
             run(&verb.call(&[], &[&file])).expect(0);
             assert_eq!(snapshot(&file), before);
@@ -1195,4 +1207,48 @@ fn an_interrupted_pin_is_undone() {
         let after = calls.split_once("--- SIGINT").expect("it was interrupted").1;
         assert_eq!(after.matches("FSSETXATTR").count(), 2, "set and cleared: {calls}");
     }
+}
+
+/// As programs do that a reader such as head(1) has left: no more is done for nobody.
+#[test]
+fn output_that_nobody_reads_ends_the_work() {
+    let scratch = Scratch::new(Kind::ext4());
+    let names: Vec<String> = (0..1000).map(|number| format!("file{number}")).collect();
+    for name in &names {
+        fs::write(scratch.path(name), [1; 4096]).unwrap();
+    }
+    let mut pin = Daxfile::new(["pin", "--hold", "none", "--json"]).args(&names).dir(scratch.mount_point()).command();
+    let out = spawn(pin.stdout(broken_pipe()).stderr(Stdio::piped())).wait_with_output().unwrap();
+    assert_eq!((out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned()), (Some(0), String::new()));
+    let states = Daxfile::new(["stat", "--json"]).args(&names).dir(scratch.mount_point()).run().expect(0).json();
+    let files = states["files"].as_array().unwrap();
+    let pinned = files.iter().filter(|file| file["pin"]["state"] == "pinned").count();
+    assert!(0 < pinned && pinned < names.len(), "{pinned} of {}", names.len());
+
+    // Looking, too, ends: with one file named again and again there would be work for minutes.
+    let list = "file0\n".repeat(2_000_000);
+    let mut stat = Daxfile::new(["stat", "--files-from", "-"]).dir(scratch.mount_point()).command();
+    let mut child = spawn(stat.stdin(Stdio::piped()).stdout(broken_pipe()).stderr(Stdio::null()));
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    let begun = Instant::now();
+    assert!(child.wait().unwrap().success());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_longest_wait_is_one() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    fs::write(&file, [1; 65536]).unwrap();
+    let pin = ["pin", "--wait", "18446744073709551615"];
+    assert_eq!(Daxfile::new(pin).arg("--json").arg(&file).run().expect(0).file()["action"], "pinned");
+    Daxfile::new(["unpin"]).arg(&file).run().expect(0);
+    // And while there is something to wait for, it goes on waiting.
+    let writer = File::options().write(true).open(&file).unwrap();
+    let mut waiting = spawn(&mut Daxfile::new(pin).arg(&file).command());
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(waiting.try_wait().unwrap().is_none());
+    drop(writer);
+    assert!(waiting.wait().unwrap().success());
+    Daxfile::new(["unpin"]).arg(&file).run().expect(0);
 }

@@ -7,13 +7,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use daxfile::file::blockers::Kind as Blocker;
 use daxfile::file::target::Target;
-use daxfile::needs::Hold;
+use daxfile::needs::{Allow, Hold};
+use daxfile::pin::drift::Place;
 use daxfile::pin::record::{self, Stored};
+use daxfile::pin::state::State;
+use daxfile::report::Action;
+use daxfile::system::devices::LayerKind;
+use daxfile::system::filesystem::AddressSpace;
 use daxfile_tests::tools::{require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs};
 use jsonschema::Validator;
+use libdaxfile::fiemap::ExtentFlags;
+use libdaxfile::fsxattr::Xflags;
 use serde_json::{Value, json};
+use strum::VariantArray;
 
 const SCHEMA: &str = include_str!("../../man/daxfile.schema.json");
 
@@ -526,5 +535,40 @@ fn grow(value: &mut Value) {
             members.insert("of_a_later_version".into(), json!({"x": [1]}));
         }
         _ => {}
+    }
+}
+
+/// The schema lists the names that the code has, in the same order, and no others.
+#[test]
+fn schema_lists_every_name_of_the_code() {
+    let schema = schema();
+    let in_schema = |pointer: &str| -> Vec<String> {
+        let names = schema.pointer(pointer).and_then(Value::as_array).unwrap_or_else(|| panic!("no {pointer}"));
+        names.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    fn in_code<T: serde::Serialize>(values: &[T]) -> Vec<String> {
+        let name = |value| serde_json::to_value(value).unwrap();
+        // Some have more to tell, and their names stand in "state".
+        let name = |value| name(value).get("state").cloned().unwrap_or_else(|| name(value));
+        values.iter().map(|value| name(value).as_str().unwrap().to_owned()).collect()
+    }
+    let lower = |name: &str| name.to_lowercase();
+    let unmerged = ExtentFlags::all() - ExtentFlags::LAST;
+    for (pointer, names) in [
+        ("/$defs/map/properties/address_space/enum", in_code(AddressSpace::VARIANTS)),
+        ("/$defs/action/enum", in_code(Action::VARIANTS)),
+        ("/$defs/blocker/properties/kind/enum", in_code(Blocker::VARIANTS)),
+        ("/$defs/pin/properties/state/enum", in_code(State::VARIANTS)),
+        ("/$defs/pin/properties/hold/enum", in_code(&Hold::ALL)),
+        ("/$defs/pin/properties/allowed/items/enum", Allow::KINDS.map(|(_, name)| name.to_owned()).to_vec()),
+        ("/$defs/inode_flags/items/enum", Xflags::all().iter_names().map(|(name, _)| lower(name)).collect()),
+        ("/$defs/extent/properties/flags/items/enum", unmerged.iter_names().map(|(name, _)| lower(name)).collect()),
+        ("/$defs/probe/properties/devices/items/properties/kind/enum", in_code(LayerKind::VARIANTS)),
+        (
+            "/$defs/place/properties/state/enum",
+            in_code(&[Place::Hole, Place::Written { physical: 0 }, Place::Unwritten { physical: 0 }, Place::Digest]),
+        ),
+    ] {
+        assert_eq!(in_schema(pointer), names, "{pointer}");
     }
 }

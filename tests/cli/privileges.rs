@@ -625,3 +625,35 @@ fn a_link_put_in_a_files_place_leads_nowhere() {
     assert_eq!((xflags(&victim), attributes(&victim), times(&victim)), before);
     assert_eq!(sh_status(format!("test -e '{}'", theirs.display())), 0);
 }
+
+/// A dry run asks for no capability that the unpin itself does without.
+#[test]
+fn unpin_dry_run_asks_for_what_unpin_needs() {
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind.clone());
+        let path = scratch.path("file");
+        let give = |script: &str| {
+            let path = path.display();
+            sh(format!("xfs_io -f -c 'pwrite -q 0 64k' -c fsync '{path}'; chown 65534 '{path}'; {script}"));
+        };
+        let unreadable = || give(&format!("setfattr -n security.daxfile.pin -v junk '{}'", path.display()));
+        let not_held = || {
+            give("");
+            run(&["pin"], &path).expect(0);
+            sh(format!("chattr -i '{}'", path.display()));
+        };
+        for prepare in [&unreadable as &dyn Fn(), &not_held] {
+            prepare();
+            let unpin = |flags: &[&str]| Daxfile::new(["unpin"]).args(flags).arg(&path).as_nobody_with(&["sys_admin"]);
+            assert_eq!(report(&unpin(&["--dry-run"]), 0)["action"], "would_unpin", "{kind:?}");
+            assert_eq!(report(&unpin(&[]), 0)["action"], "unpinned", "{kind:?}");
+        }
+        // What is held takes more, and both say so.
+        run(&["pin"], &path).expect(0);
+        for flags in [&["--dry-run"][..], &[]] {
+            let unpin = Daxfile::new(["unpin"]).args(flags).arg(&path).as_nobody_with(&["sys_admin"]);
+            assert!(unpin.run().expect(4).stderr.contains("CAP_LINUX_IMMUTABLE"), "{kind:?}");
+        }
+        run(&["unpin"], &path).expect(0);
+    }
+}

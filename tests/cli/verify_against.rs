@@ -610,3 +610,53 @@ fn damaged_manifests_never_panic() {
         assert!((0..=2).contains(&run.status) && !run.stderr.contains("panicked"), "{bad}: {run}");
     }
 }
+
+/// A snapshot has the inode numbers, the generations and the UUID of what it was taken of.
+#[test]
+fn a_snapshots_file_is_compared_with_its_own_entry() {
+    let scratch = Scratch::new(Kind::Btrfs);
+    let dir = scratch.mount_point();
+    sh(format!(
+        "cd '{}'; btrfs -q subvolume create first; xfs_io -f -c 'pwrite -q 0 64k' -c fsync first/file
+         btrfs -q subvolume snapshot first second; xfs_io -c 'pwrite -q 0 64k' -c fsync second/file",
+        dir.display()
+    ));
+    let manifest = manifest(&scratch, dir, ["first/file", "second/file"]);
+    for name in ["first/file", "second/file"] {
+        let run = Daxfile::new(["verify", "--json", "--against"]).arg(&manifest).arg(name).dir(dir).run().expect(0);
+        assert_eq!(statuses(&run), [(0, name.into())]);
+    }
+}
+
+/// The copy of a filesystem has its inode numbers and generations; by UUID and path, its files are others.
+#[test]
+fn a_copied_filesystem_is_told_apart_by_its_uuid() {
+    let mut first = Scratch::new(Kind::ext4());
+    make(first.path("file"));
+    make(first.path("moved"));
+    let second = first.twin(|image| drop(sh(format!("tune2fs -f -U random '{}' 2>&1", image.display()))), "");
+    sh(format!("cd '{}'; cp moved new; rm moved; sync", second.mount_point().display()));
+    let files = [first.path("file"), second.path("file")];
+    let both = manifest(&first, Path::new("/"), &files);
+    for file in &files {
+        assert_eq!(statuses(&against(&both, [file]).expect(0)), [(0, file.clone())]);
+    }
+    // Neither its name nor its filesystem is in it.
+    let only = manifest(&first, Path::new("/"), [first.path("moved")]);
+    let run = against(&only, [second.path("file")]).expect(2);
+    assert!(run.stderr.contains("no entry"), "{run}");
+}
+
+#[test]
+fn a_path_with_dots_is_refused_below_a_root_alone() {
+    let scratch = Scratch::new(Kind::xfs());
+    make(scratch.path("file"));
+    let dir = scratch.path("dir");
+    fs::create_dir(&dir).unwrap();
+    let manifest = manifest(&scratch, &dir, ["../file"]);
+    let verify =
+        |args: &[&str]| Daxfile::new(["verify", "--json", "--against"]).arg(&manifest).args(args).dir(&dir).run();
+    assert_eq!(statuses(&verify(&[]).expect(0)), [(0, "../file".into())]);
+    assert_eq!(statuses(&verify(&["../file"]).expect(0)), [(0, "../file".into())]);
+    assert!(verify(&["--root", "."]).expect(2).stderr.contains("'..'"));
+}

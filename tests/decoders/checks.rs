@@ -7,6 +7,7 @@ use daxfile::file::map::Run;
 use daxfile::pin::drift::Comparison;
 use daxfile::pin::manifest::{Entry, Manifest};
 use daxfile::pin::record::{Kept, Record, Undecodable};
+use daxfile::report::format_uuid;
 use libdaxfile::fiemap::ExtentFlags;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -81,7 +82,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest, String> {
             let root = Some(Path::new("/root"));
             for (index, entry) in entries.iter().enumerate() {
                 assert!(manifest.find(None, &entry.path, None).is_some_and(|found| found <= index));
-                if entry.harmless().is_ok() {
+                if entry.harmless(root).is_ok() {
                     assert!(entry.path_below(root).starts_with("/root"));
                 }
             }
@@ -98,9 +99,11 @@ pub(crate) fn written(entries: &[Entry]) -> Value {
             Ok(text) => json!(text),
             Err(_) => json!({"bytes": base64(name)}),
         };
-        let file = entry
-            .identity
-            .map(|identity| json!({"inode": identity.inode, "generation": identity.generation, "size": entry.size}));
+        let file = entry.identity.map(|identity| {
+            let uuid = entry.uuid.map(format_uuid);
+            let (inode, generation) = (identity.inode, identity.generation);
+            json!({"inode": inode, "generation": generation, "filesystem_uuid": uuid, "size": entry.size})
+        });
         let extents = entry.map.as_ref().map(|map| {
             let Kept::Runs(runs) = map else { panic!("a manifest has whole maps") };
             let extent = |run: &daxfile::pin::record::Position| {

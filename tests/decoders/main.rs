@@ -144,11 +144,12 @@ fn mutated(mut bytes: Vec<u8>, mutations: Vec<Mutation>) -> Vec<u8> {
 
 fn entry() -> impl Strategy<Value = Entry> {
     let name = prop_oneof![any::<String>().prop_map(String::into_bytes), vec(any::<u8>(), 0..40)];
-    let file = proptest::option::of((any::<u64>(), any::<u32>(), any::<u64>()));
+    let file = proptest::option::of((any::<u64>(), any::<u32>(), any::<u64>(), any::<Option<[u8; 16]>>()));
     (name, file, proptest::option::of(runs(20))).prop_map(|(name, file, runs)| Entry {
         path: OsString::from_vec(name).into(),
-        identity: file.map(|(inode, generation, _)| Identity { inode, generation }),
-        size: file.map_or(0, |(_, _, size)| size),
+        identity: file.map(|(inode, generation, ..)| Identity { inode, generation }),
+        uuid: file.and_then(|(.., uuid)| uuid),
+        size: file.map_or(0, |(_, _, size, _)| size),
         map: runs.map(Kept::Runs),
     })
 }

@@ -571,3 +571,25 @@ fn two_names_of_one_file() {
         }
     }
 }
+
+/// The file's owner can write a record of hold `none`, and must not so keep root from holding the file.
+#[test]
+fn a_forged_record_of_hold_none_ends_no_enforced_pin() {
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        sh(on(&path, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync $F; chown 65534 $F"));
+        Daxfile::new(["pin", "--hold", "none"]).arg(&path).as_nobody().run().expect(0);
+        for hold in [&[][..], &["--hold", "frozen"], &["--hold", "writable"]] {
+            let again = Daxfile::new(["pin", "--as-recorded", "--json"]).args(hold).arg(&path).run().expect(1);
+            let message = again.file()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(message.contains("hold none") && message.contains("owner"), "{again}");
+            assert!(!immutable(&path), "{again}");
+        }
+        // Where nothing is to be enforced, it is as good as any.
+        assert_eq!(report(&["pin", "--as-recorded", "--hold", "none"], &path, 0)["action"], "already_pinned");
+        run(&["unpin"], &path).expect(0);
+        assert_eq!(report(&["pin", "--as-recorded"], &path, 0)["pin"]["hold"], "frozen");
+        run(&["unpin"], &path).expect(0);
+    }
+}

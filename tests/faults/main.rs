@@ -1,6 +1,7 @@
 //! Calls that fail, disks that fill, crashes at any point, and files made to do harm.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod astray;
 mod exhausted;
 mod hostile;
 mod injection;

@@ -20,8 +20,9 @@ pub type Run = Extent;
 /// Flags that say nothing of where the bytes are: the record boundaries of FIEMAP change by themselves on ext4.
 const IMMATERIAL: ExtentFlags = ExtentFlags::LAST.union(ExtentFlags::MERGED);
 
-/// Most extents that are asked of XFS in one call: 48 bytes each.
-const ONE_CALL: usize = 1 << 22;
+/// Most extents that are asked of XFS in one call, 48 bytes each: where they are to be shown, and where they only prove that
+/// the map is untorn.
+const ONE_CALL: [usize; 2] = [1 << 22, 1 << 18];
 
 /// Joins extents into runs, one at a time.
 ///
@@ -131,7 +132,7 @@ pub fn read(
 ) -> Result<bool> {
     target.filesystem.require_extents()?;
     let certain_anyway = lease.is_some() || before.immutable();
-    let whole = if certain_anyway { None } else { one_call(target, before)? };
+    let whole = if certain_anyway { None } else { one_call(target, before, ONE_CALL[usize::from(kept.is_none())])? };
     let lists = kept.is_some() && whole.is_none();
     let mut listed = Vec::new();
     let mut visit = |run| {
@@ -203,7 +204,7 @@ fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
     })
 }
 
-fn one_call(target: &Target, state: &InodeState) -> Result<Option<xfs::WholeMap>> {
+fn one_call(target: &Target, state: &InodeState, most: usize) -> Result<Option<xfs::WholeMap>> {
     if target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
         return Ok(None);
     }
@@ -216,7 +217,7 @@ fn one_call(target: &Target, state: &InodeState) -> Result<Option<xfs::WholeMap>
     if synced {
         sync()?;
     }
-    while limit <= ONE_CALL {
+    while limit <= most {
         match xfs::whole_map(target, limit)? {
             Some(extents) if !synced && extents.has_unwritten() => {
                 sync()?;

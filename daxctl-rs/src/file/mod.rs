@@ -4,6 +4,7 @@ pub mod blockers;
 pub mod dax;
 pub mod layout;
 pub mod map;
+pub mod open;
 pub mod overview;
 pub mod sharers;
 pub mod staging;

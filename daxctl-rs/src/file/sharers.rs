@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use nix::sys::stat::makedev;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::file::open;
 use crate::file::target::Target;
 use crate::name;
 
@@ -26,29 +28,73 @@ pub struct Sharer {
     pub path: Option<PathBuf>,
 }
 
-/// Names the inodes that own blocks in these ranges of the device besides the file itself. `None` where the filesystem
-/// keeps no owners, or does not tell them to us: it takes CAP_SYS_ADMIN.
-///
-/// # Errors
-/// Those of GETFSMAP.
-pub fn find(target: &Target, device: (u32, u32), ranges: Vec<Range<u64>>) -> Result<Option<Vec<Sharer>>> {
-    if !target.filesystem.records_owners() {
-        return Ok(None);
+/// Ranges that are looked up at a time.
+const TOGETHER: usize = 4096;
+
+/// Finds the inodes that own blocks in some ranges of the device besides the file itself.
+#[derive(Debug)]
+pub struct Sharers<'a> {
+    target: &'a Target,
+    ranges: Vec<Range<u64>>,
+    /// `None` where the filesystem keeps no owners, or does not tell them to us: it takes CAP_SYS_ADMIN.
+    owners: Result<Option<BTreeMap<u64, Option<PathBuf>>>>,
+}
+
+impl<'a> Sharers<'a> {
+    /// Begins with none. Where they are not `wanted`, nobody is asked.
+    #[must_use]
+    pub fn new(target: &'a Target, wanted: bool) -> Self {
+        let told = wanted && target.filesystem.records_owners();
+        Sharers { target, ranges: Vec::new(), owners: Ok(told.then(BTreeMap::new)) }
     }
-    let mut owners = BTreeMap::new();
+
+    /// Adds a range of shared blocks.
+    pub fn add(&mut self, range: Range<u64>) {
+        if !matches!(self.owners, Ok(Some(_))) {
+            return;
+        }
+        self.ranges.push(range);
+        if self.ranges.len() >= TOGETHER {
+            self.look();
+        }
+    }
+
+    /// Who has them.
+    ///
+    /// # Errors
+    /// Those of GETFSMAP.
+    pub fn found(mut self) -> Result<Option<Vec<Sharer>>> {
+        self.look();
+        let Some(mut owners) = self.owners? else { return Ok(None) };
+        owners.remove(&self.target.identity.inode);
+        find_names(self.target, &mut owners);
+        Ok(Some(owners.into_iter().map(|(inode, path)| Sharer { inode, path }).collect()))
+    }
+
+    fn look(&mut self) {
+        let ranges = std::mem::take(&mut self.ranges);
+        let Ok(Some(owners)) = &mut self.owners else { return };
+        match add_owners(self.target, ranges, owners) {
+            Ok(true) => {}
+            Ok(false) => self.owners = Ok(None),
+            Err(error) => self.owners = Err(error),
+        }
+    }
+}
+
+/// Adds the owners of these ranges; `false` where the filesystem does not tell them.
+fn add_owners(target: &Target, ranges: Vec<Range<u64>>, owners: &mut BTreeMap<u64, Option<PathBuf>>) -> Result<bool> {
     for range in merged(ranges) {
-        for record in Records::new(target, device, range.start, range.end - range.start) {
+        for record in Records::new(target, target.device(), range.start, range.end - range.start) {
             let record = record?;
             match record.flags.contains(RecordFlags::SPECIAL_OWNER) {
-                true if record.owner == FMR_OWN_UNKNOWN => return Ok(None),
+                true if record.owner == FMR_OWN_UNKNOWN => return Ok(false),
                 true => {}
                 false => _ = owners.insert(record.owner, None),
             }
         }
     }
-    owners.remove(&target.identity.inode);
-    find_names(target, device, &mut owners);
-    Ok(Some(owners.into_iter().map(|(inode, path)| Sharer { inode, path }).collect()))
+    Ok(true)
 }
 
 /// One query serves all that lies together on the device.
@@ -65,17 +111,18 @@ fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 }
 
 /// XFS has no way from an inode to its name but parent pointers, which few have: a look around has to do.
-fn find_names(target: &Target, (major, minor): (u32, u32), owners: &mut BTreeMap<u64, Option<PathBuf>>) {
-    let parent = target.parent();
+fn find_names(target: &Target, owners: &mut BTreeMap<u64, Option<PathBuf>>) {
+    let (major, minor) = target.device();
+    let Ok(parent) = open::directory(target.parent()) else { return };
     // A file can be mounted over another: then its directory's inode numbers mean something else.
     let here = makedev(major.into(), minor.into());
-    if std::fs::metadata(parent).map(|metadata| metadata.dev()).ok() != Some(here) {
+    if parent.metadata().map(|metadata| metadata.dev()).ok() != Some(here) {
         return;
     }
-    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    let Ok(entries) = std::fs::read_dir(format!("/proc/self/fd/{}", parent.as_raw_fd())) else { return };
     for entry in entries.take(BOUND).flatten() {
         if let Some(path) = owners.get_mut(&entry.ino()) {
-            *path = Some(entry.path());
+            *path = Some(target.parent().join(entry.file_name()));
         }
     }
 }

@@ -1,20 +1,22 @@
 //! A file, opened once: everything is done through this descriptor, and its path serves for messages only.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
-use libdaxfile::statx::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx, Time};
+use libdaxfile::statx::{Attributes, Statx, Time};
 use libdaxfile::{Errno, fsxattr, inode, statx};
-use nix::fcntl::{AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl, open, openat};
-use nix::sys::stat::{Mode, lstat};
+use nix::fcntl::{AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Named, Result, if_known};
+use crate::file::open::{self, Root};
 use crate::status::Status;
 use crate::system::devices;
 use crate::system::filesystem::{Filesystem, Kind, Known};
+use crate::system::locks;
 use crate::system::mounts::Mount;
 
 /// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
@@ -44,7 +46,10 @@ pub struct Target {
 
 /// Keeps other `daxfile`s off a file until it is dropped.
 #[derive(Debug)]
-pub struct Lock(Option<Flock<File>>);
+pub struct Lock {
+    flock: Option<Flock<File>>,
+    _of_root: Option<File>,
+}
 
 /// What an inode tells at one moment, from whichever interface tells it.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +102,7 @@ impl Target {
     /// # Errors
     /// Those of open(2), and status 2 for what is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        Target::from_file(path, open_regular(path)?)
+        Target::opened(path, open::regular(path)?, |file, _| Filesystem::of(file))
     }
 
     /// The same, where it may be on a filesystem that is known already.
@@ -105,20 +110,22 @@ impl Target {
     /// # Errors
     /// Those of [`Target::open`].
     pub fn open_on(path: &Path, known: &Known) -> Result<Self> {
-        Target::of(path, open_regular(path)?, |file, statx| known.of(statx.device, file))
+        Target::opened(path, open::regular(path)?, |file, statx| known.of(statx.device, file))
     }
 
-    /// Takes a file that is open already.
+    /// Opens a regular file by its name below a root. `path` is what messages call it.
     ///
     /// # Errors
-    /// Status 2 for what is not a regular file; those of the calls that identify it.
-    pub fn from_file(path: &Path, file: File) -> Result<Self> {
-        Target::of(path, file, |file, _| Filesystem::of(file))
+    /// Those of [`Target::open`].
+    pub fn open_below(root: &Root, name: &Path, path: &Path) -> Result<Self> {
+        Target::opened(path, root.regular(name)?, |file, _| Filesystem::of(file))
     }
 
-    fn of(path: &Path, file: File, filesystem: impl FnOnce(&File, &Statx) -> Result<Filesystem>) -> Result<Self> {
-        let statx = statx::get(&file)?;
-        require_regular(statx.mode.into())?;
+    fn opened(
+        path: &Path,
+        (file, statx): (File, Statx),
+        filesystem: impl FnOnce(&File, &Statx) -> Result<Filesystem>,
+    ) -> Result<Self> {
         let generation = if_known(inode::generation(&file))?.unwrap_or(0);
         Ok(Target {
             path: path.to_owned(),
@@ -146,19 +153,17 @@ impl Target {
     /// # Errors
     /// Those of open(2); busy where somebody executes it, holds a lease on it, or has made it immutable.
     pub fn into_writable(self) -> Result<Self> {
-        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        let fd = open(same.as_str(), flags, Mode::empty()).map_err(|errno| {
-            let error = Error::call("open(O_RDWR)", errno);
-            match errno {
+        let file = open::reopen(&self.file, OFlag::O_RDWR).map_err(|error| {
+            let error = Error { call: Some("open(O_RDWR)"), ..error };
+            match error.errno {
                 // It was not immutable when it was looked at.
-                Errno::EPERM => {
+                Some(Errno::EPERM) => {
                     Error { status: Status::Busy, ..error }.because("another daxfile has pinned it meanwhile")
                 }
                 _ => error,
             }
         })?;
-        Ok(Target { file: File::from(fd), ..self })
+        Ok(Target { file, ..self })
     }
 
     /// Reads size, times and attributes.
@@ -217,27 +222,29 @@ impl Target {
         self.file.sync_all().named("fsync")
     }
 
-    /// Keeps other `daxfile`s off until the returned lock is dropped.
+    /// Keeps other `daxfile`s off until the returned lock is dropped. Others' locks on the file hold up all but root.
     ///
     /// # Errors
     /// Busy where another has it.
     pub fn lock(&self) -> Result<Lock> {
+        let of_root = locks::lock(self.device(), self.identity.inode)?;
         let file = self.file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")?;
-        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            let error = Error::call("flock", errno);
-            match errno {
-                Errno::EAGAIN => error.because("another daxfile is at work on it, or somebody locked it"),
-                _ => error,
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(flock) => Ok(Lock { flock: Some(flock), _of_root: of_root }),
+            // It keeps other users' daxfiles off, no more.
+            Err(_) if of_root.is_some() => Ok(Lock { flock: None, _of_root: of_root }),
+            Err((_, errno @ Errno::EAGAIN)) => {
+                Err(Error::call("flock", errno).because("another daxfile is at work on it, or somebody locked it"))
             }
-        });
-        Ok(Lock(Some(locked?)))
+            Err((_, errno)) => Err(Error::call("flock", errno)),
+        }
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // Flock would panic where it cannot unlock; but then the lock ends with the process.
-        if let Some(Err((lock, _))) = self.0.take().map(Flock::unlock) {
+        if let Some(Err((lock, _))) = self.flock.take().map(Flock::unlock) {
             std::mem::forget(lock);
         }
     }
@@ -261,35 +268,8 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
         }
         errno => Error::call("open(O_TMPFILE)", errno),
     })?;
-    Target::from_file(path, File::from(fd))
-}
-
-pub(crate) fn open_regular(path: &Path) -> Result<File> {
-    // Opening acts on what is no regular file: a FIFO's writer goes on, and what it writes is lost; a device starts.
-    if let Ok(stat) = lstat(path)
-        && stat.st_mode & S_IFMT != S_IFLNK
-    {
-        require_regular(stat.st_mode)?;
-    }
-    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let fd = open(path, flags, Mode::empty()).map_err(|errno| {
-        let error = Error::call("open", errno);
-        match errno {
-            Errno::ELOOP => error.because("a symbolic link; name the file it leads to"),
-            Errno::ENXIO => Error::new(Status::Failed, "not a regular file"),
-            Errno::EAGAIN => error.because("somebody holds a lease on it"),
-            _ => error,
-        }
-    })?;
-    Ok(File::from(fd))
-}
-
-pub(crate) fn require_regular(mode: u32) -> Result<()> {
-    match mode & S_IFMT {
-        S_IFREG => Ok(()),
-        S_IFDIR => Err(Error::new(Status::Failed, "a directory, not a regular file")),
-        _ => Err(Error::new(Status::Failed, "not a regular file")),
-    }
+    let statx = statx::get(&fd)?;
+    Target::opened(path, (File::from(fd), statx), |file, _| Filesystem::of(file))
 }
 
 impl AsFd for Target {

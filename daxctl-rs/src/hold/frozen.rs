@@ -41,25 +41,13 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// # Errors
 /// Where the kernel does not tell the process's capabilities.
 pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
-    let mut missing = missing_for_thawing(statx)?;
-    missing.extend(super::lacked(&[(Capability::CAP_LEASE, is_anothers(statx))])?);
-    Ok(missing)
-}
-
-/// What this process lacks for ending such a hold.
-///
-/// # Errors
-/// As above.
-pub fn missing_for_thawing(statx: &Statx) -> Result<Vec<String>> {
+    let anothers = super::is_anothers(statx);
     super::lacked(&[
         (Capability::CAP_LINUX_IMMUTABLE, true),
         (Capability::CAP_SYS_ADMIN, true),
-        (Capability::CAP_FOWNER, is_anothers(statx)),
+        (Capability::CAP_FOWNER, anothers),
+        (Capability::CAP_LEASE, anothers),
     ])
-}
-
-fn is_anothers(statx: &Statx) -> bool {
-    nix::unistd::geteuid().as_raw() != statx.uid
 }
 
 /// Asks, without touching the file, whether somebody has it open for writing.

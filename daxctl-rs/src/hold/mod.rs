@@ -15,7 +15,7 @@ use libdaxfile::statx::{Statx, Time};
 use libdaxfile::{Errno, xattr};
 
 use crate::error::{Error, Result};
-use crate::file::target::Target;
+use crate::file::target::{InodeState, Target};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{Record, Stored, attribute};
 use crate::pin::state::State;
@@ -34,15 +34,21 @@ pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
     }
 }
 
-/// What this process lacks for ending such a hold.
+/// What this process lacks for taking these flags away from a file, and its record in `security.*`.
 ///
 /// # Errors
 /// As above.
-pub fn missing_for_release(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
-    match hold {
-        Hold::Frozen => frozen::missing_for_thawing(statx),
-        Hold::Writable | Hold::None => missing_capabilities(hold, statx),
-    }
+pub fn missing_for_release(added: Xflags, inode: &InodeState) -> Result<Vec<String>> {
+    let cleared = inode.xflags() & added;
+    lacked(&[
+        (Capability::CAP_LINUX_IMMUTABLE, cleared.intersects(Xflags::IMMUTABLE | Xflags::APPEND)),
+        (Capability::CAP_SYS_ADMIN, true),
+        (Capability::CAP_FOWNER, !cleared.is_empty() && is_anothers(&inode.statx)),
+    ])
+}
+
+fn is_anothers(statx: &Statx) -> bool {
+    nix::unistd::geteuid().as_raw() != statx.uid
 }
 
 /// Finds, without touching the file, what else would keep it from being held so.

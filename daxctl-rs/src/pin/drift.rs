@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::file::map::{Joiner, Run};
+use crate::listed::Listed;
 use crate::pin::record::{Digester, Kept, Position};
 use libdaxfile::fiemap::ExtentFlags;
 
@@ -44,12 +45,12 @@ pub struct Change {
 struct Differ<'a> {
     was: &'a [Position],
     position: u64,
-    changes: Vec<Change>,
+    changes: Listed<Change>,
 }
 
 impl<'a> Differ<'a> {
     fn new(was: &'a [Position]) -> Self {
-        Differ { was, position: 0, changes: Vec::new() }
+        Differ { was, position: 0, changes: Listed::new() }
     }
 
     fn push(&mut self, now: &Position) {
@@ -57,7 +58,7 @@ impl<'a> Differ<'a> {
         self.walk_to(now.end(), Some(now));
     }
 
-    fn finish(mut self) -> Vec<Change> {
+    fn finish(mut self) -> Listed<Change> {
         let end = self.was.last().map_or(0, Position::end);
         self.walk_to(end, None);
         self.changes
@@ -170,13 +171,13 @@ impl<'a> Comparison<'a> {
             Method::Runs(differ) => differ.finish(),
             Method::Digests { span, size, was, now } => changed_spans(span, size, was, &now.finish()),
         };
-        Moved { changes, shared: self.shared }
+        Moved { change_count: changes.total(), changes: changes.into_kept(), shared: self.shared }
     }
 }
 
-fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Vec<Change> {
+fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Listed<Change> {
     let differing = (0u64..).zip(was.iter().zip(now)).filter(|(_, (was, now))| was != now);
-    let mut changes: Vec<Change> = Vec::new();
+    let mut changes: Listed<Change> = Listed::new();
     for (index, _) in differing {
         let logical = index * span;
         let length = span.min(size.saturating_sub(logical));
@@ -193,6 +194,8 @@ fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Ve
 pub struct Moved {
     /// Pieces that are elsewhere.
     pub changes: Vec<Change>,
+    /// How many pieces there are, where not all are listed.
+    pub change_count: Option<u64>,
     /// Bytes whose blocks other files have now, too.
     pub shared: u64,
 }
@@ -208,7 +211,7 @@ mod tests {
     fn diff(was: &[Position], now: &[Position]) -> Vec<Change> {
         let mut differ = Differ::new(was);
         now.iter().for_each(|run| differ.push(run));
-        differ.finish()
+        differ.finish().into_kept()
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::error::{Named, Result};
 use crate::file::target::Target;
@@ -10,12 +13,21 @@ use crate::file::target::Target;
 /// The guard's pins.
 pub(crate) const PINS: &str = "/sys/fs/bpf/daxfile";
 
-/// Whether the guard has the file, and is whole, and f2fs keeps its blocks where they are.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// What is said of a file where [`holds`] cannot tell.
+pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whole only root can see";
+
+/// Whether the guard has the file, and is whole, and f2fs keeps its blocks where they are. `None` where the guard has it, but
+/// its pins cannot be looked at.
 ///
 /// # Errors
 /// Those of the ioctls that ask them, and of looking at the guard's pins.
-pub fn holds(target: &Target) -> Result<bool> {
-    Ok(target.filesystem.keeps_blocks(target)? && guards(target)? && is_whole()?)
+pub fn holds(target: &Target) -> Result<Option<bool>> {
+    if !target.filesystem.keeps_blocks(target)? || !guards(target)? {
+        return Ok(Some(false));
+    }
+    is_whole()
 }
 
 /// Whether the guard, whatever is left of it, has the file.
@@ -40,14 +52,22 @@ pub(crate) fn directories_of_links() -> io::Result<Vec<(PathBuf, usize)>> {
 }
 
 pub(crate) fn has_all(path: &Path, number: usize) -> bool {
-    fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
+    number > 0 && fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
 }
 
-/// Whether no link is missing, as far as the caller may look.
-fn is_whole() -> Result<bool> {
-    match directories_of_links() {
-        Ok(found) => Ok(found.iter().any(|(path, number)| has_all(path, *number))),
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => Ok(true),
+/// Whether no link is missing.
+fn is_whole() -> Result<Option<bool>> {
+    let of_root = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
+    // Everybody may make a directory where bpffs is mounted without more.
+    let found = fs::symlink_metadata(PINS).and_then(|metadata| Ok((of_root(metadata), directories_of_links()?)));
+    match found {
+        Ok((of_root, found)) => Ok(Some(of_root && found.iter().any(|(path, number)| has_all(path, *number)))),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        // Gone, if it is not another mount namespace that has them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let bpffs = statfs(BPFFS).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC);
+            Ok(bpffs.then_some(false))
+        }
         Err(error) => Err(error).named("readdir(/sys/fs/bpf/daxfile)"),
     }
 }

@@ -10,6 +10,7 @@ use libdaxfile::fiemap::{Extent, ExtentFlags};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::file::map::Joiner;
@@ -22,8 +23,9 @@ use crate::status::Status;
 #[derive(Debug)]
 pub struct Manifest {
     entries: Vec<Entry>,
-    // The first entry of each.
-    by_identity: HashMap<Identity, usize>,
+    /// All that the same inode number and generation were seen at: snapshots and copies of a filesystem share both.
+    by_identity: HashMap<Identity, Vec<usize>>,
+    /// The first entry of each.
     by_path: HashMap<PathBuf, usize>,
 }
 
@@ -34,6 +36,8 @@ pub struct Entry {
     pub path: PathBuf,
     /// Which file it was, if it could be looked at.
     pub identity: Option<Identity>,
+    /// The UUID of its filesystem, as it was written.
+    pub uuid: Option<[u8; 16]>,
     /// Size in bytes.
     pub size: u64,
     /// Its runs; none where `--extents` was not given.
@@ -96,6 +100,7 @@ impl<'de> Visitor<'de> for PathVisitor {
 struct RawFile {
     inode: u64,
     generation: u32,
+    filesystem_uuid: Option<String>,
     size: u64,
 }
 
@@ -123,10 +128,11 @@ impl Manifest {
             return Err(unknown(raw.schema_version));
         }
         let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        let (mut by_identity, mut by_path) = (HashMap::new(), HashMap::new());
+        let mut by_identity = HashMap::<_, Vec<usize>>::new();
+        let mut by_path = HashMap::new();
         for (index, entry) in entries.iter().enumerate() {
             if let Some(identity) = entry.identity {
-                by_identity.entry(identity).or_insert(index);
+                by_identity.entry(identity).or_default().push(index);
             }
             by_path.entry(relative(&entry.path)).or_insert(index);
         }
@@ -139,13 +145,22 @@ impl Manifest {
         &self.entries
     }
 
-    /// Finds a file's entry by inode and generation, else by its path below `root`.
+    /// Finds a file's entry: by inode, generation and the UUID of its filesystem, else by its path below `root`. Of several
+    /// entries that are alike in the first three, the one with that path is meant.
     #[must_use]
-    pub fn find(&self, identity: Option<Identity>, path: &Path, root: Option<&Path>) -> Option<usize> {
+    pub fn find(&self, file: Option<(Identity, Option<[u8; 16]>)>, path: &Path, root: Option<&Path>) -> Option<usize> {
         let path = plain(path);
-        let path = root.and_then(|root| path.strip_prefix(plain(root)).ok()).unwrap_or(&path);
-        let found = identity.and_then(|identity| self.by_identity.get(&identity));
-        found.or_else(|| self.by_path.get(&relative(path))).copied()
+        let path = relative(root.and_then(|root| path.strip_prefix(plain(root)).ok()).unwrap_or(&path));
+        let alike = file.and_then(|(identity, _)| self.by_identity.get(&identity)).map_or(&[][..], Vec::as_slice);
+        let uuid = file.and_then(|(_, uuid)| uuid);
+        let named = |index: &&usize| relative(&self.entries[**index].path) == path;
+        let of_the_filesystem = |index: &&usize| match (self.entries[**index].uuid, uuid) {
+            (Some(was), Some(now)) => was == now,
+            _ => true,
+        };
+        let same = || alike.iter().filter(of_the_filesystem);
+        let found = same().find(named).or_else(|| alike.iter().find(named)).or_else(|| same().next());
+        found.or_else(|| self.by_path.get(&path)).copied()
     }
 }
 
@@ -160,7 +175,9 @@ impl Entry {
         };
         let identity = raw.file.as_ref().map(|file| Identity { inode: file.inode, generation: file.generation });
         let map = raw.extents.map(runs).transpose().map_err(|error| format!("{}: {error}", quote(&path)))?;
-        Ok(Entry { path, identity, size: raw.file.map_or(0, |file| file.size), map })
+        let size = raw.file.as_ref().map_or(0, |file| file.size);
+        let uuid = raw.file.and_then(|file| Uuid::parse_str(&file.filesystem_uuid?).ok()).map(Uuid::into_bytes);
+        Ok(Entry { path, identity, uuid, size, map })
     }
 
     /// Where its file is to be.
@@ -173,8 +190,8 @@ impl Entry {
     ///
     /// # Errors
     /// Status 2 where it climbs.
-    pub fn harmless(&self) -> Result<()> {
-        let climbs = self.path.components().any(|component| component == Component::ParentDir);
+    pub fn harmless(&self, root: Option<&Path>) -> Result<()> {
+        let climbs = root.is_some() && self.path.components().any(|component| component == Component::ParentDir);
         if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
     }
 }
@@ -242,10 +259,11 @@ mod tests {
             {"path": "./b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []},
             {"path": "b", "file": {"inode": 2, "generation": 1, "size": 0}, "extents": []}]}"#;
         let manifest = Manifest::parse(json).unwrap();
-        let identity = |inode| Some(Identity { inode, generation: 1 });
+        let identity = |inode| Some((Identity { inode, generation: 1 }, None));
         assert_eq!(manifest.find(identity(2), Path::new("/a"), None), Some(1));
         assert_eq!(manifest.find(identity(9), Path::new("/mnt/a"), Some(Path::new("/mnt"))), Some(0));
         assert_eq!(manifest.find(None, Path::new("b"), None), Some(1));
+        assert_eq!(manifest.find(identity(2), Path::new("/elsewhere"), None), Some(1));
         assert_eq!(manifest.find(identity(9), Path::new("c"), None), None);
     }
 }

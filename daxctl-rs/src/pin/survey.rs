@@ -1,24 +1,23 @@
 //! Everything that is known of a file at one moment, from one pass over its map.
 
-use std::ops::Range;
-
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::file::blockers::{Beside, Blocker, Kind, Scan};
 use crate::file::dax;
 use crate::file::map::{self, Run, Runs};
 use crate::file::overview::Overview;
-use crate::file::sharers;
+use crate::file::sharers::Sharers;
 use crate::file::staging;
 use crate::file::target::{InodeState, Target};
-use crate::needs::{Hold, Needs};
+use crate::needs::{Allow, Hold, Needs};
 use crate::pin::drift::{Comparison, Moved};
 use crate::pin::guarded;
 use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
 use crate::pin::state::{self, State};
+use crate::status::Status;
 use crate::system::mounts;
 
 /// What a file is, and how it stands with its pin.
@@ -40,6 +39,26 @@ pub struct Survey {
     pub state: State,
     /// Whether the map is proved untorn.
     pub consistent: bool,
+    /// Whether the guard has the file, but whether the guard is whole cannot be seen.
+    pub guard_unseen: bool,
+}
+
+impl Survey {
+    /// Whether other files have some of its blocks, too, and that prevents a pin.
+    fn shares(&self) -> bool {
+        self.blockers.iter().any(|blocker| blocker.kind == Kind::Shared)
+    }
+
+    /// Refuses to take for held what may not be.
+    ///
+    /// # Errors
+    /// Not permitted, where the guard has the file, and whether the guard is whole cannot be seen.
+    pub fn require_certainty(&self) -> Result<()> {
+        if self.guard_unseen && self.state == State::Pinned {
+            return Err(Error::new(Status::NotPermitted, guarded::UNSEEN));
+        }
+        Ok(())
+    }
 }
 
 /// A survey, and what a record keeps of the map that it saw.
@@ -84,9 +103,16 @@ pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
 /// # Errors
 /// Those of [`take`], and of the calls that read owners.
 pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
-    let mut shared = Shared::default();
-    let survey = of_opened(target, needs, |run| shared.push(run))?;
-    shared.name_owners(target, survey)
+    let look = |inode| {
+        let mut shared = Shared::new(target, needs);
+        let survey = look(target, inode, needs, None, None, |run| shared.push(run))?;
+        shared.name_owners(survey)
+    };
+    let survey = look(target.state_at_opening()?)?;
+    if survey.shares() && target.filesystem.await_deletions(target)? {
+        return look(target.inode_state()?);
+    }
+    Ok(survey)
 }
 
 /// Looks at a file to record it.
@@ -94,32 +120,42 @@ pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
 /// # Errors
 /// Those of [`with_sharers`].
 pub fn to_record(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Recorded> {
+    let recorded = record_as_it_is(target, needs, lease)?;
+    if recorded.survey.shares() && target.filesystem.await_deletions(target)? {
+        return record_as_it_is(target, needs, lease);
+    }
+    Ok(recorded)
+}
+
+fn record_as_it_is(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Recorded> {
     let inode = target.inode_state()?;
     let mut recorder = Recorder::new(inode.statx.size, LIMIT);
-    let mut shared = Shared::default();
+    let mut shared = Shared::new(target, needs);
     let survey = look(target, inode, needs, lease, None, |run| {
         recorder.push(run);
         shared.push(run);
     })?;
     let (extents, map) = recorder.finish();
-    Ok(Recorded { survey: shared.name_owners(target, survey)?, extents, map })
+    Ok(Recorded { survey: shared.name_owners(survey)?, extents, map })
 }
 
-/// Where the blocks are that others have, too.
-#[derive(Debug, Default)]
-struct Shared(Vec<Range<u64>>);
+/// Who else has the blocks that others have, too.
+struct Shared<'a>(Sharers<'a>);
 
-impl Shared {
+impl<'a> Shared<'a> {
+    fn new(target: &'a Target, needs: Needs) -> Self {
+        Shared(Sharers::new(target, !needs.allow.contains(Allow::SHARED)))
+    }
+
     fn push(&mut self, run: &Run) {
         if run.flags.contains(ExtentFlags::SHARED) {
-            self.0.push(run.physical..run.physical.saturating_add(run.length));
+            self.0.add(run.physical..run.physical.saturating_add(run.length));
         }
     }
 
-    fn name_owners(self, target: &Target, mut survey: Survey) -> Result<Survey> {
-        let device = survey.inode.statx.device;
+    fn name_owners(self, mut survey: Survey) -> Result<Survey> {
         if let Some(blocker) = survey.blockers.iter_mut().find(|blocker| blocker.kind == Kind::Shared) {
-            blocker.sharers = sharers::find(target, device, self.0)?;
+            blocker.sharers = self.0.found()?;
         }
         Ok(survey)
     }
@@ -168,10 +204,11 @@ fn look(
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
     let held = match own.map(|record| record.needs.hold) {
         Some(Hold::Writable) => guarded::holds(target)?,
-        _ => inode.immutable(),
+        _ => Some(inode.immutable()),
     };
-    let state = state::state(&stored, held, &statx, moved.as_ref());
-    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, stored })
+    let state = state::state(&stored, held != Some(false), &statx, moved.as_ref());
+    let guard_unseen = held.is_none();
+    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, guard_unseen, stored })
 }
 
 /// What a record of at most `limit` bytes keeps of the map as it is now, for a file that was recorded with this size.

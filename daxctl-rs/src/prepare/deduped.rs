@@ -3,8 +3,6 @@
 //! Blocks of zeros from a donor take the place of holes and unwritten blocks, but only where the file reads as zeros at
 //! that moment; then everything is unshared. A writer who comes between finds its data kept.
 
-use std::fs::File;
-
 use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
 use nix::unistd::ftruncate;
@@ -12,6 +10,7 @@ use nix::unistd::ftruncate;
 use super::{Permit, check_interrupt, drop_staging, each_gap, unshare, unshare_range};
 use crate::error::{Error, Named, Result};
 use crate::file::layout::block_end;
+use crate::file::open;
 use crate::file::target::{Target, unnamed};
 use crate::needs::{Allow, Needs};
 use crate::prepare::zeros::Zeros;
@@ -85,7 +84,7 @@ pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Prog
 
 /// An unnamed file of written zeros on the same filesystem.
 fn donor(target: &Target, size: u64) -> Result<Target> {
-    let directory = File::open(target.parent()).named("open")?;
+    let directory = open::directory(target.parent())?;
     let donor = unnamed(&directory, &target.path)?;
     if donor.statx()?.device != target.statx()?.device {
         return Err(Error::new(Status::Busy, "others have it open, and its directory is on another filesystem"));

@@ -3,7 +3,7 @@
 pub(crate) mod progress;
 mod text;
 
-use std::io::{BufWriter, IsTerminal, Result, StdoutLock, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Result, StdoutLock, Write};
 
 use daxfile::name::quote;
 use daxfile::report::{FileReport, SCHEMA_VERSION};
@@ -105,6 +105,11 @@ impl<'a> Printer<'a> {
             true => write!(self.out, ","),
             false => write!(self.out, r#"{{"schema_version":{SCHEMA_VERSION},"files":["#),
         }
+    }
+
+    /// Whether nobody reads what is printed any more.
+    pub(crate) fn closed(&self) -> bool {
+        self.printed.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
     }
 
     /// Ends what was printed. An error says that not all of it came through.

@@ -19,6 +19,7 @@ pub(crate) struct Meter {
     bar: RefCell<Option<(Instant, ProgressBar)>>,
     done: Cell<u64>,
     signal: Arc<AtomicUsize>,
+    stopped: Cell<bool>,
 }
 
 impl Meter {
@@ -28,6 +29,7 @@ impl Meter {
             bar: RefCell::new(None),
             done: Cell::new(0),
             signal: Arc::new(AtomicUsize::new(0)),
+            stopped: Cell::new(false),
         }
     }
 
@@ -48,6 +50,11 @@ impl Meter {
             Some((_, bar)) => bar.suspend(print),
             None => print(),
         }
+    }
+
+    /// Has the work end as a signal would.
+    pub(crate) fn stop(&self) {
+        self.stopped.set(true);
     }
 
     /// The signal that came, if one did.
@@ -97,6 +104,6 @@ impl Progress for Meter {
     }
 
     fn interrupted(&self) -> bool {
-        self.signal().is_some()
+        self.stopped.get() || self.signal().is_some()
     }
 }

@@ -21,6 +21,7 @@ use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_
 use daxfile::size;
 use daxfile::status::Status;
 use daxfile::system::devices::{Layer, SECTOR};
+use daxfile::system::filesystem::AddressSpace;
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
@@ -253,11 +254,10 @@ impl<W: Write> Page<'_, W> {
             format!("{} at {}{off}", self.size(range.length), range.logical)
         };
         let mut text: Vec<_> = ranges.iter().take(shown).map(one).collect();
-        if ranges.len() > shown {
-            text.push(format!("… {} more (-v)", ranges.len() - shown));
-        }
+        let total = blocker.range_count.unwrap_or(ranges.len() as u64);
+        text.extend(more(total, shown.min(ranges.len()), ranges.len()));
         let text = text.join(", ");
-        match ranges.len() {
+        match total {
             1 => text,
             many => format!("{} in {many} ranges: {text}", self.size(blocker.bytes)),
         }
@@ -293,9 +293,9 @@ impl<W: Write> Page<'_, W> {
             write!(self.out, "{between}{} {state}", self.size(*bytes))?;
         }
         writeln!(self.out, "{}", if map.consistent { "" } else { " (not proved untorn)" })?;
-        if map.address_space != "filesystem's device" {
+        if map.address_space != AddressSpace::Device {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
-            self.row("           ", &format!("physical offsets: {}{device}", map.address_space))?;
+            self.row("           ", &format!("physical offsets: {}{device}", map.address_space.name()))?;
         }
         if facts.dax {
             let sync = match facts.map_sync {
@@ -438,11 +438,19 @@ impl<W: Write> Page<'_, W> {
         for line in table.lines() {
             writeln!(self.out, "{}", line.trim_end())?;
         }
-        if changes.len() > shown {
-            writeln!(self.out, "  … {} more (-v)", changes.len() - shown)?;
+        let total = file.change_count.unwrap_or(changes.len() as u64);
+        if let Some(more) = more(total, shown.min(changes.len()), changes.len()) {
+            writeln!(self.out, "  {more}")?;
         }
         Ok(())
     }
+}
+
+/// What a list leaves out, and, if more of it was kept than is shown, how to see that.
+fn more(total: u64, shown: usize, kept: usize) -> Option<String> {
+    let more = total.saturating_sub(shown as u64);
+    let how = if kept > shown { " (-v)" } else { "" };
+    (more > 0).then(|| format!("… {more} more{how}"))
 }
 
 /// Writes a number at the right end of its column.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use libdaxfile::dm::{self, Question};
 use serde::Serialize;
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::kernel::text;
 use crate::name::{serialize_some, unescape};
@@ -47,7 +47,7 @@ pub struct Mapped {
 }
 
 /// Kinds of block devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 #[serde(into = "&'static str")]
 pub enum LayerKind {

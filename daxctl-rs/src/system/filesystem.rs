@@ -11,10 +11,13 @@ use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use serde::Serialize;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::error::{Error, Named, Result, if_known};
 use crate::needs::Hold;
 use crate::size;
+use crate::system::kernel::text;
 
 /// Kinds of filesystems that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,35 @@ pub enum Kind {
     F2fs,
     /// Any other, by its name in /proc/filesystems, or by its magic number.
     Other(&'static str, i64),
+}
+
+/// What physical offsets count from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
+#[serde(into = "&'static str")]
+pub enum AddressSpace {
+    /// The device that the filesystem is on.
+    #[strum(serialize = "filesystem's device")]
+    Device,
+    /// The device of XFS for realtime files.
+    #[strum(serialize = "realtime device")]
+    RealtimeDevice,
+    /// All devices of an f2fs, as if one followed the other.
+    #[strum(serialize = "filesystem's devices, one after another")]
+    Devices,
+    /// What the filesystem itself makes of its devices.
+    #[strum(serialize = "filesystem's own, not the device's")]
+    Filesystem,
+    /// Not known.
+    #[strum(serialize = "unknown")]
+    Unknown,
+}
+
+impl AddressSpace {
+    /// Its name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no map can be held there.
@@ -62,6 +94,7 @@ pub struct Filesystem {
     /// Whether the mount is read-only.
     pub read_only: bool,
     xfs: Option<Geometry>,
+    always_cow: bool,
 }
 
 /// Filesystems that were looked at, so that their files need not ask again. A descriptor holds each, so that no other can
@@ -123,6 +156,7 @@ impl Filesystem {
             uuid: uuid.filter(|uuid| *uuid != [0; 16]),
             read_only: statfs.flags().contains(FsFlags::ST_RDONLY),
             xfs: geometry,
+            always_cow: geometry.is_some() && text("/sys/fs/xfs/debug/always_cow").as_deref() == Some("1"),
         })
     }
 
@@ -146,6 +180,7 @@ impl Filesystem {
                 Some("its garbage collection moves the blocks of immutable files; --hold writable has f2fs keep them")
             }
             Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
+            Kind::Xfs if self.always_cow => Some("always_cow of XFS, a debug setting, relocates every write"),
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {
                 let other = OTHERS.iter().find(|other| other.0 == magic);
@@ -164,13 +199,13 @@ impl Filesystem {
 
     /// What the physical offsets of a file here count from.
     #[must_use]
-    pub fn address_space(&self, realtime: bool) -> &'static str {
+    pub fn address_space(&self, realtime: bool) -> AddressSpace {
         match self.kind {
-            Kind::Xfs if realtime => "realtime device",
-            Kind::Xfs | Kind::Ext => "filesystem's device",
-            Kind::F2fs => "filesystem's devices, one after another",
-            Kind::Other("btrfs" | "bcachefs", _) => "filesystem's own, not the device's",
-            Kind::Other(..) => "unknown",
+            Kind::Xfs if realtime => AddressSpace::RealtimeDevice,
+            Kind::Xfs | Kind::Ext => AddressSpace::Device,
+            Kind::F2fs => AddressSpace::Devices,
+            Kind::Other("btrfs" | "bcachefs", _) => AddressSpace::Filesystem,
+            Kind::Other(..) => AddressSpace::Unknown,
         }
     }
 
@@ -203,6 +238,39 @@ impl Filesystem {
     #[must_use]
     pub fn records_owners(&self) -> bool {
         self.xfs_has(GeometryFlags::RMAPBT)
+    }
+
+    /// Waits until XFS is done with the files that were deleted so far, whose blocks count as shared until then. `false` where
+    /// there is nothing to wait for.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub(crate) fn await_deletions(&self, file: impl AsFd) -> Result<bool> {
+        /// How long they take once statfs(2) hurries them, on a busy machine.
+        const PATIENCE: Duration = Duration::from_millis(250);
+        static AWAITED: Mutex<Option<Instant>> = Mutex::new(None);
+        if self.kind != Kind::Xfs {
+            return Ok(false);
+        }
+        // No file is so large that this would free blocks of it, and then it waits for deleted files (xfs_inodegc_flush()).
+        if xfs::free_eofblocks(&file, u64::MAX).is_ok() {
+            return Ok(true);
+        }
+        fstatfs(&file).named("fstatfs")?;
+        let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not for each of many files that are shared indeed.
+        let waits = awaited.is_none_or(|awaited| awaited.elapsed() > 4 * PATIENCE);
+        if waits {
+            sleep(PATIENCE);
+            *awaited = Some(Instant::now());
+        }
+        Ok(waits)
+    }
+
+    /// Whether its files are another machine's, so that no call here tells or fixes anything of their maps.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Other("nfs" | "cifs", _))
     }
 
     /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
@@ -239,6 +307,10 @@ impl Filesystem {
         match self.kind {
             Kind::Other(name, TMPFS) => {
                 Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
+            }
+            _ if self.is_remote() => {
+                let why = self.refusal(Hold::Frozen).unwrap_or_default();
+                Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(why))
             }
             _ => Ok(()),
         }

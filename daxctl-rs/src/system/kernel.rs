@@ -85,7 +85,7 @@ pub(crate) fn dirty_bytes() -> Option<u64> {
 }
 
 /// What a file of procfs or sysfs says, without white space around it.
-pub(super) fn text(path: impl AsRef<Path>) -> Option<String> {
+pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 

@@ -3,5 +3,6 @@
 pub mod devices;
 pub mod filesystem;
 pub mod kernel;
+pub(crate) mod locks;
 pub mod mounts;
 pub(crate) mod swaps;

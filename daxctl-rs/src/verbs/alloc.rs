@@ -12,14 +12,15 @@ use libdaxfile::Errno;
 use libdaxfile::f2fs;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::sys::stat::{Mode as Permissions, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::sys::stat::fstatat;
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
 use super::each;
 use crate::error::{Error, Named, Result};
 use crate::file::blockers::{Blocker, Kind};
 use crate::file::layout::block_end;
+use crate::file::open;
 use crate::file::target::{Target, parent, unnamed};
 use crate::needs::{Hold, Needs};
 use crate::pin::survey::{self, Survey};
@@ -52,9 +53,10 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress, sink: &mut S
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
     let name = last_component(path).ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
     let parent = parent(path);
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(parent, flags, Permissions::empty())
-        .map_err(|errno| Error::call("open", errno).because(format!("the directory {}", crate::name::quote(parent))))?;
+    let directory = open::directory(parent).map_err(|error| match error.message.as_str() {
+        "" => error.because(format!("the directory {}", crate::name::quote(parent))),
+        _ => error,
+    })?;
     if options.size == 0 {
         return Err(Error::new(Status::Failed, "a file without contents has no map; the size must be at least 1"));
     }

@@ -43,7 +43,10 @@ pub(super) fn look_at_each(
             receiver
         });
         let reports: Vec<_> = reports.collect();
-        for reports in reports.iter().cycle().map_while(|thread| thread.recv().ok()) {
+        let mut reports = reports.iter().cycle().map_while(|thread| thread.recv().ok());
+        while !progress.interrupted()
+            && let Some(reports) = reports.next()
+        {
             progress.advance(reports.len() as u64);
             status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
         }

@@ -44,7 +44,7 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
     if let Some(moved) = &survey.moved
         && !moved.changes.is_empty()
     {
-        report.changes = Some(moved.changes.clone());
+        report.differ(moved);
     }
     match &survey.stored {
         Stored::UnknownVersion(_, version) => {

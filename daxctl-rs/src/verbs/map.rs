@@ -58,6 +58,9 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
     if !unpinned && survey.state != State::Pinned {
         return Err(Error::new(Status::No, not_pinned(survey.state)));
     }
+    if !unpinned {
+        survey.require_certainty()?;
+    }
     require_places(format, &survey, report)?;
     let size = survey.inode.statx.size;
     let (major, minor) = device(target, &survey)?;

@@ -35,9 +35,23 @@ pub struct Options {
     pub dry_run: bool,
 }
 
+/// When waiting ends; never, where that is further off than the clock counts.
+#[derive(Clone, Copy)]
+struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn after(wait: Duration) -> Self {
+        Deadline(Instant::now().checked_add(wait))
+    }
+
+    fn passed(self) -> bool {
+        self.0.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
 /// Pins each file.
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    let deadline = Instant::now() + options.wait;
+    let deadline = Deadline::after(options.wait);
     each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, deadline, progress))
 }
 
@@ -50,7 +64,7 @@ enum Next {
 }
 
 /// Pins the first of the files, at least one, and reports on these.
-fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: &dyn Progress) -> Vec<FileReport> {
+fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress: &dyn Progress) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut frozen = Vec::new();
     let mut pinned = Vec::new();
@@ -64,7 +78,11 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
         }
         let mut report = FileReport::new(path);
         let looked = opened.and_then(|target| {
-            let lock = patiently(deadline, progress, || target.lock())?;
+            // Where no map is held, locks may not be had either.
+            let lock = match target.filesystem.is_remote() {
+                true => None,
+                false => Some(patiently(deadline, progress, || target.lock())?),
+            };
             let next = look(&target, options, deadline, progress, &mut report)?;
             Ok((target, lock, next))
         });
@@ -111,12 +129,18 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Instant, progress: 
 fn look(
     target: &Target,
     options: &Options,
-    deadline: Instant,
+    deadline: Deadline,
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<Next> {
     let recorded = if options.as_recorded { Some(record::load(target, false)?) } else { None };
     let needs = match recorded {
+        Some(Stored::Own(record)) if record.needs.hold == Hold::None && options.needs.hold != Hold::None => {
+            return Err(Error::new(
+                Status::No,
+                "its record says hold none, which the file's owner can write: unpin it, or pin it with --hold none",
+            ));
+        }
         Some(Stored::Own(record)) => record.needs,
         _ => options.needs,
     };
@@ -139,6 +163,7 @@ fn look(
         return Ok(Next::Nothing);
     }
     if survey.state == State::Pinned {
+        survey.require_certainty()?;
         if !options.dry_run {
             return Ok(Next::Sync);
         }
@@ -180,10 +205,10 @@ fn look(
 }
 
 /// Tries again while the file is busy, until the deadline.
-fn patiently<T>(deadline: Instant, progress: &dyn Progress, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+fn patiently<T>(deadline: Deadline, progress: &dyn Progress, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {
-            Err(error) if error.status == Status::Busy && Instant::now() < deadline && !progress.interrupted() => {
+            Err(error) if error.status == Status::Busy && !deadline.passed() && !progress.interrupted() => {
                 sleep(Duration::from_millis(50));
             }
             result => return result,

@@ -4,13 +4,12 @@ use std::fs::File;
 use std::path::Path;
 
 use libdaxfile::statx::{self, S_IFDIR, S_IFMT, Statx};
-use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::each;
-use crate::error::{Error, Named, Result};
-use crate::file::target::open_regular;
+use crate::error::{Named, Result};
+use crate::file::open;
 use crate::hold::{frozen, writable};
 use crate::needs::Hold;
 use crate::report::{FileReport, FilesystemFacts, HoldFacts, ProbeFacts, Sink, format_uuid};
@@ -35,7 +34,7 @@ pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
 }
 
 fn probe(path: &Path) -> Result<ProbeFacts> {
-    let file = open_either(path)?;
+    let file = open::either(path)?;
     let statx = statx::get(&file)?;
     let filesystem = Filesystem::of(&file)?;
     let host = Host::look()?;
@@ -53,20 +52,6 @@ fn probe(path: &Path) -> Result<ProbeFacts> {
         host,
         holds,
     })
-}
-
-/// Never waits, whatever it is.
-fn open_either(path: &Path) -> Result<File> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    match open(path, flags, Mode::empty()) {
-        Ok(fd) => Ok(File::from(fd)),
-        Err(libdaxfile::Errno::ENOTDIR) => {
-            let file = open_regular(path)?;
-            crate::file::target::require_regular(statx::get(&file)?.mode.into())?;
-            Ok(file)
-        }
-        Err(errno) => Err(Error::call("open", errno)),
-    }
 }
 
 fn assess(hold: Hold, file: &File, statx: &Statx, filesystem: &Filesystem, host: &Host) -> Result<HoldFacts> {

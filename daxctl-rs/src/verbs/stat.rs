@@ -27,8 +27,13 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
         (survey::of_opened(target, needs, |_| ())?, None)
     };
     report.describe(target, &survey);
+    if let Err(unsure) = survey.require_certainty() {
+        report.notes.push(unsure.message);
+    }
     report.extents = runs;
     report.blockers = Some(survey.blockers);
-    report.changes = survey.moved.map(|moved| moved.changes).filter(|changes| !changes.is_empty());
+    if let Some(moved) = survey.moved.filter(|moved| !moved.changes.is_empty()) {
+        report.differ(&moved);
+    }
     Ok(())
 }

@@ -38,6 +38,9 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
         }
         let mut report = FileReport::new(path);
         let unpinned = opened.and_then(|target| {
+            if target.filesystem.is_remote() {
+                target.filesystem.require_extents()?;
+            }
             let lock = target.lock()?;
             let action = unpin(&target, dry_run, &mut report)?;
             Ok((target, lock, action))
@@ -149,13 +152,13 @@ fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();
     }
-    let hold = match stored {
-        Stored::Own(record) => record.needs.hold,
-        _ => Hold::Frozen,
+    let (what, added) = match stored {
+        Stored::Own(record) => (format!("to end hold {}", record.needs.hold.name()), record.added),
+        _ => ("to remove the record".into(), Xflags::empty()),
     };
-    let missing = hold::missing_for_release(hold, &target.statx()?)?;
+    let missing = hold::missing_for_release(added, &target.inode_state()?)?;
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Status::NotPermitted, format!("to end hold {} needs {}", hold.name(), missing.join(", "))))
+    Err(Error::new(Status::NotPermitted, format!("{what} needs {}", missing.join(", "))))
 }

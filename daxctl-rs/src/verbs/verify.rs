@@ -7,6 +7,7 @@ use libdaxfile::Errno;
 use super::each;
 use crate::error::{Error, Result};
 use crate::file::map;
+use crate::file::open::Root;
 use crate::file::target::Target;
 use crate::hold;
 use crate::needs::{Hold, Needs};
@@ -31,8 +32,9 @@ pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut 
 
 fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
     if let Some(moved) = &survey.moved {
-        report.changes = Some(moved.changes.clone());
+        report.differ(moved);
     }
+    survey.require_certainty()?;
     let say = match (&survey.state, &survey.stored) {
         (State::Pinned, _) => None,
         (State::Drifted | State::Unpinned, _) => Some(String::new()),
@@ -76,13 +78,15 @@ pub fn run_against(
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
 ) -> Status {
+    let below = root.map(Root::open).transpose();
     let mut used = vec![false; manifest.entries().len()];
     let mut status = Status::Done;
     progress.begin((paths.len() + manifest.entries().len()) as u64, Unit::Files);
     for path in paths {
         let mut report = FileReport::new(path);
         let target = Target::open(path);
-        let index = manifest.find(target.as_ref().ok().map(|target| target.identity), path, root);
+        let file = target.as_ref().ok().map(|target| (target.identity, target.filesystem.uuid));
+        let index = manifest.find(file, path, root);
         match (index, target) {
             (Some(index), target) => {
                 used[index] = true;
@@ -97,7 +101,11 @@ pub fn run_against(
     for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
-        let target = entry.harmless().and_then(|()| Target::open(&path));
+        let target = entry.harmless(root).and_then(|()| match &below {
+            Ok(None) => Target::open(&path),
+            Ok(Some(root)) => Target::open_below(root, &entry.path, &path),
+            Err(error) => Err(error.clone()),
+        });
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
             status = status.max(each::tell(report, sink));
@@ -137,8 +145,9 @@ fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileRe
     let mut comparison = Comparison::new(kept, entry.size);
     let survey = survey::of_opened(target, Needs::default(), |run: &map::Run| comparison.push(run))?;
     report.describe(target, &survey);
-    let changes = comparison.finish().changes;
-    if !changes.is_empty() {
+    let moved = comparison.finish();
+    report.differ(&moved);
+    if !moved.changes.is_empty() {
         report.notes.push("not as in the manifest".into());
         report.raise(Status::No);
     }
@@ -146,6 +155,5 @@ fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileRe
         report.notes.push(format!("{} bytes in the manifest, {} now", entry.size, survey.inode.statx.size));
         report.raise(Status::No);
     }
-    report.changes = Some(changes);
     Ok(())
 }

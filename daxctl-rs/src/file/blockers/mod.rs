@@ -129,7 +129,10 @@ pub struct Blocker {
     pub detail: String,
     /// Where, adjacent ranges joined; empty where it is the whole file's.
     pub ranges: Vec<Range>,
-    /// Bytes in these ranges.
+    /// How many ranges there are, where not all are listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range_count: Option<u64>,
+    /// Bytes in all ranges.
     pub bytes: u64,
     /// What removes it: a command where there is one.
     pub remedy: String,

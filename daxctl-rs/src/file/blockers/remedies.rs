@@ -3,7 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::{Blocker, Kind, Range};
+use super::scan::Where;
+use super::{Blocker, Kind};
 use crate::file::dax;
 use crate::file::target::Target;
 use crate::name::quote;
@@ -21,9 +22,10 @@ pub(super) struct Describe<'a> {
 }
 
 impl Describe<'_> {
-    pub(super) fn blocker(&self, kind: Kind, ranges: Vec<Range>) -> Blocker {
-        let bytes = ranges.iter().map(|range| range.length).sum();
-        Blocker { kind, detail: self.detail(kind), ranges, bytes, remedy: self.remedy(kind), sharers: None }
+    pub(super) fn blocker(&self, kind: Kind, found: Where) -> Blocker {
+        let (range_count, bytes) = (found.ranges.total(), found.bytes);
+        let (detail, remedy) = (self.detail(kind), self.remedy(kind));
+        Blocker { kind, detail, ranges: found.ranges.into_kept(), range_count, bytes, remedy, sharers: None }
     }
 
     fn detail(&self, kind: Kind) -> String {

@@ -14,6 +14,7 @@ use crate::file::layout::{Alignment, Placed, block_end};
 use crate::file::map::Run;
 use crate::file::staging::Staging;
 use crate::file::target::{InodeState, Target};
+use crate::listed::Listed;
 use crate::needs::{Hold, Needs};
 use crate::system::filesystem::Kind as FilesystemKind;
 use crate::system::swaps;
@@ -31,6 +32,13 @@ pub struct Beside {
     pub dax: Option<dax::Lack>,
 }
 
+/// Where a blocker is; nowhere in particular, if it is the whole file's.
+#[derive(Debug, Default)]
+pub(super) struct Where {
+    pub(super) ranges: Listed<Range>,
+    pub(super) bytes: u64,
+}
+
 /// Finds what the map has against pinning, in one pass.
 #[derive(Debug)]
 pub struct Scan {
@@ -41,7 +49,7 @@ pub struct Scan {
     extents: u64,
     alignment: Option<Alignment>,
     judged_to: u64,
-    found: BTreeMap<Kind, Vec<Range>>,
+    found: BTreeMap<Kind, Where>,
 }
 
 impl Scan {
@@ -116,10 +124,11 @@ impl Scan {
         if from >= to || kind.allowed_by(self.needs.allow) {
             return;
         }
-        let ranges = self.found.entry(kind).or_default();
-        match ranges.last_mut() {
+        let found = self.found.entry(kind).or_default();
+        found.bytes += to - from;
+        match found.ranges.last_mut() {
             Some(last) if last.logical + last.length == from && last.off == off => last.length += to - from,
-            _ => ranges.push(Range { logical: from, length: to - from, off }),
+            _ => found.ranges.push(Range { logical: from, length: to - from, off }),
         }
     }
 
@@ -167,14 +176,14 @@ impl Scan {
             (Kind::UnsupportedFilesystem, refused),
         ];
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
-            self.found.insert(kind, Vec::new());
+            self.found.insert(kind, Where::default());
         }
         if let Some(lack) = &beside.dax {
-            self.found.insert(Kind::of_dax(lack), Vec::new());
+            self.found.insert(Kind::of_dax(lack), Where::default());
         }
         let dax = beside.dax.as_ref();
         let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size, dax };
-        Ok(self.found.into_iter().map(|(kind, ranges)| describe.blocker(kind, ranges)).collect())
+        Ok(self.found.into_iter().map(|(kind, found)| describe.blocker(kind, found)).collect())
     }
 }
 
@@ -191,7 +200,7 @@ fn stages(staging: Option<Staging>, hold: Hold) -> bool {
 #[must_use]
 pub fn unsupported(target: &Target) -> Blocker {
     let describe = Describe { target, needs: Needs::default(), extents: 0, size: 0, dax: None };
-    describe.blocker(Kind::UnsupportedFilesystem, Vec::new())
+    describe.blocker(Kind::UnsupportedFilesystem, Where::default())
 }
 
 #[cfg(test)]
@@ -205,8 +214,8 @@ mod tests {
             scan.push(&Run { logical, physical, length, flags });
         }
         scan.end_map();
-        let pairs = |ranges: Vec<Range>| ranges.iter().map(|range| (range.logical, range.length)).collect();
-        scan.found.into_iter().map(|(kind, ranges)| (kind, pairs(ranges))).collect()
+        let pairs = |found: Where| found.ranges.iter().map(|range| (range.logical, range.length)).collect();
+        scan.found.into_iter().map(|(kind, found)| (kind, pairs(found))).collect()
     }
 
     #[test]

@@ -1,0 +1,83 @@
+//! Lists of bounded length: what a file's owner can make without end is counted, and its first items are kept.
+
+use std::ops::Deref;
+
+/// Items that are kept of one list.
+pub const MOST: usize = 10_000;
+
+/// The first items of a list, and how many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    kept: Vec<T>,
+    /// The last one, where it is not kept, for the next may be joined with it.
+    last: Option<T>,
+    left_out: u64,
+}
+
+impl<T> Listed<T> {
+    /// An empty list.
+    #[must_use]
+    pub fn new() -> Self {
+        Listed { kept: Vec::new(), last: None, left_out: 0 }
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: T) {
+        if self.kept.len() < MOST {
+            self.kept.push(item);
+        } else {
+            self.last = Some(item);
+            self.left_out += 1;
+        }
+    }
+
+    /// The last item, kept or not.
+    pub fn last_mut(&mut self) -> Option<&mut T> {
+        self.last.as_mut().or(self.kept.last_mut())
+    }
+
+    /// How many there are, where some were left out.
+    #[must_use]
+    pub fn total(&self) -> Option<u64> {
+        (self.left_out > 0).then_some(self.kept.len() as u64 + self.left_out)
+    }
+
+    /// The items that were kept.
+    #[must_use]
+    pub fn into_kept(self) -> Vec<T> {
+        self.kept
+    }
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Listed::new()
+    }
+}
+
+impl<T> Deref for Listed<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_are_kept_and_all_are_counted() {
+        let mut list = Listed::new();
+        for item in 0..MOST {
+            list.push(item);
+            assert_eq!(list.last_mut(), Some(&mut { item }));
+        }
+        assert_eq!((list.len(), list.total()), (MOST, None));
+        list.push(7);
+        list.push(8);
+        assert_eq!((list.len(), list.total(), list.last_mut()), (MOST, Some(MOST as u64 + 2), Some(&mut 8)));
+        assert_eq!(list.into_kept().last(), Some(&(MOST - 1)));
+    }
+}

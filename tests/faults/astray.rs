@@ -1,0 +1,388 @@
+//! Root on names, locks and directories that others can change.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use daxfile_tests::child::{Killed, spawn};
+use daxfile_tests::tools::{flags, on, require, sh};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, report, run};
+
+const NOBODY: u32 = 65534;
+
+fn immutable(file: &Path) -> bool {
+    flags(file).lines().any(|line| line.contains('i'))
+}
+
+fn write(file: &Path) {
+    sh(on(file, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync $F; chmod 644 $F"));
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A directory of nobody's with a file, and one of root's with a file that nobody may not touch.
+struct Places {
+    scratch: Scratch,
+    home: PathBuf,
+    victim: PathBuf,
+}
+
+impl Places {
+    fn new(kind: Kind) -> Places {
+        let scratch = Scratch::new(kind);
+        let (home, secret) = (scratch.path("home"), scratch.path("secret"));
+        for directory in [&home, &home.join("d"), &secret] {
+            fs::create_dir(directory).unwrap();
+        }
+        for name in ["home", "home/d"] {
+            chown(scratch.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let victim = secret.join("f");
+        write(&victim);
+        write(&home.join("d/f"));
+        Places { scratch, home, victim }
+    }
+}
+
+#[track_caller]
+fn led_astray(run: &Run, victim: &Path) {
+    assert_eq!(run.status, 2, "{run}");
+    assert!(run.stderr.contains("symbolic link") && run.stderr.contains("another user"), "{run}");
+    assert!(!immutable(victim), "{run}");
+}
+
+#[test]
+fn a_link_that_another_user_put_on_the_way_leads_nowhere() {
+    for kind in Kind::xfs_and_ext4() {
+        let places = Places::new(kind);
+        let (home, victim) = (&places.home, &places.victim);
+        fs::rename(home.join("d"), home.join("real")).unwrap();
+        symlink("../secret", home.join("d")).unwrap();
+        lchown(home.join("d"), Some(NOBODY), None).unwrap();
+        let path = home.join("d/f");
+        for verb in
+            [&["stat"][..], &["check"], &["prepare"], &["pin"], &["pin", "--hold", "none"], &["verify"], &["unpin"]]
+        {
+            led_astray(&run(verb, &path), victim);
+        }
+        led_astray(&run(&["alloc", "-s", "4k"], &home.join("d/new")), victim);
+        assert!(!places.scratch.path("secret/new").exists());
+
+        // Root's own link there is not in a place of root's, and one of nobody's in root's directory is nobody's to change.
+        lchown(home.join("d"), Some(0), None).unwrap();
+        led_astray(&run(&["pin"], &path), victim);
+        // Behind nobody's directory, no link is root's.
+        fs::create_dir(home.join("roots")).unwrap();
+        symlink("../../secret", home.join("roots/link")).unwrap();
+        led_astray(&run(&["pin"], &home.join("roots/link/f")), victim);
+    }
+}
+
+#[test]
+fn a_link_that_only_root_could_put_on_the_way_is_followed() {
+    let places = Places::new(Kind::xfs());
+    let (scratch, victim) = (&places.scratch, &places.victim);
+    let pins = |path: &Path| {
+        assert_eq!(report(&["pin"], path, 0)["action"], "pinned", "{path:?}");
+        assert!(immutable(victim));
+        assert_eq!(report(&["unpin"], path, 0)["action"], "unpinned", "{path:?}");
+    };
+    symlink("secret", scratch.path("relative")).unwrap();
+    symlink(scratch.path("secret"), scratch.path("absolute")).unwrap();
+    symlink("relative/../absolute", scratch.path("both")).unwrap();
+    for name in ["relative/f", "absolute/f", "both/f", "both/../secret/./f"] {
+        pins(&scratch.path(name));
+    }
+    assert!(run(&["pin"], &scratch.path("relative/f/")).expect(2).stderr.contains("Not a directory"));
+    symlink("loop", scratch.path("loop")).unwrap();
+    assert!(run(&["pin"], &scratch.path("loop/f")).expect(2).stderr.contains("Too many levels"));
+
+    // Where everybody may write, a link is its owner's, if the directory is sticky.
+    for (directory_mode, group, owner, followed) in [
+        (0o1777, 0, 0, true),
+        (0o1777, 0, NOBODY, false),
+        (0o777, 0, 0, false),
+        (0o775, 0, 0, true),
+        (0o775, NOBODY, 0, false),
+        (0o1775, NOBODY, 0, true),
+    ] {
+        let directory = scratch.path("shared");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        symlink("../secret", directory.join("link")).unwrap();
+        lchown(directory.join("link"), Some(owner), None).unwrap();
+        chown(&directory, None, Some(group)).unwrap();
+        mode(&directory, directory_mode);
+        let path = directory.join("link/f");
+        match followed {
+            true => pins(&path),
+            false => led_astray(&run(&["pin"], &path), victim),
+        }
+    }
+}
+
+/// Users' own links are theirs to follow, and so are root's.
+#[test]
+fn ordinary_users_follow_their_own_links() {
+    let places = Places::new(Kind::ext4());
+    let home = &places.home;
+    chown(home.join("d/f"), Some(NOBODY), None).unwrap();
+    symlink("d", home.join("mine")).unwrap();
+    lchown(home.join("mine"), Some(NOBODY), None).unwrap();
+    symlink("home", places.scratch.path("roots")).unwrap();
+    for path in [home.join("mine/f"), places.scratch.path("roots/mine/f")] {
+        for verb in [&["pin", "--hold", "none"][..], &["verify"], &["unpin"]] {
+            Daxfile::new(verb).arg(&path).as_nobody().run().expect(0);
+        }
+    }
+    // Not those of a third user.
+    fs::create_dir(places.scratch.path("third")).unwrap();
+    chown(places.scratch.path("third"), Some(1234), None).unwrap();
+    symlink("../home/d", places.scratch.path("third/link")).unwrap();
+    let stat = Daxfile::new(["stat"]).arg(places.scratch.path("third/link/f")).as_nobody().run().expect(2);
+    assert!(stat.stderr.contains("another user"), "{stat}");
+}
+
+/// Whoever moves a directory chooses what lies above it.
+#[test]
+fn dots_lead_out_of_nobodys_directory_for_nobody() {
+    let places = Places::new(Kind::ext4());
+    let path = places.home.join("d/../d/f");
+    let refused = run(&["pin"], &path).expect(2);
+    assert!(refused.stderr.contains("'..'"), "{refused}");
+    // Where the caller stands is the caller's choice, and a way through root's directories is root's.
+    for (dir, name) in [(places.home.join("d"), "../d/f"), (places.home.join("d"), "../../secret/f")] {
+        Daxfile::new(["stat"]).arg(name).dir(dir).run().expect(0);
+    }
+    Daxfile::new(["stat"]).arg(places.scratch.path("secret/../secret/f")).run().expect(0);
+}
+
+/// Swaps `d` in nobody's directory, without end, for what lies there as `other`.
+fn swapper(home: &Path) -> Killed {
+    const SWAP: &str = r#"
+        chdir shift; $| = 1;
+        for (my $i = 0; ; $i++) {
+            rename "d", "was" and rename "other", "d" and rename "was", "other" or die $!;
+            print "ready\n" if $i == 10;
+        }"#;
+    require(&["perl", "setpriv"]);
+    let mut perl = Command::new("setpriv");
+    perl.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", "perl", "-e", SWAP]).arg(home);
+    let mut swapper = Killed(spawn(perl.stdout(Stdio::piped())));
+    swapper.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    swapper
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_leads_root_to_no_other_file() {
+    for kind in Kind::xfs_and_ext4() {
+        let places = Places::new(kind);
+        let (home, victim) = (&places.home, &places.victim);
+        symlink("../secret", home.join("other")).unwrap();
+        lchown(home.join("other"), Some(NOBODY), None).unwrap();
+        let mut swapper = swapper(home);
+        let path = home.join("d/f");
+        let (mut done, mut refused) = (0, 0);
+        for _ in 0..150 {
+            for verb in ["pin", "unpin"] {
+                let run = run(&[verb], &path);
+                assert!(!immutable(victim), "{run}");
+                match run.status {
+                    0 => done += 1,
+                    // Between two renames there is no such name.
+                    2 => refused += 1,
+                    _ => panic!("{run}"),
+                }
+            }
+        }
+        assert!(swapper.0.try_wait().unwrap().is_none(), "nobody swapped");
+        drop(swapper);
+        assert!(done >= 20 && refused >= 20, "{done} done, {refused} refused: no race was run");
+        sh(format!("chattr -R -i '{}' 2>/dev/null || :", home.display()));
+    }
+}
+
+/// `prepare` of a file that others have open looks for its directory once more.
+#[test]
+fn a_directory_swapped_for_a_fifo_stalls_nobody() {
+    let places = Places::new(Kind::xfs());
+    let home = &places.home;
+    sh(on(&home.join("d/f"), "xfs_io -c 'fpunch 8k 8k' $F"));
+    let _user = File::open(home.join("d/f")).unwrap();
+    sh(format!("mkfifo '{}'", home.join("other").display()));
+    let _swapper = swapper(home);
+    let (mut done, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let prepare = Daxfile::new(["prepare"]).arg(home.join("d/f")).wrap(["timeout", "-s", "KILL", "20"]).run();
+        match prepare.status {
+            0 => done += 1,
+            2 => refused += 1,
+            _ => panic!("{prepare}"),
+        }
+    }
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused: no race was run");
+}
+
+#[test]
+fn links_below_a_root_lead_not_out_of_it() {
+    let places = Places::new(Kind::xfs());
+    let victim = &places.victim;
+    let root = places.scratch.path("root");
+    fs::create_dir(&root).unwrap();
+    let stat = Daxfile::new(["stat", "--json", "--extents", "f"]).dir(victim.parent().unwrap()).run().expect(0);
+    let named = |path: &str| {
+        let manifest = places.scratch.image().with_file_name("manifest.json");
+        let mut report = stat.json();
+        report["files"][0]["path"] = path.into();
+        fs::write(&manifest, report.to_string()).unwrap();
+        manifest
+    };
+    let verify = |path: &str, status| {
+        let run = Daxfile::new(["verify", "--json", "--against"]).arg(named(path)).arg("--root").arg(&root).run();
+        run.expect(status).file()
+    };
+    for to in [victim.parent().unwrap(), Path::new("../secret")] {
+        symlink(to, root.join("d")).unwrap();
+        assert!(verify("d/f", 1)["notes"][0].as_str().unwrap().contains("no such file"));
+        fs::remove_file(root.join("d")).unwrap();
+    }
+    // Below it they lead as they would if it were the root.
+    sh(format!("cd '{}'; mkdir real; ln ../secret/f real/f; ln -s /real d", root.display()));
+    verify("d/f", 0);
+    verify("/d/f", 0);
+}
+
+/// Everybody who may read a file may lock it.
+#[test]
+fn a_readers_lock_holds_root_up_in_nothing() {
+    require(&["flock"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("file");
+        write(&path);
+        for mode in ["-s", "-x"] {
+            let mut lock = Command::new("setpriv");
+            lock.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", "flock", mode]).arg(&path);
+            let mut locked =
+                Killed(spawn(lock.args(["sh", "-c", "echo locked; exec sleep 1000"]).stdout(Stdio::piped())));
+            locked.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+            assert_eq!(report(&["pin"], &path, 0)["action"], "pinned", "{mode}");
+            assert_eq!(report(&["unpin"], &path, 0)["action"], "unpinned", "{mode}");
+            assert_eq!(report(&["pin", "--hold", "none"], &path, 0)["action"], "pinned", "{mode}");
+            assert_eq!(report(&["unpin"], &path, 0)["action"], "unpinned", "{mode}");
+            sh(on(&path, "xfs_io -c 'fpunch 8k 8k' $F"));
+            let prepare = run(&["prepare"], &path);
+            // Where a reader has it open, ext4 cannot be mended; that is not for the lock.
+            assert!(prepare.status == 0 || prepare.status == 5 && !prepare.stderr.contains("lock"), "{prepare}");
+            write(&path);
+        }
+    }
+}
+
+/// One that is at work keeps another off, and both are root's.
+#[test]
+fn two_daxfiles_of_root_exclude_each_other() {
+    require(&["strace"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let (path, other) = (scratch.path("file"), scratch.path("other"));
+        write(&path);
+        write(&other);
+        let slow = ["strace", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=2s:when=1"];
+        let mut first = spawn(Daxfile::new(["pin"]).arg(&path).wrap(slow).command().stdout(Stdio::null()));
+        let slots = Path::new("/proc/locks");
+        daxfile_tests::wait_until("it has locked the file", || {
+            let inode = sh(on(&path, "stat -c %i $F"));
+            let byte = format!(" {0} {0}", inode.trim());
+            fs::read_to_string(slots).unwrap().lines().any(|line| line.contains("OFDLCK") && line.ends_with(&byte))
+        });
+        for verb in [&["pin"][..], &["pin", "--hold", "none"], &["unpin"]] {
+            let second = run(verb, &path).expect(5);
+            assert!(second.stderr.contains("another daxfile"), "{second}");
+        }
+        // Not from another file, and not beyond its end.
+        run(&["pin"], &other).expect(0);
+        run(&["unpin"], &other).expect(0);
+        assert!(first.wait().unwrap().success());
+        run(&["unpin"], &path).expect(0);
+    }
+}
+
+/// XFS gives the blocks of deleted files back a little later, and until then they are shared.
+#[test]
+fn what_was_deleted_shares_nothing_any_more() {
+    for rmapbt in [false, true] {
+        let scratch = Scratch::new(Xfs { rmapbt, ..Xfs::default() });
+        for round in 0..40 {
+            let (first, second) = (scratch.path("first"), scratch.path("second"));
+            write(&first);
+            sh(format!("cp --reflink=always '{}' '{}'; rm '{}'", first.display(), second.display(), first.display()));
+            let daxfile = Daxfile::new([["check"], ["pin"], ["prepare"]][round % 3]).arg(&second);
+            let as_whom = if round % 6 == 0 { daxfile.as_nobody() } else { daxfile };
+            let said = as_whom.arg("--json").run();
+            assert_eq!(said.status, 0, "round {round}: {said}");
+            if round % 3 == 2 {
+                // There was nothing to prepare.
+                assert_eq!(said.file()["action"], "already_prepared", "round {round}");
+            }
+            run(&["unpin"], &second).expect(0);
+        }
+    }
+}
+
+/// What a file's owner can make without end takes no memory where it is not shown.
+#[test]
+fn a_million_shared_extents_take_little_memory() {
+    require(&["xfs_io", "/usr/bin/time"]);
+    let scratch = Scratch::new(Kind::xfs());
+    let path = scratch.path("file");
+    // The same block again and again, with holes between; each round doubles the file.
+    sh(on(
+        &path,
+        "xfs_io -f -c 'pwrite -q 0 4k' -c 'truncate 8k' -c fsync $F; touch $F.of; cp --reflink=always $F $F.of",
+    ));
+    let mut size = 8192u64;
+    while size < 8192 << 20 {
+        sh(on(&path, &format!("xfs_io -c \"reflink $F 0 {size} {size}\" $F")));
+        size *= 2;
+    }
+    let peak = |args: &[&str], status| {
+        let out = scratch.image().with_file_name("peak");
+        let out = out.to_str().unwrap();
+        Daxfile::new(args).arg(&path).wrap(["/usr/bin/time", "-f", "%M", "-o", out]).run().expect(status);
+        let peak = fs::read_to_string(out).unwrap();
+        let peak = peak.lines().last().unwrap().trim().parse::<u64>().unwrap();
+        eprintln!("{args:?}: {peak} KiB");
+        peak
+    };
+    let least = {
+        let small = scratch.path("small");
+        write(&small);
+        let out = Daxfile::new(["stat"]).arg(&small).wrap(["/usr/bin/time", "-f", "%M"]).run().expect(0);
+        out.stderr.trim().parse::<u64>().unwrap()
+    };
+    for (args, status) in [
+        (&["stat"][..], 0),
+        (&["stat", "--json"], 0),
+        (&["check"], 1),
+        (&["check", "--json"], 1),
+        (&["pin", "--hold", "none", "--allow", "hole,shared"], 0),
+        (&["verify"], 0),
+        (&["unpin"], 0),
+        (&["pin", "--allow", "hole,shared"], 0),
+        (&["verify"], 0),
+        (&["unpin"], 0),
+    ] {
+        let peak = peak(args, status);
+        assert!(peak < least + (24 << 10), "{args:?}: {peak} KiB, and {least} for a small file");
+    }
+    let check = report(&["check"], &path, 1);
+    let shared = check["blockers"].as_array().unwrap().iter().find(|blocker| blocker["kind"] == "shared").unwrap();
+    assert_eq!(shared["ranges"].as_array().unwrap().len(), 10_000);
+    assert_eq!((&shared["range_count"], &shared["bytes"]), (&(1u64 << 20).into(), &(4096u64 << 20).into()));
+}
