@@ -20,6 +20,7 @@ pub mod kprobe;
 pub mod lease;
 pub mod mapping;
 pub mod parents;
+pub mod quota;
 pub mod statx;
 pub mod xattr;
 pub mod xfs;

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/dqblk_xfs.h>
 #include <linux/dm-ioctl.h>
 #include <linux/f2fs.h>
 #include <linux/falloc.h>
@@ -13,6 +14,7 @@
 #include <linux/fs.h>
 #include <linux/fsmap.h>
 #include <linux/perf_event.h>
+#include <linux/quota.h>
 #include <linux/stat.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -370,6 +372,32 @@ int main(void)
 	FIELD(cachestat, nr_writeback);
 	FIELD(cachestat, nr_evicted);
 	FIELD(cachestat, nr_recently_evicted);
+
+	PRINT("SYS_QUOTACTL_FD", __NR_quotactl_fd);
+	PRINT("GET_STATE", QCMD(Q_XGETQSTATV, USRQUOTA));
+	NUMBER(FS_QSTATV_VERSION1);
+	SIZE(fs_qfilestatv);
+	FIELD(fs_qfilestatv, qfs_ino);
+	FIELD(fs_qfilestatv, qfs_nblks);
+	FIELD(fs_qfilestatv, qfs_nextents);
+	FIELD(fs_qfilestatv, qfs_pad);
+	SIZE(fs_quota_statv);
+	FIELD(fs_quota_statv, qs_version);
+	FIELD(fs_quota_statv, qs_pad1);
+	FIELD(fs_quota_statv, qs_flags);
+	FIELD(fs_quota_statv, qs_incoredqs);
+	FIELD(fs_quota_statv, qs_uquota);
+	FIELD(fs_quota_statv, qs_gquota);
+	FIELD(fs_quota_statv, qs_pquota);
+	FIELD(fs_quota_statv, qs_btimelimit);
+	FIELD(fs_quota_statv, qs_itimelimit);
+	FIELD(fs_quota_statv, qs_rtbtimelimit);
+	FIELD(fs_quota_statv, qs_bwarnlimit);
+	FIELD(fs_quota_statv, qs_iwarnlimit);
+	FIELD(fs_quota_statv, qs_rtbwarnlimit);
+	FIELD(fs_quota_statv, qs_pad3);
+	FIELD(fs_quota_statv, qs_pad4);
+	FIELD(fs_quota_statv, qs_pad2);
 
 	NUMBER(FIEMAP_EXTENT_LAST);
 	NUMBER(FIEMAP_EXTENT_UNKNOWN);

@@ -24,6 +24,7 @@ use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
 use libdaxfile::parents::{self, RawByHandle, RawGetparents, RawHandle, RawParent};
+use libdaxfile::quota::{self, RawFile, RawState};
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
 
@@ -41,9 +42,12 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "EXT4_IOC_GETFSUUID",
     "FMR_",
     "FS_IOC_GETFSMAP",
+    "FS_QSTATV_",
     "FS_IOC_GETFSUUID",
     "FS_XFLAG_VERITY",
+    "GET_STATE",
     "PERF_",
+    "fs_q",
     "XFS_",
     "bpf_attr.",
     "dm_",
@@ -151,6 +155,9 @@ fn ours() -> Abi {
         abi,
         bulkstat::XFS_BULK_IREQ_NREXT64,
         cachestat::SYS_CACHESTAT,
+        quota::FS_QSTATV_VERSION1,
+        quota::GET_STATE,
+        quota::SYS_QUOTACTL_FD,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         dm::DM_BUFFER_FULL_FLAG,
         dm::DM_NOFLUSH_FLAG,
@@ -383,6 +390,28 @@ fn ours() -> Abi {
         "cachestat",
         &fields!(RawCachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
     );
+    abi.structure::<RawFile>("fs_qfilestatv", &fields!(RawFile { qfs_ino, qfs_nblks, qfs_nextents, qfs_pad }));
+    abi.structure::<RawState>(
+        "fs_quota_statv",
+        &fields!(RawState {
+            qs_version,
+            qs_pad1,
+            qs_flags,
+            qs_incoredqs,
+            qs_uquota,
+            qs_gquota,
+            qs_pquota,
+            qs_btimelimit,
+            qs_itimelimit,
+            qs_rtbtimelimit,
+            qs_bwarnlimit,
+            qs_iwarnlimit,
+            qs_rtbwarnlimit,
+            qs_pad3,
+            qs_pad4,
+            qs_pad2,
+        }),
+    );
     abi
 }
 
@@ -519,6 +548,7 @@ fn linux_raw_sys() -> Abi {
         &fields!(general::file_dedupe_range_info { dest_fd, dest_offset, bytes_deduped, status, reserved }),
     );
     abi.enter("SYS_CACHESTAT", general::__NR_cachestat);
+    abi.enter("SYS_QUOTACTL_FD", general::__NR_quotactl_fd);
     abi.structure::<general::cachestat_range>("cachestat_range", &fields!(general::cachestat_range { off, len }));
     abi.structure::<general::cachestat>(
         "cachestat",

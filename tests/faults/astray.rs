@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use daxfile_tests::child::{Killed, spawn};
-use daxfile_tests::tools::{flags, on, require, sh};
+use daxfile_tests::tools::{attack, flags, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, report, run};
 
 const NOBODY: u32 = 65534;
@@ -267,7 +267,8 @@ fn a_readers_lock_holds_root_up_in_nothing() {
         write(&path);
         for mode in ["-s", "-x"] {
             let mut lock = Command::new("setpriv");
-            lock.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", "flock", mode]).arg(&path);
+            lock.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", "flock", "--no-fork", mode])
+                .arg(&path);
             let mut locked =
                 Killed(spawn(lock.args(["sh", "-c", "echo locked; exec sleep 1000"]).stdout(Stdio::piped())));
             locked.0.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
@@ -337,8 +338,19 @@ fn what_was_deleted_shares_nothing_any_more() {
 
 /// What a file's owner can make without end takes no memory where it is not shown.
 #[test]
+fn many_shared_extents_take_little_memory() {
+    shared_extents(1 << 17, 8 << 10);
+}
+
+#[test]
+#[ignore = "long: tests/run.sh --full"]
 fn a_million_shared_extents_take_little_memory() {
-    require(&["xfs_io", "/usr/bin/time"]);
+    shared_extents(1 << 20, 8 << 10);
+}
+
+/// Every verb is equal to a file of so many shared extents, in so many KiB more than one of a single extent takes.
+fn shared_extents(extents: u64, more: u64) {
+    require(&["xfs_io"]);
     let scratch = Scratch::new(Kind::xfs());
     let path = scratch.path("file");
     // The same block again and again, with holes between; each round doubles the file.
@@ -347,7 +359,7 @@ fn a_million_shared_extents_take_little_memory() {
         "xfs_io -f -c 'pwrite -q 0 4k' -c 'truncate 8k' -c fsync $F; touch $F.of; cp --reflink=always $F $F.of",
     ));
     let mut size = 8192u64;
-    while size < 8192 << 20 {
+    while size < 8192 * extents {
         sh(on(&path, &format!("xfs_io -c \"reflink $F 0 {size} {size}\" $F")));
         size *= 2;
     }
@@ -379,10 +391,106 @@ fn a_million_shared_extents_take_little_memory() {
         (&["unpin"], 0),
     ] {
         let peak = peak(args, status);
-        assert!(peak < least + (24 << 10), "{args:?}: {peak} KiB, and {least} for a small file");
+        assert!(peak < least + more, "{args:?}: {peak} KiB, and {least} for a small file");
     }
     let check = report(&["check"], &path, 1);
     let shared = check["blockers"].as_array().unwrap().iter().find(|blocker| blocker["kind"] == "shared").unwrap();
     assert_eq!(shared["ranges"].as_array().unwrap().len(), 10_000);
-    assert_eq!((&shared["range_count"], &shared["bytes"]), (&(1u64 << 20).into(), &(4096u64 << 20).into()));
+    assert_eq!((&shared["range_count"], &shared["bytes"]), (&extents.into(), &(4096 * extents).into()));
+}
+
+/// A page of the file that the kernel holds on to, with nobody who has the file open.
+#[test]
+fn a_page_that_the_kernel_holds_keeps_a_file_from_being_frozen() {
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind.clone());
+        let path = scratch.path("file");
+        write(&path);
+        let holder = attack("held_page");
+        let hold = |how: &str| {
+            let mut child = Killed(spawn(Command::new(&holder).arg(&path).arg(how).stdout(Stdio::piped())));
+            child.0.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+            child
+        };
+        let held = hold("closed");
+        let busy = run(&["pin"], &path).expect(5);
+        assert!(busy.stderr.contains("holds on to 1 of its pages"), "{kind:?}: {busy}");
+        assert!(!immutable(&path));
+        assert_eq!(report(&["stat"], &path, 0)["pin"]["state"], "unpinned");
+        drop(held);
+        run(&["pin"], &path).expect(0);
+        run(&["unpin"], &path).expect(0);
+
+        // A reader who has it mapped looks like that, and is told of.
+        let mapped = hold("mapped");
+        let pinned = report(&["pin"], &path, 0);
+        assert!(pinned["notes"][0].as_str().unwrap().contains("stay in memory"), "{kind:?}: {pinned}");
+        drop(mapped);
+        run(&["unpin"], &path).expect(0);
+        // Readers who come and go, and pages just written, are no reason.
+        for _ in 0..20 {
+            write(&path);
+            let mut reader =
+                Killed(spawn(Command::new("sh").args(["-c", "while :; do cat \"$0\"; done >/dev/null"]).arg(&path)));
+            run(&["pin"], &path).expect(0);
+            run(&["unpin"], &path).expect(0);
+            reader.0.kill().unwrap();
+        }
+    }
+}
+
+/// Two blocks in which quotas of users can be kept: a head, and the root of an empty tree.
+const QUOTA_FILE: &str = r#"
+    open my $file, ">", shift or die $!; binmode $file;
+    print $file pack("V2 V6 x992 x1024", 0xd9c01f11, 1, 604800, 604800, 0, 2, 0, 0)"#;
+
+/// The kernel writes to a quota file whatever its flags.
+#[test]
+fn a_file_of_the_form_of_a_quota_file_is_not_held() {
+    let scratch = Scratch::new(Kind::ext4());
+    let path = scratch.path("file");
+    sh(on(&path, &format!("perl -e '{QUOTA_FILE}' $F; sync")));
+    for verb in ["check", "pin"] {
+        let blocked = report(&[verb], &path, 1);
+        assert_eq!(blocked["blockers"][0]["kind"], "quota_file", "{blocked}");
+    }
+    // Without a hold, nothing is promised; and elsewhere the same bytes are like any others.
+    run(&["pin", "--hold", "none"], &path).expect(0);
+    let xfs = Scratch::new(Kind::xfs());
+    sh(format!("cp '{}' '{}'; sync", path.display(), xfs.path("file").display()));
+    run(&["pin"], &xfs.path("file")).expect(0);
+    run(&["unpin"], &xfs.path("file")).expect(0);
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL faults quotas_kept"]
+fn quotas_kept_in_a_frozen_file_show_in_the_lab() {
+    let mut scratch = Scratch::new(Kind::ext4_with(&["^quota"]));
+    scratch.remount_with("usrquota");
+    let path = scratch.path("file");
+    sh(on(&path, &format!("perl -e '{QUOTA_FILE}' $F; sync")));
+    // It gets its form while it is held, as root can have it.
+    sh(on(&path, "cp -p $F $F.quota; dd if=/dev/zero of=$F bs=4 count=1 conv=notrunc status=none; sync; sleep 0.1"));
+    run(&["pin"], &path).expect(0);
+    sh(on(
+        &path,
+        "touch -r $F $F.then; chattr -i $F; dd if=$F.quota of=$F bs=4 count=1 conv=notrunc,fsync status=none
+        touch -r $F.then $F; chattr +i $F",
+    ));
+    run(&["verify"], &path).expect(0);
+
+    // quotactl(2): Q_QUOTAON with QFMT_VFS_V1, Q_QUOTAOFF
+    let source = sh(format!("findmnt -no SOURCE '{}'", scratch.mount_point().display()));
+    let quotactl = |command: u32, id: u32| {
+        let source = source.trim();
+        sh(on(&path, &format!("perl -e 'syscall(179, {command}, $ARGV[0], {id}, $ARGV[1]) and die $!' {source} $F")));
+    };
+    quotactl(0x8000_0200, 4);
+    let verify = report(&["verify"], &path, 1);
+    assert_eq!(verify["pin"]["state"], "writer_inside", "{verify}");
+    assert!(verify["notes"][0].as_str().unwrap().contains("quotas"), "{verify}");
+    let check = report(&["check"], &path, 1);
+    assert_eq!(check["blockers"][0]["kind"], "quota_file", "{check}");
+    quotactl(0x8000_0300, 0);
+    assert_eq!(report(&["verify"], &path, 1)["pin"]["state"], "not_held");
 }

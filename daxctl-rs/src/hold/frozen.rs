@@ -15,7 +15,7 @@ use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::statx::{Statx, Time};
 use libdaxfile::xattr;
 
-use super::{Replaced, durable};
+use super::{Replaced, durable, pages};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Needs;
@@ -85,6 +85,8 @@ pub struct Candidate<'a> {
     adds: Xflags,
     /// Flags that this process has added.
     added: Xflags,
+    /// Pages that stay in memory, where others have the file open.
+    mapped: u64,
     outcome: Option<Result<Survey>>,
 }
 
@@ -102,6 +104,7 @@ impl<'a> Candidate<'a> {
             replaced: None,
             adds: Xflags::empty(),
             added: Xflags::empty(),
+            mapped: 0,
             outcome: None,
         }
     }
@@ -112,6 +115,18 @@ impl<'a> Candidate<'a> {
     /// Why not. The file is then as it was before.
     pub fn outcome(self) -> Result<Survey> {
         self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
+
+    /// What could not be ruled out.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let mapped = self.mapped;
+        (mapped > 0).then(|| {
+            format!(
+                "others have it open, and {mapped} of its pages stay in memory: I/O begun before could still store into \
+                 one that the kernel holds for it"
+            )
+        })
     }
 
     /// Writes the record.
@@ -168,6 +183,7 @@ impl<'a> Candidate<'a> {
         self.lease = None;
         // Whoever was blocked by the lease has gone in by now, and has the file open for writing.
         probe(self.target)?;
+        self.mapped = pages::require_free(self.target)?;
         self.outcome = Some(Ok(survey));
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod durable;
 pub mod frozen;
 pub mod none;
+mod pages;
 pub mod writable;
 
 pub(crate) use durable::sync;

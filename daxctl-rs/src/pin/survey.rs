@@ -18,7 +18,7 @@ use crate::pin::guarded;
 use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
 use crate::pin::state::{self, State};
 use crate::status::Status;
-use crate::system::mounts;
+use crate::system::{mounts, quotas};
 
 /// What a file is, and how it stands with its pin.
 #[derive(Debug)]
@@ -199,14 +199,19 @@ fn look(
         staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { mounts::realtime_device(statx.device)? } else { None },
         dax: if needs.dax { dax::lack(target, &inode, map_sync == Some(true))? } else { None },
+        keeps_quotas: target.filesystem.may_keep_quotas_in_files() && quotas::kept_in(target, target.identity.inode)?,
         map_sync,
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
-    let held = match own.map(|record| record.needs.hold) {
+    let held_as = own.map(|record| record.needs.hold);
+    let held = match held_as {
         Some(Hold::Writable) => guarded::holds(target)?,
         _ => Some(inode.immutable()),
     };
-    let state = state::state(&stored, held != Some(false), &statx, moved.as_ref());
+    let state = match state::state(&stored, held != Some(false), &statx, moved.as_ref()) {
+        State::Pinned if beside.keeps_quotas && !matches!(held_as, Some(Hold::None) | None) => State::WriterInside,
+        state => state,
+    };
     let guard_unseen = held.is_none();
     Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, guard_unseen, stored })
 }

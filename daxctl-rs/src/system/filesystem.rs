@@ -267,6 +267,12 @@ impl Filesystem {
         Ok(waits)
     }
 
+    /// Whether quotaon(8) can have quotas kept in any file.
+    #[must_use]
+    pub fn may_keep_quotas_in_files(&self) -> bool {
+        matches!(self.kind, Kind::Ext | Kind::F2fs)
+    }
+
     /// Whether its files are another machine's, so that no call here tells or fixes anything of their maps.
     #[must_use]
     pub fn is_remote(&self) -> bool {

@@ -5,4 +5,5 @@ pub mod filesystem;
 pub mod kernel;
 pub(crate) mod locks;
 pub mod mounts;
+pub(crate) mod quotas;
 pub(crate) mod swaps;

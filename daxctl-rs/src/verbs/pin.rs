@@ -114,6 +114,7 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress:
     frozen::pin(&mut candidates, progress);
     for ((index, target, _), candidate) in files.iter().zip(candidates) {
         let report = &mut reports[*index];
+        report.notes.extend(candidate.note());
         match candidate.outcome() {
             Ok(survey) => {
                 report.describe(target, &survey);

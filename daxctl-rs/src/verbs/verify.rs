@@ -38,6 +38,9 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
     let say = match (&survey.state, &survey.stored) {
         (State::Pinned, _) => None,
         (State::Drifted | State::Unpinned, _) => Some(String::new()),
+        (State::WriterInside, _) if survey.beside.keeps_quotas => {
+            Some("as it was pinned, but disk quotas are kept in it, and the kernel writes to it".into())
+        }
         (State::WriterInside, _) => Some("as it was pinned, but somebody has it open for writing".into()),
         (State::NotHeld, _) => Some("recorded, but not held: pin it again, or unpin it".into()),
         (State::ForeignRecord, _) => Some("not pinned: its record is another file's".into()),

@@ -54,6 +54,8 @@ pub enum Kind {
     AppendOnly,
     /// An active swapfile.
     Swapfile,
+    /// A file that disk quotas are kept in, or of the form of one: the kernel writes to it whatever its flags.
+    QuotaFile,
     /// Sealed by fs-verity.
     Verity,
     /// On the realtime device of XFS, and which one that is cannot be told.

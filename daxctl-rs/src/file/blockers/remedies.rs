@@ -51,6 +51,7 @@ impl Describe<'_> {
             Kind::Immutable => "made immutable, but not by a pin".into(),
             Kind::AppendOnly => "append-only".into(),
             Kind::Swapfile => "an active swapfile could not be swapped off".into(),
+            Kind::QuotaFile => "of the form of a disk quota file, to which the kernel writes whatever its flags".into(),
             Kind::Verity => "sealed by fs-verity".into(),
             Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => self.dax.map_or(String::new(), dax::Lack::detail),
@@ -84,6 +85,7 @@ impl Describe<'_> {
             Kind::Immutable => format!("chattr -i {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
             Kind::Swapfile => format!("swapoff {file}"),
+            Kind::QuotaFile => "quotaoff, and have quotas kept by the filesystem (tune2fs -O quota)".into(),
             Kind::Encoded | Kind::UnknownAddress | Kind::Verity | Kind::Unaligned => {
                 format!("cp --reflink=never {file} NEW")
             }

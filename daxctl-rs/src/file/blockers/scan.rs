@@ -17,7 +17,7 @@ use crate::file::target::{InodeState, Target};
 use crate::listed::Listed;
 use crate::needs::{Hold, Needs};
 use crate::system::filesystem::Kind as FilesystemKind;
-use crate::system::swaps;
+use crate::system::{quotas, swaps};
 
 /// What a map does not show, and bears on it.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Beside {
     pub staging: Option<Staging>,
     /// The device that a realtime file's addresses mean, if it is known.
     pub realtime_device: Option<PathBuf>,
+    /// Whether disk quotas are kept in it.
+    pub keeps_quotas: bool,
     /// Whether the kernel grants `MAP_SYNC`, if it could be asked.
     pub map_sync: Option<bool>,
     /// What `--dax` lacks.
@@ -172,6 +174,7 @@ impl Scan {
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
             (Kind::Swapfile, swaps::active(&inode.statx)?),
+            (Kind::QuotaFile, self.needs.hold != Hold::None && keeps_quotas(target, inode, own_record, beside)?),
             (Kind::F2fsUnpinned, !refused && !target.filesystem.keeps_blocks(target)?),
             (Kind::UnsupportedFilesystem, refused),
         ];
@@ -185,6 +188,15 @@ impl Scan {
         let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size, dax };
         Ok(self.found.into_iter().map(|(kind, found)| describe.blocker(kind, found)).collect())
     }
+}
+
+/// Whether quotas are kept in the file, or, of one that is to be pinned, may come to be.
+fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, beside: &Beside) -> Result<bool> {
+    if beside.keeps_quotas || own_record || !target.filesystem.may_keep_quotas_in_files() {
+        return Ok(beside.keeps_quotas);
+    }
+    target.spare_access_time();
+    quotas::has_form(target, inode.statx.size)
 }
 
 /// Whether writes may go elsewhere. Where nobody writes, what cannot be told is none.

@@ -1,0 +1,35 @@
+//! Files that disk quotas are kept in: the kernel writes to them, and makes them longer, whatever their flags.
+
+use std::os::fd::AsFd;
+
+use libdaxfile::quota;
+use nix::sys::uio::pread;
+
+use crate::error::{Named, Result};
+
+/// What such a file begins with, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
+const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
+
+/// `V2_DQBLKSIZE_BITS`
+const BLOCK: u64 = 1024;
+
+/// Whether quotas are on, and are kept in this inode of the filesystem.
+///
+/// # Errors
+/// Those of quotactl_fd(2).
+pub(crate) fn kept_in(fd: impl AsFd, inode: u64) -> Result<bool> {
+    Ok(quota::files(fd)?.contains(&inode))
+}
+
+/// Whether a file of so many bytes is of the form that quotas are kept in, so that quotaon(8) would have them kept there.
+///
+/// # Errors
+/// Those of pread(2).
+pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
+    if size < 2 * BLOCK || !size.is_multiple_of(BLOCK) {
+        return Ok(false);
+    }
+    let mut magic = [0; 4];
+    let read = pread(file, &mut magic, 0).named("pread")?;
+    Ok(read == magic.len() && MAGIC.contains(&u32::from_le_bytes(magic)))
+}
