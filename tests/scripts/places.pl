@@ -69,7 +69,8 @@ sub take {
     my ($length) = @_;
     my $bytes = '';
     while (length $bytes < $length) {
-        read(STDIN, $bytes, $length - length $bytes, length $bytes) or die "places.pl: the archive ends early\n";
+        my $got = read(STDIN, $bytes, $length - length $bytes, length $bytes) // die "places.pl: read: $!\n";
+        die "places.pl: the archive ends early\n" unless $got;
     }
     return $bytes;
 }
