@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# lab.sh [--kills N] [--boot PARAMETERS] [--arch arm64|arm64-16k] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
+# lab.sh [--kills N] [--count] [--boot PARAMETERS] [--arch arm64|arm64-16k] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
 # Runs test programs, with these arguments, in a virtual machine: tests/lab.sh 6.1 filesystem maps::a_test_name
 # KERNEL is one of Debian's (6.1, 6.12 or newest), or a path:
 #   DIRECTORY      holds boot/vmlinuz-VERSION (or vmlinuz beside the modules) and lib/modules/VERSION or usr/lib/modules/VERSION:
 #                  a Debian package unpacked with dpkg -x, or what make install and make modules_install wrote there
 #   IMAGE:MODULES  names a bzImage and its modules' directory, …/lib/modules/VERSION
 # With --kills, lab.sh runs them N + 1 times: it kills the machine when they ask for it, and boots it again.
+# With --count, the machine has one processor, on which an instruction takes a nanosecond: a time is a count of instructions.
 # With --boot, the kernel gets these parameters as well: --boot 'lockdown=integrity apparmor=0'
 # With --arch, the machine is an arm64 one with pages of 4 KiB or 16 KiB, without persistent memory. Its kernels: 6.12, newest,
 # or a path. The first run fetches a Rust compiler and a userland for it, 200 MB.
@@ -18,9 +19,15 @@ usage() {
 kills=0
 boot_parameters=
 architecture=amd64
+processors=(-smp 2)
 while [[ ${1-} == -* ]]; do
     case $1=${2-} in
         --kills=[1-9]*) kills=$2 ;;
+        --count=*)
+            processors=(-smp 1 -icount "shift=0,sleep=off")
+            shift
+            continue
+            ;;
         --arch=arm64 | --arch=arm64-16k) architecture=$2 ;;
         --boot=*) boot_parameters=${2-} ;;
         *) usage ;;
@@ -180,7 +187,7 @@ realpath "$page" >"$tree/lab/page"
 start() {
     : >"$work/out"
     rm -f "$work/pid"
-    timeout "$limit" "$emulator" "${machine[@]}" -accel tcg,thread=single -smp 2 -nodefaults -no-user-config \
+    timeout "$limit" "$emulator" "${machine[@]}" -accel tcg,thread=single "${processors[@]}" -nodefaults -no-user-config \
         -display none -no-reboot -pidfile "$work/pid" -kernel "$linux" -initrd "$work/initramfs" \
         -append "$lines quiet no_timer_check mitigations=off preempt=full panic=-1 oops=panic ${pmem[*]} \
 $boot_parameters ${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &

@@ -60,23 +60,26 @@ pub const BPF_LINK_CREATE: libc::c_int = 28;
 #[doc(hidden)]
 pub const BPF_PERF_EVENT: u32 = 41;
 
-/// Attaches a program of type `BPF_PROG_TYPE_KPROBE` to the entry of a kernel function, on every processor, and returns the
-/// link. The program stays attached until the link is closed and no name in bpffs keeps it.
+/// Attaches a program of type `BPF_PROG_TYPE_KPROBE` to the instruction at this offset of a kernel function, or to its entry
+/// with offset 0, on every processor, and returns the link. The program stays attached until the link is closed and no name
+/// in bpffs keeps it.
 ///
 /// `pmu` is the number in `/sys/bus/event_source/devices/kprobe/type`.
 ///
 /// # Errors
 /// - `ENOENT`: the kernel has no such function.
 /// - `EINVAL`: the function cannot be probed.
+/// - `EILSEQ`: no instruction begins there.
 /// - `EACCES` or `EPERM`: the caller lacks the capabilities.
 #[doc(alias = "BPF_LINK_CREATE")]
-pub fn attach(program: impl AsFd, pmu: u32, function: &CStr) -> Result<OwnedFd> {
+pub fn attach(program: impl AsFd, pmu: u32, function: &CStr, offset: u64) -> Result<OwnedFd> {
     const CALL: &str = "perf_event_open(kprobe)";
     #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
     let event = RawEvent {
         kind: pmu,
         size: size_of::<RawEvent>() as u32,
         kprobe_func: address(function),
+        probe_offset: offset,
         ..Default::default()
     };
     // The event needs a processor, but the program runs on all of them: the kernel runs it before it looks at the event.

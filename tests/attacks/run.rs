@@ -238,6 +238,17 @@ impl Case<'_> {
         pin.arg(&self.file).run()
     }
 
+    /// What the kernel keeps for a process that has ended goes a little later.
+    fn pin_once_free(&self, hold: Hold) {
+        let start = Instant::now();
+        let mut pin = self.pin(hold);
+        while pin.status == 5 && start.elapsed() < Duration::from_secs(10) {
+            sleep(Duration::from_millis(20));
+            pin = self.pin(hold);
+        }
+        pin.expect(0);
+    }
+
     fn attacker(&self, access: Access) -> Attacker {
         match &self.attack.by {
             By::Strike(operation, block) => Attacker::Strike(Strike::new(self, access, operation, *block)),
@@ -319,6 +330,7 @@ impl Strike {
     fn new(case: &Case<'_>, access: Access, operation: &str, block: u32) -> Strike {
         let mut striker = Command::new(program());
         striker.args([access.argument(), operation]).arg(&case.file).arg(&case.other).arg(block.to_string());
+        striker.env("STRIKE_DEVICE", case.place.scratch().device());
         let mut child = spawn(striker.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()));
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut line = String::new();
@@ -415,15 +427,22 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
     }
     let attacker = if access.is_before() {
         let writer = case.attacker(access);
-        if hold == Hold::Frozen && access.writes() {
+        if access.is_busy(hold) {
             case.pin(hold).expect(5);
             drop(writer);
-            case.pin(hold).expect(0);
-            // Nobody gets in while it is pinned: the attacker is let in.
-            sh(case.script("chattr -i $F"));
+            case.pin_once_free(hold);
+            // Nobody gets in while it is pinned: on a frozen file the attacker is let in.
+            let let_in = |flag: &str| {
+                if hold == Hold::Frozen {
+                    drop(sh(case.script(&format!("chattr {flag} $F"))))
+                }
+            };
+            let_in("-i");
             let writer = case.attacker(access);
-            sh(case.script("chattr +i $F"));
-            assert_eq!(report(&["verify"], &case.file, 1)["pin"]["state"], "writer_inside");
+            let_in("+i");
+            if hold == Hold::Frozen {
+                assert_eq!(report(&["verify"], &case.file, 1)["pin"]["state"], "writer_inside");
+            }
             writer
         } else {
             case.pin(hold).expect(0);

@@ -15,8 +15,12 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/fsverity.h>
+#include <linux/fuse.h>
 #include <linux/io_uring.h>
 #include <linux/loop.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -26,6 +30,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/quota.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -68,7 +75,17 @@ struct move_extent {
 enum { BLOCK = 4096, BLOCKS = 64, SIZE = BLOCK * BLOCKS };
 
 // What an operation needs to be given.
-enum { NAME = -1, MAP = -2, LOOP = -3, HANDLE = -4 };
+enum {
+	NAME = -1,
+	MAP = -2,
+	LOOP = -3,
+	OLD_LOOP = -4, // by LOOP_SET_FD
+	HANDLE = -5,
+	OVERLAY = -6,
+	APPENDING_OVERLAY = -7,
+	PASSTHROUGH = -8,
+	ACCT = -9,
+};
 
 static int fd = -1;
 static char *map;
@@ -212,6 +229,83 @@ static ssize_t send_at(off_t offset)
 	if (lseek(fd, offset, SEEK_SET) < 0)
 		die("lseek");
 	return sendfile(fd, from, NULL, BLOCK);
+}
+
+// From two buffers.
+
+static struct iovec halves[2];
+
+static struct iovec *in_halves(size_t length)
+{
+	halves[0] = (struct iovec){ bytes, length / 2 };
+	halves[1] = (struct iovec){ bytes + length / 2, length - length / 2 };
+	return halves;
+}
+
+static long aio_vector(off_t offset, struct iovec *vector)
+{
+	aio_context_t context = 0;
+	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITEV,
+			      .aio_fildes = fd,
+			      .aio_buf = (uintptr_t)vector,
+			      .aio_nbytes = 2,
+			      .aio_offset = offset };
+	struct iocb *blocks = &block;
+	struct io_event event;
+	if (syscall(SYS_io_setup, 1, &context))
+		die("io_setup");
+	if (syscall(SYS_io_submit, context, 1, &blocks) != 1)
+		return -1;
+	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
+		die("io_getevents");
+	if (event.res >= 0)
+		return event.res;
+	errno = -event.res;
+	return -1;
+}
+
+static int uring_vector(off_t offset, struct iovec *vector)
+{
+	struct io_uring_sqe entry = {
+		.opcode = IORING_OP_WRITEV, .fd = fd, .off = offset, .addr = (uintptr_t)vector, .len = 2
+	};
+	return ring(&entry);
+}
+
+// Memory that a read of waits until `meanwhile` has been called.
+
+struct stall {
+	int faults;
+	char *page, *contents;
+	void (*meanwhile)(void);
+	pthread_t thread;
+};
+
+static void *serve(void *argument)
+{
+	struct stall *stall = argument;
+	struct uffd_msg message;
+	if (read(stall->faults, &message, sizeof message) != sizeof message)
+		die("userfaultfd");
+	stall->meanwhile();
+	struct uffdio_copy copy = { .dst = (uintptr_t)stall->page, .src = (uintptr_t)stall->contents, .len = BLOCK };
+	if (ioctl(stall->faults, UFFDIO_COPY, &copy))
+		die("UFFDIO_COPY");
+	return NULL;
+}
+
+static void stall_at(struct stall *stall, void (*meanwhile)(void))
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	stall->page = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stall->contents = aligned_alloc(BLOCK, BLOCK);
+	stall->meanwhile = meanwhile;
+	stall->faults = syscall(SYS_userfaultfd, O_CLOEXEC);
+	struct uffdio_register range = { .range = { (uintptr_t)stall->page, BLOCK },
+					 .mode = UFFDIO_REGISTER_MODE_MISSING };
+	if (stall->page == MAP_FAILED || stall->faults < 0 || ioctl(stall->faults, UFFDIO_API, &api) ||
+	    ioctl(stall->faults, UFFDIO_REGISTER, &range) || pthread_create(&stall->thread, NULL, serve, stall))
+		die("userfaultfd");
 }
 
 // Whoever is to be reflinked to or from.
@@ -379,6 +473,181 @@ static void setfl_append(void)
 	appending();
 }
 
+static void setfl_clear(void)
+{
+	try("F_SETFL", fcntl(fd, F_SETFL, 0));
+	wrote("pwrite", write_at(at, BLOCK, -1));
+}
+static void writev_in_place(void) { wrote("pwritev", pwritev(fd, in_halves(BLOCK), 2, at)); }
+static void writev_past_end(void) { wrote("pwritev", pwritev(fd, in_halves(2 * BLOCK), 2, SIZE - BLOCK)); }
+static void aio_writev_in_place(void) { wrote("io_submit", aio_vector(at, in_halves(BLOCK))); }
+static void aio_writev_past_end(void) { wrote("io_submit", aio_vector(SIZE - BLOCK, in_halves(2 * BLOCK))); }
+static void uring_writev_in_place(void) { wrote("io_uring writev", uring_vector(at, in_halves(BLOCK))); }
+static void uring_writev_past_end(void) { wrote("io_uring writev", uring_vector(SIZE - BLOCK, in_halves(2 * BLOCK))); }
+
+// The flag is copied before the kernel waits for the array of buffers.
+static void stop_appending(void) { fcntl(fd, F_SETFL, 0); }
+static void aio_stalled(void)
+{
+	struct stall stall;
+	stall_at(&stall, stop_appending);
+	memcpy(stall.contents, in_halves(BLOCK), sizeof halves);
+	wrote("io_submit", aio_vector(0, (struct iovec *)stall.page));
+}
+// The array is another one once the kernel has begun.
+static void lengthen(void) {}
+static void writev_stalled(void)
+{
+	struct stall stall;
+	stall_at(&stall, lengthen);
+	memcpy(stall.contents, in_halves(2 * BLOCK), sizeof halves);
+	wrote("pwritev", pwritev(fd, (struct iovec *)stall.page, 2, SIZE - BLOCK));
+}
+
+// Two threads: one writes, one changes meanwhile what is written or where.
+
+enum { TRIES = 20000 };
+static volatile bool over;
+
+static void *flip_length(void *none)
+{
+	volatile size_t *length = &halves[1].iov_len;
+	while (!over) {
+		*length = 2 * BLOCK;
+		*length = BLOCK / 2;
+	}
+	return NULL;
+}
+
+static void *flip_position(void *none)
+{
+	while (!over) {
+		lseek(fd, SIZE, SEEK_SET);
+		lseek(fd, 0, SEEK_SET);
+	}
+	return NULL;
+}
+
+static void *flip_append(void *none)
+{
+	while (!over) {
+		fcntl(fd, F_SETFL, O_APPEND);
+		fcntl(fd, F_SETFL, 0);
+	}
+	return NULL;
+}
+
+static ssize_t write_vector(void) { return pwritev(fd, halves, 2, SIZE - BLOCK); }
+static ssize_t splice_here(void)
+{
+	static int ends[2];
+	if (ends[1] == 0 && pipe2(ends, O_NONBLOCK))
+		die("pipe");
+	if (write(ends[1], bytes, BLOCK) < 0 && errno != EAGAIN)
+		die("pipe");
+	ssize_t sent = splice(ends[0], NULL, fd, NULL, BLOCK, 0);
+	return sent < 0 && errno == EINVAL ? write(fd, bytes, read(ends[0], bytes, BLOCK)) : sent;
+}
+static ssize_t send_here(void)
+{
+	static int from = -1;
+	off_t begin = 0;
+	if (from < 0)
+		from = must_open(other, O_RDONLY);
+	ssize_t sent = sendfile(fd, from, &begin, BLOCK);
+	return sent < 0 && errno == EINVAL ? write(fd, bytes, BLOCK) : sent;
+}
+static ssize_t write_begin(void) { return pwrite(fd, bytes, BLOCK, 0); }
+
+// What is refused once is refused; what a write did before, others see.
+static void race(const char *call, void *(*flip)(void *), ssize_t (*act)(void))
+{
+	pthread_t other;
+	int last = 0, done = 0;
+	in_halves(BLOCK);
+	over = false;
+	if (pthread_create(&other, NULL, flip, NULL))
+		die("pthread_create");
+	struct stat st = { 0 };
+	for (int i = 0; i < TRIES && st.st_size <= SIZE; i++) {
+		if (act() > 0)
+			done++;
+		else
+			last = errno;
+		if (fstat(fd, &st))
+			die("fstat");
+	}
+	over = true;
+	pthread_join(other, NULL);
+	errno = last;
+	if (last && st.st_size <= SIZE)
+		refused(call);
+	if (!done)
+		errx(2, "%s did nothing", call);
+}
+static void race_vector(void) { race("pwritev", flip_length, write_vector); }
+static void race_splice(void) { race("splice", flip_position, splice_here); }
+static void race_sendfile(void) { race("sendfile", flip_position, send_here); }
+static void race_append(void) { race("pwrite", flip_append, write_begin); }
+
+static void splice_position(void)
+{
+	int ends[2];
+	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || lseek(fd, at, SEEK_SET) != at)
+		die("pipe");
+	wrote("splice", splice(ends[0], NULL, fd, NULL, BLOCK, 0));
+}
+static void splice_position_end(void)
+{
+	int ends[2];
+	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || lseek(fd, 0, SEEK_END) != SIZE)
+		die("pipe");
+	wrote("splice", splice(ends[0], NULL, fd, NULL, BLOCK, 0));
+}
+// As programs do, which read and write where the kernel says EINVAL: see sendfile(2).
+static void send_short(void)
+{
+	int from = must_open(other, O_RDONLY);
+	if (lseek(from, SIZE - BLOCK, SEEK_SET) < 0 || lseek(fd, SIZE - 2 * BLOCK, SEEK_SET) < 0)
+		die("lseek");
+	ssize_t sent = sendfile(fd, from, NULL, 4 * BLOCK);
+	if (sent < 0 && errno == EINVAL) {
+		sent = read(from, bytes, 4 * BLOCK);
+		sent = write(fd, bytes, sent);
+	}
+	wrote("sendfile", sent);
+}
+static void splice_short(void)
+{
+	int ends[2];
+	off_t offset = SIZE - 2 * BLOCK;
+	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || close(ends[1]))
+		die("pipe");
+	ssize_t sent = splice(ends[0], NULL, fd, &offset, 4 * BLOCK, 0);
+	if (sent < 0 && errno == EINVAL) {
+		sent = read(ends[0], bytes, 4 * BLOCK);
+		sent = pwrite(fd, bytes, sent, offset);
+	}
+	wrote("splice", sent);
+}
+static void send_beyond(void)
+{
+	int from = must_open(other, O_RDONLY);
+	if (lseek(fd, SIZE - BLOCK, SEEK_SET) < 0)
+		die("lseek");
+	ssize_t sent = sendfile(fd, from, NULL, 4 * BLOCK);
+	if (sent < 0 && errno == EINVAL)
+		sent = write(fd, bytes, 4 * BLOCK);
+	wrote("sendfile", sent);
+}
+
+// A write that fails before any security module is asked for it, and then something else.
+static void leave_note(void)
+{
+	if (pwrite(fd, (void *)-4096L, BLOCK, 0) >= 0 || errno != EFAULT)
+		die("pwrite");
+}
+
 static void store(void)
 {
 	memcpy(map + at, bytes, BLOCK);
@@ -409,9 +678,20 @@ static void alloc_within(void) { fallocated(0, at); }
 static void punch(void) { fallocated(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at); }
 static void zero(void) { fallocated(FALLOC_FL_ZERO_RANGE, at); }
 static void zero_keep(void) { fallocated(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, SIZE); }
+static void clone_onto(void);
+static void punch_noted(void)
+{
+	leave_note();
+	punch();
+}
+static void clone_noted(void)
+{
+	leave_note();
+	clone_onto();
+}
 static void collapse(void) { fallocated(FALLOC_FL_COLLAPSE_RANGE, at); }
 static void insert(void) { fallocated(FALLOC_FL_INSERT_RANGE, at); }
-static void unshare(void) { fallocated(FALLOC_FL_UNSHARE_RANGE, at); }
+static void unshare_range(void) { fallocated(FALLOC_FL_UNSHARE_RANGE, at); }
 static void write_zeroes(void) { fallocated(WRITE_ZEROES, at); }
 static void uring_punch(void)
 {
@@ -450,6 +730,11 @@ static void swapext_target(void) { swap_extents(fd, partner(O_RDWR)); }
 static void swapext_donor(void) { swap_extents(partner(O_RDWR), fd); }
 static void exchange_first(void) { exchange(fd, partner(O_RDWR)); }
 static void exchange_second(void) { exchange(partner(O_RDWR), fd); }
+static void exchange_noted(void)
+{
+	leave_note();
+	exchange(partner(O_RDWR), fd);
+}
 static void commit(int first, int second)
 {
 	struct commit_range range;
@@ -508,6 +793,34 @@ static void loop_write(void)
 	if (fsync(disk))
 		refused("fsync of the loop device");
 }
+// Every process that ends is noted in the file.
+static void account(void)
+{
+	for (int i = 0; i < 8; i++) {
+		pid_t child = fork();
+		if (child == 0)
+			_exit(0);
+		if (child < 0 || waitpid(child, NULL, 0) != child)
+			die("fork");
+	}
+	if (acct(NULL))
+		die("acct");
+}
+
+static void quota_on(void)
+{
+	// struct v2_disk_dqheader and struct v2_disk_dqinfo of fs/quota/quotaio_v2.h, and an empty tree.
+	static uint32_t head[512] = { 0xd9c01f11, 1, 604800, 604800, 0, 2, 0, 0 };
+	char where[4096];
+	if (pwrite(fd, head, sizeof head, 0) != sizeof head || fsync(fd))
+		refused("pwrite");
+	if (!realpath(getenv("STRIKE_DEVICE") ?: "", where))
+		die("STRIKE_DEVICE");
+	try("quotactl", quotactl(QCMD(Q_QUOTAON, USRQUOTA), where, 4 /* QFMT_VFS_V1 */, (char *)file));
+	if (quotactl(QCMD(Q_QUOTAOFF, USRQUOTA), where, 0, NULL))
+		die("quotactl");
+}
+
 static void f2fs_unpin(void)
 {
 	uint32_t off = 0;
@@ -654,6 +967,42 @@ static const struct operation {
 	{ "far-past-end", O_RDWR, far_past_end },
 	{ "aio-past-end", O_RDWR, aio_past_end },
 	{ "uring-past-end", O_RDWR, uring_past_end },
+	{ "writev", O_RDWR, writev_in_place },
+	{ "writev-direct", O_RDWR | O_DIRECT, writev_in_place },
+	{ "aio-writev", O_RDWR, aio_writev_in_place },
+	{ "uring-writev", O_RDWR, uring_writev_in_place },
+	{ "splice-position", O_RDWR, splice_position },
+	{ "splice-short", O_RDWR, splice_short },
+	{ "sendfile-short", O_RDWR, send_short },
+	{ "writev-past-end", O_RDWR, writev_past_end },
+	{ "writev-stalled", O_RDWR, writev_stalled },
+	{ "aio-writev-past-end", O_RDWR, aio_writev_past_end },
+	{ "uring-writev-past-end", O_RDWR, uring_writev_past_end },
+	{ "splice-position-end", O_RDWR, splice_position_end },
+	{ "sendfile-beyond", O_RDWR, send_beyond },
+	{ "race-vector", O_RDWR, race_vector },
+	{ "race-splice", O_RDWR, race_splice },
+	{ "race-sendfile", O_RDWR, race_sendfile },
+	{ "race-append", O_RDWR, race_append },
+	{ "aio-stalled", O_RDWR | O_APPEND, aio_stalled },
+	{ "setfl-clear", O_RDWR | O_APPEND, setfl_clear },
+	{ "overlay-write", OVERLAY, in_place },
+	{ "overlay-past-end", OVERLAY, past_end },
+	{ "overlay-splice", OVERLAY, splice_past_end },
+	{ "overlay-sendfile", OVERLAY, sendfile_past_end },
+	{ "overlay-aio", OVERLAY, aio_append },
+	{ "overlay-append", APPENDING_OVERLAY, appending },
+	{ "overlay-stalled", APPENDING_OVERLAY, aio_stalled },
+	{ "overlay-toggle", OVERLAY, race_append },
+	{ "passthrough-write", PASSTHROUGH, in_place },
+	{ "passthrough-past-end", PASSTHROUGH, past_end },
+	{ "passthrough-splice", PASSTHROUGH, splice_past_end },
+	{ "acct", ACCT, account },
+	{ "quota-on", O_RDWR, quota_on },
+	{ "punch-noted", O_RDWR, punch_noted },
+	{ "clone-noted", O_RDWR, clone_noted },
+	{ "exchange-noted", O_RDWR, exchange_noted },
+	{ "loop-set-fd", OLD_LOOP, loop_discard },
 	{ "splice-past-end", O_RDWR, splice_past_end },
 	{ "sendfile-past-end", O_RDWR, sendfile_past_end },
 	{ "rwf-append", O_RDWR, rwf_append },
@@ -684,7 +1033,7 @@ static const struct operation {
 	{ "zero-keep", O_RDWR, zero_keep },
 	{ "collapse", O_RDWR, collapse },
 	{ "insert", O_RDWR, insert },
-	{ "unshare", O_RDWR, unshare },
+	{ "unshare", O_RDWR, unshare_range },
 	{ "write-zeroes", O_RDWR, write_zeroes },
 	{ "uring-punch", O_RDWR, uring_punch },
 	{ "resvsp", O_RDWR, resvsp },
@@ -762,7 +1111,7 @@ static int open_by_xfs_handle(void)
 	return opened;
 }
 
-static void attach_loop(int backing)
+static void attach_loop(int backing, bool old)
 {
 	for (;;) {
 		int free = ioctl(must_open("/dev/loop-control", O_RDWR), LOOP_CTL_GET_FREE);
@@ -772,12 +1121,133 @@ static void attach_loop(int backing)
 		// Kept open: the last one to close it detaches the file.
 		int disk = must_open(device, O_RDWR);
 		struct loop_config config = { .fd = backing, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
-		if (!ioctl(disk, LOOP_CONFIGURE, &config))
+		struct loop_info64 info = { .lo_flags = LO_FLAGS_AUTOCLEAR };
+		if (old ? !ioctl(disk, LOOP_SET_FD, backing) && !ioctl(disk, LOOP_SET_STATUS64, &info) :
+			  !ioctl(disk, LOOP_CONFIGURE, &config))
 			return;
 		if (errno != EBUSY)
-			refused("LOOP_CONFIGURE");
+			refused(old ? "LOOP_SET_FD" : "LOOP_CONFIGURE");
 		close(disk);
 	}
+}
+
+// The file's directory is the upper one, and mounted where nobody else sees it.
+static int open_overlay(int flags)
+{
+	char in[4096], directory[4096], options[16384], path[8192];
+	snprintf(in, sizeof in, "%s", file);
+	char *name = strrchr(in, '/');
+	*name++ = 0;
+	snprintf(directory, sizeof directory, "%s", in);
+	*strrchr(directory, '/') = 0;
+	for (const char *const *sub = (const char *const[]){ "low", "work", "over", NULL }; *sub; sub++) {
+		snprintf(path, sizeof path, "%s/%s", directory, *sub);
+		if (mkdir(path, 0755) && errno != EEXIST)
+			die(path);
+	}
+	snprintf(options, sizeof options, "lowerdir=%s/low,upperdir=%s,workdir=%s/work", directory, in, directory);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("overlay", path, "overlay", 0, options))
+		die("mount of overlayfs");
+	strcat(path, "/");
+	strcat(path, name);
+	int opened = open(path, flags);
+	try("open", opened);
+	return opened;
+}
+
+// A FUSE filesystem whose only file is passed through to the file.
+
+#define INIT_PASSTHROUGH (1ull << 37) // FUSE_PASSTHROUGH
+enum { OPEN_PASSTHROUGH = 1 << 7 };   // FOPEN_PASSTHROUGH
+struct backing {		      // struct fuse_backing_map
+	int32_t fd;
+	uint32_t flags;
+	uint64_t padding;
+};
+#define BACKING_OPEN _IOW(229, 1, struct backing)
+
+struct init_out { // struct fuse_init_out
+	uint32_t major, minor, max_readahead, flags;
+	uint16_t max_background, congestion_threshold;
+	uint32_t max_write, time_gran;
+	uint16_t max_pages, map_alignment;
+	uint32_t flags2, max_stack_depth, unused[6];
+};
+struct open_out { // struct fuse_open_out
+	uint64_t fh;
+	uint32_t open_flags;
+	int32_t backing_id;
+};
+
+static void answer(int device, uint64_t unique, int error, const void *body, size_t length)
+{
+	struct fuse_out_header head = { .len = sizeof head + length, .error = -error, .unique = unique };
+	struct iovec parts[2] = { { &head, sizeof head }, { (void *)body, length } };
+	if (writev(device, parts, length ? 2 : 1) < 0 && errno != ENOENT)
+		die("write to /dev/fuse");
+}
+
+static void serve_fuse(int device)
+{
+	static char request[1 << 17];
+	struct fuse_in_header *head = (void *)request;
+	struct fuse_attr whole = { .ino = 1, .mode = S_IFREG | 0644, .nlink = 1, .size = SIZE, .blksize = BLOCK };
+	// The mount's root is the file itself.
+	struct fuse_attr_out attributes = { .attr = whole };
+	while (read(device, request, sizeof request) > 0) {
+		if (head->opcode == FUSE_INIT) {
+			struct init_out out = { .major = 7,
+						.minor = 40,
+						.flags = FUSE_INIT_EXT,
+						.max_write = 1 << 16,
+						.time_gran = 1,
+						.flags2 = INIT_PASSTHROUGH >> 32,
+						.max_stack_depth = 1 };
+			answer(device, head->unique, 0, &out, sizeof out);
+		} else if (head->opcode == FUSE_GETATTR) {
+			answer(device, head->unique, 0, &attributes, sizeof attributes);
+		} else if (head->opcode == FUSE_OPEN) {
+			struct backing backing = { .fd = open(file, O_RDONLY) };
+			int id = ioctl(device, BACKING_OPEN, &backing);
+			struct open_out out = { .open_flags = OPEN_PASSTHROUGH, .backing_id = id };
+			answer(device, head->unique, id < 0 ? errno : 0, &out, id < 0 ? 0 : sizeof out);
+			close(backing.fd);
+		} else if (head->opcode == FUSE_RELEASE || head->opcode == FUSE_FLUSH || head->opcode == FUSE_FSYNC) {
+			answer(device, head->unique, 0, NULL, 0);
+		} else if (head->opcode != FUSE_FORGET && head->opcode != FUSE_BATCH_FORGET &&
+			   head->opcode != FUSE_INTERRUPT) {
+			answer(device, head->unique, ENOSYS, NULL, 0);
+		}
+	}
+}
+
+static int open_passthrough(void)
+{
+	char where[4096], options[128];
+	snprintf(where, sizeof where, "%s.fuse", file);
+	close(must_open(where, O_RDWR | O_CREAT));
+	int device = must_open("/dev/fuse", O_RDWR);
+	snprintf(options, sizeof options, "fd=%d,rootmode=100644,user_id=0,group_id=0", device);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("fuse", where, "fuse", MS_NOSUID | MS_NODEV, options))
+		die("mount of FUSE");
+	pid_t server = fork();
+	if (server < 0)
+		die("fork");
+	if (server == 0) {
+		// Whoever reads from our end of a pipe is not to wait for the server.
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		int nothing = must_open("/dev/null", O_RDWR);
+		for (int i = 0; i < 3; i++)
+			dup2(nothing, i);
+		serve_fuse(device);
+		_exit(0);
+	}
+	close(device);
+	int opened = open(where, O_RDWR);
+	try("open", opened);
+	return opened;
 }
 
 static void take_hold(int needs, const char *access)
@@ -786,6 +1256,30 @@ static void take_hold(int needs, const char *access)
 		return;
 	if (needs == HANDLE) {
 		fd = open_by_xfs_handle();
+		return;
+	}
+	if (needs == OVERLAY || needs == APPENDING_OVERLAY) {
+		fd = open_overlay(needs == OVERLAY ? O_RDWR : O_RDWR | O_APPEND);
+		return;
+	}
+	if (needs == PASSTHROUGH) {
+		fd = open_passthrough();
+		return;
+	}
+	if (needs == ACCT) {
+		// There can be one for every namespace of processes, whose first process is a child.
+		if (unshare(CLONE_NEWPID))
+			die("unshare");
+		pid_t child = fork();
+		int status;
+		if (child < 0)
+			die("fork");
+		if (child > 0) {
+			if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+				exit(2);
+			exit(WEXITSTATUS(status));
+		}
+		try("acct", acct(file));
 		return;
 	}
 	int flags = needs == NAME ? O_RDONLY : needs < 0 ? O_RDWR : needs;
@@ -800,9 +1294,9 @@ static void take_hold(int needs, const char *access)
 		if (map == MAP_FAILED)
 			refused("mmap");
 	}
-	if (needs == LOOP)
-		attach_loop(fd);
-	if (needs == MAP || needs == LOOP) {
+	if (needs == LOOP || needs == OLD_LOOP)
+		attach_loop(fd, needs == OLD_LOOP);
+	if (needs == MAP || needs == LOOP || needs == OLD_LOOP) {
 		close(fd);
 		fd = -1;
 	}

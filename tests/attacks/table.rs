@@ -78,6 +78,8 @@ pub(crate) enum Access {
     Loop,
     /// By a descriptor, or a mapping, that another process had before the pin and handed over
     Sent,
+    /// By what the kernel has opened itself, before the pin: the file below a stacked one, or for process accounting
+    Kernel,
 }
 
 impl Access {
@@ -90,6 +92,7 @@ impl Access {
             Access::Map => "map",
             Access::Loop => "loop",
             Access::Sent => "sent",
+            Access::Kernel => "kernel",
         }
     }
 
@@ -101,6 +104,7 @@ impl Access {
             Access::Map => "mapping",
             Access::Loop => "loop",
             Access::Sent => "sent",
+            Access::Kernel => "kernel",
         }
     }
 
@@ -123,7 +127,12 @@ impl Access {
 
     /// While the attacker has hold of the file, it is not pinned so.
     pub(crate) fn is_busy(self, hold: Hold) -> bool {
-        hold == Hold::Frozen && self.writes()
+        match hold {
+            Hold::Frozen => self.writes(),
+            // Processes may write to it.
+            Hold::Writable => matches!(self, Access::Loop | Access::Kernel),
+            Hold::None => false,
+        }
     }
 }
 
@@ -332,6 +341,8 @@ pub(crate) fn attacks() -> Vec<Attack> {
         writable(ETXTBSY, swaps()),
         writable(SAME, flags()),
         writable(SAME, devices()),
+        writable(ETXTBSY, by_the_kernel()),
+        writable(ETXTBSY, after_a_refusal()),
         writable(SAME, names()),
         writable(SAME, filesystem()),
         writable(SAME, programs()),
@@ -341,7 +352,7 @@ pub(crate) fn attacks() -> Vec<Attack> {
     .collect()
 }
 
-use Access::{Loop, Map, Path, Ro, Rw, Sent};
+use Access::{Kernel, Loop, Map, Path, Ro, Rw, Sent};
 use Effect::{Blocks, Contents, Flags, Inode, Itself, Name, Other, Shared, Size};
 use Fs::{Ext4, Xfs};
 
@@ -390,6 +401,13 @@ fn in_place() -> Vec<Attack> {
         write("uring-fixed", "io_uring write, fixed file"),
         write("splice", "splice, in place"),
         write("vmsplice", "vmsplice and splice, in place"),
+        write("writev", "pwritev, in place"),
+        write("writev-direct", "pwritev, O_DIRECT, in place"),
+        write("aio-writev", "aio pwritev, in place"),
+        write("uring-writev", "io_uring writev, in place"),
+        write("splice-position", "splice, in place, at the descriptor's position"),
+        write("splice-short", "splice, of less than asked for, in place"),
+        write("sendfile-short", "sendfile, of less than asked for, in place"),
         write("sendfile", "sendfile, in place"),
         store("store", "store by mmap, in place", SIGBUS).through(Sent, [SEEN, SAME], [SIGBUS, SAME]),
         strike_at("populate-written", "MADV_POPULATE_WRITE, in place", Inode, "populate-write", 4).writing(
@@ -412,6 +430,17 @@ fn past_end() -> Vec<Attack> {
         write("far-past-end", "pwrite, far past the end"),
         write("aio-past-end", "aio write, past the end"),
         write("uring-past-end", "io_uring write, past the end"),
+        write("writev-past-end", "pwritev, across the end"),
+        write("writev-stalled", "pwritev, its buffers told late"),
+        write("aio-writev-past-end", "aio pwritev, across the end"),
+        write("uring-writev-past-end", "io_uring writev, across the end"),
+        write("race-vector", "pwritev, its buffers changed meanwhile"),
+        write("splice-position-end", "splice, past the end, at the descriptor's position"),
+        write("race-splice", "splice, the position changed meanwhile"),
+        write("sendfile-beyond", "sendfile, across the end"),
+        write("race-sendfile", "sendfile, the position changed meanwhile"),
+        write("race-append", "pwrite, O_APPEND changed meanwhile"),
+        write("aio-stalled", "aio pwritev, O_APPEND taken back meanwhile"),
         write("splice-past-end", "splice, past the end"),
         write("sendfile-past-end", "sendfile, past the end"),
         write("o-append", "write, opened O_APPEND").through(Sent, [SEEN, SEEN], [EPERM, SEEN]),
@@ -433,6 +462,7 @@ fn flagged() -> Vec<Attack> {
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN])
     };
     vec![
+        write("setfl-clear", "F_SETFL without O_APPEND, then pwrite").writable(ETXTBSY),
         write("rwf-dsync", "pwritev2, RWF_DSYNC"),
         write("rwf-sync", "pwritev2, RWF_SYNC"),
         write("rwf-hipri", "pwritev2, RWF_HIPRI, O_DIRECT"),
@@ -676,9 +706,12 @@ fn flags() -> Vec<Attack> {
 fn devices() -> Vec<Attack> {
     let on_loop = |slug, title, effect, xfs, ext4| strike(slug, title, effect).writing(Loop, xfs, ext4);
     vec![
-        on_loop("loop-discard", "loop device, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(SEEN),
-        on_loop("loop-zeroout", "loop device, zero-out", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(SEEN),
-        on_loop("loop-write", "loop device, write", Contents, [SEEN, SAME], [Expected::Refused("EIO"), SAME]),
+        on_loop("loop-discard", "loop device, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(ETXTBSY),
+        on_loop("loop-zeroout", "loop device, zero-out", Effect::Map, [SEEN, SEEN], [SEEN, SEEN]).writable(ETXTBSY),
+        on_loop("loop-set-fd", "loop device by LOOP_SET_FD, discard", Effect::Map, [SEEN, SEEN], [SEEN, SEEN])
+            .writable(ETXTBSY),
+        on_loop("loop-write", "loop device, write", Contents, [SEEN, SAME], [Expected::Refused("EIO"), SAME])
+            .writable(ETXTBSY),
         shell(
             "loop-read-only",
             "loop device, read-only, discard",
@@ -690,6 +723,63 @@ fn devices() -> Vec<Attack> {
             .setup("chmod 600 $F; mkswap -q $F; sync $F")
             .after("swapoff $F")
             .through(Path, [EPERM, SAME], [EPERM, SAME]),
+    ]
+}
+
+/// Where the kernel opens the file itself, and no hook sees what it writes then.
+fn by_the_kernel() -> Vec<Attack> {
+    let size = |slug, title| strike(slug, title, Size).writing(Kernel, [SEEN, SEEN], [EPERM, SEEN]);
+    // A server without privileges over the file opens it: nobody asks for the immutable flag.
+    let through = |attack: Attack, none| {
+        attack
+            .writable(Expected::Refused("EIO"))
+            .may_lack(Xfs, "ENOTTY", "Linux 6.9 has it")
+            .may_lack(Ext4, "ENOTTY", "Linux 6.9 has it")
+            .through(Path, [SEEN, none], [EPERM, none])
+            .through(Kernel, [SEEN, none], [EPERM, none])
+    };
+    vec![
+        strike("overlay-write", "overlayfs above it, pwrite", Contents).writing(Kernel, [SEEN, SAME], [EPERM, SAME]),
+        size("overlay-past-end", "overlayfs above it, pwrite, past the end"),
+        size("overlay-splice", "overlayfs above it, splice, past the end"),
+        size("overlay-sendfile", "overlayfs above it, sendfile, past the end"),
+        size("overlay-aio", "overlayfs above it, aio write, RWF_APPEND"),
+        size("overlay-append", "overlayfs above it, opened O_APPEND, write"),
+        size("overlay-stalled", "overlayfs above it, aio, O_APPEND taken back"),
+        size("overlay-toggle", "overlayfs above it, O_APPEND changed meanwhile"),
+        through(strike("passthrough-write", "FUSE passthrough to it, pwrite", Contents), SAME),
+        through(strike("passthrough-past-end", "FUSE passthrough to it, pwrite, past the end", Size), SEEN),
+        through(strike("passthrough-splice", "FUSE passthrough to it, splice, past the end", Size), SEEN),
+        // What fails, it does not say.
+        strike("acct", "acct", Size).writing(Kernel, [SEEN, SEEN], [SAME, SEEN]),
+        strike("quota-on", "quotaon", Itself)
+            .not_on(Xfs, "ENOSYS", "no quota files")
+            .may_lack(Ext4, "ENOSYS", "a kernel without quotas")
+            .may_lack(Ext4, "ESRCH", "a kernel without quotas")
+            .alone(320)
+            .setup("mount -o remount,usrquota $MNT || :")
+            .writing(Rw, [EPERM, SAME], [EPERM, SAME]),
+    ]
+}
+
+/// What comes after a write that failed before it was judged.
+fn after_a_refusal() -> Vec<Attack> {
+    vec![
+        strike("punch-noted", "a failed pwrite, then PUNCH_HOLE", Effect::Map).writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
+        strike("clone-noted", "a failed pwrite, then FICLONE onto it", Effect::Map)
+            .writable(EOPNOTSUPP)
+            .not_on(Ext4, "EOPNOTSUPP", "no reflink")
+            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("exchange-noted", "a failed pwrite, then XFS_IOC_EXCHANGE_RANGE", Effect::Map)
+            .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
+            .may_lack(Xfs, "ENOTTY", "Linux 6.10 has it")
+            .alone(320)
+            .setup(EXCHANGE)
+            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Whether the guard has a file: one ioctl and a look at the guard's pins, which need neither BPF nor privileges.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use crate::file::target::Target;
 /// The guard's pins.
 pub(crate) const PINS: &str = "/sys/fs/bpf/daxfile";
 
-const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// What is said of a file where [`holds`] cannot tell.
 pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whole only root can see";
 
-/// Whether the guard has the file, and is whole, and f2fs keeps its blocks where they are. `None` where the guard has it, but
+/// Whether the guard has the file, is whole and at work, and f2fs keeps the file's blocks where they are. `None` where the guard has it, but
 /// its pins cannot be looked at.
 ///
 /// # Errors
 /// Those of the ioctls that ask them, and of looking at the guard's pins.
 pub fn holds(target: &Target) -> Result<Option<bool>> {
-    if !target.filesystem.keeps_blocks(target)? || !guards(target)? {
+    if !target.filesystem.keeps_blocks(target)? || !guards(target)? || !libdaxfile::guard::sees_writes(target)? {
         return Ok(Some(false));
     }
     is_whole()
@@ -55,11 +55,15 @@ pub(crate) fn has_all(path: &Path, number: usize) -> bool {
     number > 0 && fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
 }
 
+/// Whether only root can have made a directory, and what is in it. Everybody may make one where bpffs is mounted without more.
+pub(crate) fn belongs_to_root(directory: &Metadata) -> bool {
+    directory.is_dir() && directory.uid() == 0 && directory.mode() & 0o022 == 0
+}
+
 /// Whether no link is missing.
 fn is_whole() -> Result<Option<bool>> {
-    let of_root = |metadata: fs::Metadata| metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0;
-    // Everybody may make a directory where bpffs is mounted without more.
-    let found = fs::symlink_metadata(PINS).and_then(|metadata| Ok((of_root(metadata), directories_of_links()?)));
+    let found =
+        fs::symlink_metadata(PINS).and_then(|metadata| Ok((belongs_to_root(&metadata), directories_of_links()?)));
     match found {
         Ok((of_root, found)) => Ok(Some(of_root && found.iter().any(|(path, number)| has_all(path, *number)))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),

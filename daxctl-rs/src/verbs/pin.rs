@@ -147,8 +147,12 @@ fn look(
     };
     let statx = target.statx()?;
     let missing = hold::missing_capabilities(needs.hold, &statx)?;
-    let may_probe = needs.hold == Hold::Frozen && missing.is_empty() && target.filesystem.refusal(needs.hold).is_none();
-    let probed = if may_probe { patiently(deadline, progress, || frozen::probe(target)) } else { Ok(()) };
+    let may_probe = missing.is_empty() && target.filesystem.refusal(needs.hold).is_none();
+    let probed = match needs.hold {
+        Hold::Frozen if may_probe => patiently(deadline, progress, || frozen::probe(target)),
+        Hold::Writable if may_probe => patiently(deadline, progress, || writable::probe(target)),
+        _ => Ok(()),
+    };
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
     let lease = match needs.hold {
         Hold::None => Lease::take(target, Kind::Read).ok(),

@@ -78,7 +78,8 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
         end(target, hold, &stored, dry_run, report)?;
         action = ended;
     }
-    if action == Action::AlreadyUnpinned && guarded::guards(target)? {
+    // What it had for a record does not say whether the guard has it.
+    if action != Action::WouldUnpin && guarded::guards(target)? {
         report.notes.push("under the guard, but without its record".into());
         if !dry_run {
             writable::release(target)?;

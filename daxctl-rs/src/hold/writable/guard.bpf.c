@@ -7,13 +7,21 @@
 // both directions, upon which cp(1), overlayfs and nfsd copy the bytes; and for the flags of single writes, as where a
 // filesystem does not know these.
 //
-// file_permission() is told neither where a write goes nor what it is for. So programs at the entry of those functions
-// that call it note that down for the task. A write of which nothing was noted is refused.
+// The hook file_permission() learns the file, and not where a write goes, how long it is, or what it is for. So programs at
+// the entry of every function that calls the hook for writing leave a note for the task, and the hook reads the note. A
+// write without a note is refused. The functions are the callers of rw_verify_area(WRITE) and of
+// security_file_permission(MAY_WRITE); a read runs none of these programs.
 //
-// They are kprobes, which run without being preempted. An fentry program is passed over while the same program is
-// preempted on the same CPU (__bpf_prog_enter_recur()), and so are the fexit programs here, which only take notes away
-// that came to no use; LSM programs never are. A kprobe is passed over within a bpf(2) that changes a map
-// (bpf_disable_instrumentation()), if the caller is preempted there; that takes CAP_BPF.
+// Notes are made for guarded files only, so that nobody who cannot write to one of them fills the table. If the table is
+// full, the oldest note gives way: a note that is old belongs to a call that waits for memory of its caller's. A note that
+// is gone makes its own task's write fail, and no other. A note belongs to one call: every function with a program here,
+// and every ioctl that leads to file_permission(), replaces or removes the one before it.
+//
+// The programs that leave notes are kprobes, which run with preemption disabled. An fentry program is passed over while the
+// same program is preempted on the same CPU (__bpf_prog_enter_recur()). So are the fexit programs here, which only remove
+// notes that were not used. LSM programs are never passed over. A kprobe is passed over within a bpf(2) that changes a map
+// (bpf_disable_instrumentation()), if the caller is preempted there; that takes CAP_BPF. All kprobes are silent while
+// kernel.ftrace_enabled or kprobes/enabled in debugfs is 0, and the question of libdaxfile finds that out.
 
 typedef unsigned char __u8;
 typedef unsigned short __u16;
@@ -30,44 +38,130 @@ typedef __u32 __wsum;
 #define false 0
 
 // <linux/bpf.h>
-enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2 };
-enum { BPF_NOEXIST = 1, BPF_F_NO_PREALLOC = 1 };
+enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_LRU_HASH = 9 };
+enum { BPF_ANY = 0, BPF_F_NO_PREALLOC = 1 };
+
+// <asm/ptrace.h>, which is not among the headers for the target bpf.
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#define SIXTH(ctx) (__PT_REGS_CAST(ctx)->r9)
+#elif defined(__TARGET_ARCH_arm64)
+struct user_pt_regs {
+	__u64 regs[31], sp, pc, pstate;
+};
+#define SIXTH(ctx) (__PT_REGS_CAST(ctx)->regs[5])
+#else
+#error "the guard knows how functions get their arguments on x86-64 and on arm64"
+#endif
+// The names of the registers are those of the kernel.
+#define __VMLINUX_H__
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
 
 // What is read of the kernel's structures; the loader finds where it is.
 #define kernel __attribute__((preserve_access_index))
 
 struct list_head;
-typedef struct { __u8 b[16]; } uuid_t;
-struct super_block { unsigned long s_magic; uuid_t s_uuid; } kernel;
-struct inode { __u16 i_mode; struct super_block *i_sb; unsigned long i_ino; __s64 i_size; __u32 i_generation; } kernel;
-struct qstr { const unsigned char *name; } kernel;
-struct dentry { struct qstr d_name; struct dentry *d_parent; struct inode *d_inode; } kernel;
-struct file { __u32 f_mode; __u32 f_flags; struct inode *f_inode; } kernel;
-struct iattr { __u32 ia_valid; __s64 ia_size; } kernel;
-struct iocb { __s32 aio_rw_flags; } kernel;
-struct io_rw { __s32 flags; } kernel;
-#if defined(__TARGET_ARCH_x86)
-struct pt_regs { unsigned long di, si, dx, cx, r8, r9; } kernel;
-#define argument(regs, n) ((n) == 0 ? (regs)->di : (n) == 1 ? (regs)->si : (n) == 2 ? (regs)->dx : \
-			   (n) == 3 ? (regs)->cx : (n) == 4 ? (regs)->r8 : (regs)->r9)
-#elif defined(__TARGET_ARCH_arm64)
-struct pt_regs { __u64 regs[31]; } kernel;
-#define argument(context, n) ((context)->regs[n])
-#else
-#error "the guard knows how functions get their arguments on x86-64 and on arm64"
-#endif
-struct user_namespace { int level; } kernel;
-typedef struct { __u64 value; } kernel_cap_t;
-struct cred { kernel_cap_t cap_effective; struct user_namespace *user_ns; } kernel;
-struct task_struct { const struct cred *cred; } kernel;
-struct bpf_map { char name[16]; } kernel;
+typedef struct {
+	__u8 b[16];
+} uuid_t;
+struct super_block {
+	unsigned long s_magic;
+	uuid_t s_uuid;
+} kernel;
+struct inode {
+	__u16 i_mode;
+	struct super_block *i_sb;
+	unsigned long i_ino;
+	__u32 i_rdev;
+	__s64 i_size;
+	__u32 i_generation;
+} kernel;
+struct qstr {
+	const unsigned char *name;
+} kernel;
+struct dentry {
+	struct qstr d_name;
+	struct dentry *d_parent;
+	struct inode *d_inode;
+} kernel;
+typedef struct {
+	int counter;
+} atomic_t;
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+typedef struct {
+	atomic64_t refcnt;
+} file_ref_t;
+struct file {
+	__u32 f_mode;
+	__u32 f_flags;
+	__s64 f_pos;
+	struct inode *f_inode;
+	atomic64_t f_count;
+} kernel;
+struct file___6_13 {
+	file_ref_t f_ref;
+} kernel;
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} kernel;
+struct files_struct {
+	atomic_t count;
+	struct fdtable *fdt;
+} kernel;
+struct iattr {
+	__u32 ia_valid;
+	__s64 ia_size;
+} kernel;
+struct iov_iter {
+	unsigned long count;
+} kernel;
+struct kiocb {
+	struct file *ki_filp;
+	__s64 ki_pos;
+	int ki_flags;
+} kernel;
+struct iocb {
+	__u64 aio_nbytes;
+} kernel;
+struct io_cqe {
+	__s32 res;
+} kernel;
+struct io_kiocb {
+	struct file *file;
+	struct io_cqe cqe;
+} kernel;
+struct user_namespace {
+	int level;
+} kernel;
+typedef struct {
+	__u64 value;
+} kernel_cap_t;
+struct cred {
+	kernel_cap_t cap_effective;
+	struct user_namespace *user_ns;
+} kernel;
+struct task_struct {
+	const struct cred *cred;
+	struct files_struct *files;
+} kernel;
+struct bpf_map {
+	char name[16];
+} kernel;
 
-enum { EPERM = 1, ETXTBSY = 26, EOPNOTSUPP = 95 };
-enum { MAY_WRITE = 2, MAY_READ = 4, FMODE_WRITE = 2, ATTR_SIZE = 8, WRITE = 1 };
-enum { S_IFMT = 0170000, S_IFREG = 0100000, O_APPEND = 02000, F_SETFL = 4 };
+enum { EPERM = 1, EINVAL = 22, ETXTBSY = 26, EOPNOTSUPP = 95 };
+enum { MAY_WRITE = 2, MAY_READ = 4, ATTR_SIZE = 8 };
+enum { FMODE_WRITE = 2, FMODE_NOACCOUNT = 0x20000000 };
+enum { S_IFMT = 0170000, S_IFREG = 0100000, S_IFBLK = 0060000, O_APPEND = 02000, F_SETFL = 4 };
+enum { LOOP_MAJOR = 7, MINOR_BITS = 20 };
+// In the flags of a struct kiocb they have the same values.
 enum { RWF_APPEND = 0x10, RWF_ATOMIC = 0x40, COPY_FILE_SPLICE = 1 };
 enum { XFS_MAGIC = 0x58465342, BPF_FS_MAGIC = 0xcafe4a11 };
 enum { CAP_SYS_ADMIN = 21 };
@@ -104,28 +198,40 @@ struct {
 } daxfile_filter SEC(".maps");
 
 // What a task is about to do.
-struct intent {
-	bool shares;  // to share or copy blocks between two files, one of them in the map
-	bool flagged; // to write with flags that put the bytes elsewhere
-	__u64 file;   // to write to this file, or 0
-	__u64 position;
-	__u64 count;
+enum what {
+	WRITE,	// to write `count` bytes
+	GATHER, // to write, but it is not known yet how many bytes
+	URING,	// to write as many bytes as `request`, a struct io_kiocb, says
+	MOVE,	// to move up to `count` bytes out of a pipe or another file
+	SEEK,	// the same, at the position that the open file has now
+	PIECES, // the same, in pieces that are checked one by one
+	SHARE,	// to share or copy blocks between `file` and `other`, one of them guarded
 };
 
-// By task, while it is at it. A place for every one is there from the start: what runs here may not wait for memory.
+struct intent {
+	__u64 file, other;
+	__u64 kiocb; // has position and flags, unless it is 0
+	__u64 request;
+	__u64 position, count, received;
+	__u32 flags;
+	enum what what;
+};
+
+// By task, while it is at it. All places are there from the start: what runs here may not wait for memory.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
 	__type(key, __u64);
 	__type(value, struct intent);
 } daxfile_intents SEC(".maps");
 
-// There was no place left. From then on a task of which nothing is noted is not believed to be about to do nothing.
-static volatile bool lost;
+// Until Linux 6.8 iter_file_splice_write() calls vfs_iter_write() for each piece. Set by the loader.
+const volatile bool pieces_are_checked;
 
-#define inline static __attribute__((always_inline))
+// How often an open file that is guarded came to another process.
+static __u64 received;
 
-inline bool in_filter(__u64 number)
+static __always_inline bool in_filter(__u64 number)
 {
 	__u32 place = number & 4095;
 	__u32 *files = bpf_map_lookup_elem(&daxfile_filter, &place);
@@ -133,7 +239,7 @@ inline bool in_filter(__u64 number)
 	return files && *files;
 }
 
-inline bool in_files(struct super_block *filesystem, __u64 number, __u32 generation)
+static __always_inline bool in_files(struct super_block *filesystem, __u64 number, __u32 generation)
 {
 	struct key key = { .inode = number };
 
@@ -142,14 +248,14 @@ inline bool in_files(struct super_block *filesystem, __u64 number, __u32 generat
 	return there && *there == generation;
 }
 
-inline bool guarded(struct inode *inode)
+static __always_inline bool guarded(struct inode *inode)
 {
 	return inode && in_filter(inode->i_ino) && (inode->i_mode & S_IFMT) == S_IFREG &&
 	       in_files(inode->i_sb, inode->i_ino, inode->i_generation);
 }
 
 // The same for a kprobe, to which pointers are numbers.
-inline bool is_of_guarded(struct file *file)
+static __always_inline bool is_of_guarded(struct file *file)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
 	__u64 number = BPF_CORE_READ(inode, i_ino);
@@ -158,7 +264,7 @@ inline bool is_of_guarded(struct file *file)
 	       in_files(BPF_CORE_READ(inode, i_sb), number, BPF_CORE_READ(inode, i_generation));
 }
 
-inline bool on_guarded_filesystem(struct inode *inode)
+static __always_inline bool on_guarded_filesystem(struct inode *inode)
 {
 	uuid_t filesystem = {};
 
@@ -166,33 +272,41 @@ inline bool on_guarded_filesystem(struct inode *inode)
 	return bpf_map_lookup_elem(&daxfile_fs, &filesystem);
 }
 
-inline struct intent *noted(void)
+static __always_inline struct intent *noted(void)
 {
 	__u64 task = bpf_get_current_task();
 
 	return bpf_map_lookup_elem(&daxfile_intents, &task);
 }
 
-inline struct intent *note(void)
+static __always_inline int note(struct intent *intends)
 {
 	__u64 task = bpf_get_current_task();
-	struct intent nothing = {};
 
-	bpf_map_update_elem(&daxfile_intents, &task, &nothing, BPF_NOEXIST);
-	struct intent *intends = bpf_map_lookup_elem(&daxfile_intents, &task);
-	if (!intends)
-		lost = true;
-	return intends;
-}
-
-inline int forget(__u64 task)
-{
-	bpf_map_delete_elem(&daxfile_intents, &task);
+	bpf_map_update_elem(&daxfile_intents, &task, intends, BPF_ANY);
 	return 0;
 }
 
+static __always_inline int forget(void)
+{
+	__u64 task = bpf_get_current_task();
+
+	if (bpf_map_lookup_elem(&daxfile_intents, &task))
+		bpf_map_delete_elem(&daxfile_intents, &task);
+	return 0;
+}
+
+// What is read before it is read before what is read after it, on any processor.
+#undef barrier
+static __always_inline void barrier(void)
+{
+	__u64 anything = 0;
+
+	__sync_lock_test_and_set(&anything, 1);
+}
+
 // CAP_SYS_ADMIN in the first user namespace, as capable() has it.
-inline bool is_admin(void)
+static __always_inline bool is_admin(void)
 {
 	const struct cred *cred = ((struct task_struct *)bpf_get_current_task_btf())->cred;
 	__u64 effective = 0;
@@ -203,88 +317,254 @@ inline bool is_admin(void)
 
 // What file_permission() is not told
 
-SEC("kprobe/rw_verify_area")
-int place_write(struct pt_regs *regs)
+static __always_inline int write(struct file *file, __s64 *position, __u64 count, __u32 flags)
 {
-	struct file *file = (struct file *)argument(regs, 1);
+	struct intent intends = { .file = (__u64)file, .count = count, .flags = flags, .what = WRITE };
 
-	if ((int)argument(regs, 0) != WRITE || !is_of_guarded(file))
+	if (!is_of_guarded(file))
 		return 0;
-	struct intent *intends = note();
-	if (!intends)
-		return 0;
-	intends->file = 0;
-	if (bpf_probe_read_kernel(&intends->position, sizeof intends->position, (void *)argument(regs, 2)))
-		return 0;
-	intends->count = argument(regs, 3);
-	// What rw_verify_area() itself refuses does not come to file_permission(), which takes this away.
-	if ((__s64)intends->position >= 0 && (__s64)intends->count >= 0)
-		intends->file = (__u64)file;
-	return 0;
+	// A position that cannot be read is none within the file.
+	if (bpf_probe_read_kernel(&intends.position, sizeof intends.position, position))
+		intends.position = -1;
+	return note(&intends);
 }
 
-// Another LSM may have refused the write that was placed.
-SEC("kprobe/vfs_fallocate")
-int forget_write(struct pt_regs *regs) { return forget(bpf_get_current_task()); }
-
-inline int flag(__u32 flags)
+SEC("kprobe/vfs_write")
+int BPF_KPROBE(vfs_write, struct file *file, void *bytes, __u64 count, __s64 *position)
 {
-	bool elsewhere = flags & (RWF_APPEND | RWF_ATOMIC);
-	struct intent *intends = elsewhere ? note() : noted();
+	return write(file, position, count, 0);
+}
 
-	if (intends)
-		intends->flagged = elsewhere;
-	return 0;
+SEC("kprobe/kernel_write")
+int BPF_KPROBE(kernel_write, struct file *file, void *bytes, __u64 count, __s64 *position)
+{
+	return write(file, position, count, 0);
+}
+
+SEC("kprobe/vfs_iter_write")
+int BPF_KPROBE(vfs_iter_write, struct file *file, struct iov_iter *iter, __s64 *position, int flags)
+{
+	return write(file, position, BPF_CORE_READ(iter, count), flags);
+}
+
+// Until Linux 6.8 vfs_writev() and vfs_iter_write() call it.
+SEC("kprobe/do_iter_write")
+int BPF_KPROBE(do_iter_write, struct file *file, struct iov_iter *iter, __s64 *position, int flags)
+{
+	return write(file, position, BPF_CORE_READ(iter, count), flags);
 }
 
 SEC("kprobe/vfs_writev")
-int writev(struct pt_regs *regs) { return flag(argument(regs, 4)); }
-SEC("kprobe/aio_write")
-int aio(struct pt_regs *regs) { return flag(BPF_CORE_READ((struct iocb *)argument(regs, 1), aio_rw_flags)); }
-// struct io_kiocb begins with what is struct io_rw there.
-SEC("kprobe/io_write")
-int uring(struct pt_regs *regs) { return flag(BPF_CORE_READ((struct io_rw *)argument(regs, 0), flags)); }
-
-inline int share(struct file *from, struct file *to)
+int BPF_KPROBE(vfs_writev, struct file *file, void *vector, unsigned long length, __s64 *position, int flags)
 {
-	if (is_of_guarded(from) || is_of_guarded(to)) {
-		struct intent *intends = note();
-		if (intends)
-			intends->shares = true;
-	}
+	struct intent intends = { .file = (__u64)file, .flags = flags, .what = GATHER };
+
+	if (!is_of_guarded(file))
+		return 0;
+	if (bpf_probe_read_kernel(&intends.position, sizeof intends.position, position))
+		intends.position = -1;
+	return note(&intends);
+}
+
+SEC("kprobe/vfs_iocb_iter_write")
+int BPF_KPROBE(vfs_iocb_iter_write, struct file *file, struct kiocb *kiocb, struct iov_iter *iter)
+{
+	struct intent intends = { .file = (__u64)file, .kiocb = (__u64)kiocb, .what = WRITE };
+
+	if (!is_of_guarded(file))
+		return 0;
+	intends.count = BPF_CORE_READ(iter, count);
+	return note(&intends);
+}
+
+SEC("kprobe/aio_write")
+int BPF_KPROBE(aio_write, struct kiocb *kiocb, struct iocb *iocb, bool gathers)
+{
+	struct file *file = BPF_CORE_READ(kiocb, ki_filp);
+	struct intent intends = { .file = (__u64)file, .kiocb = (__u64)kiocb, .what = gathers ? GATHER : WRITE };
+
+	if (!is_of_guarded(file))
+		return 0;
+	intends.count = BPF_CORE_READ(iocb, aio_nbytes);
+	return note(&intends);
+}
+
+// An array of buffers is copied after the entry. The caller can make that last as long as it likes, and change what is
+// copied. Only the call of rw_verify_area() has the length, so these stand at that instruction.
+static __always_inline int gathered(struct pt_regs *ctx)
+{
+	struct intent *found = noted();
+
+	if (!found || found->what != GATHER || found->file != PT_REGS_PARM2(ctx))
+		return 0;
+	// Not in place: another task may have been given the place meanwhile.
+	struct intent intends = *found;
+	intends.count = PT_REGS_PARM4(ctx);
+	intends.what = WRITE;
+	return note(&intends);
+}
+
+SEC("kprobe")
+int gathered_by_writev(struct pt_regs *ctx) { return gathered(ctx); }
+SEC("kprobe")
+int gathered_by_aio(struct pt_regs *ctx) { return gathered(ctx); }
+
+// struct io_kiocb begins with a struct io_rw there, and that with a struct kiocb.
+SEC("kprobe/io_write")
+int BPF_KPROBE(io_write, struct io_kiocb *request)
+{
+	struct file *file = BPF_CORE_READ(request, file);
+	struct intent intends = {
+		.file = (__u64)file, .kiocb = (__u64)request, .request = (__u64)request, .what = URING
+	};
+
+	return is_of_guarded(file) ? note(&intends) : 0;
+}
+
+// Splicing. Since Linux 6.8 the kernel asks once, with the count that the caller gave, and not when it knows how many bytes
+// there are. Where the position is that of the open file, the kernel reads it after this.
+
+static __always_inline struct task_struct *current(void) { return (struct task_struct *)bpf_get_current_task(); }
+
+// Whether nobody but the current task refers to an open file.
+static __always_inline bool is_alone(struct file *file)
+{
+	struct file___6_13 *newer = (void *)file;
+	__s64 others = bpf_core_field_exists(newer->f_ref) ? BPF_CORE_READ(newer, f_ref.refcnt.counter) :
+							     BPF_CORE_READ(file, f_count.counter) - 1;
+
+	return others == 0 && BPF_CORE_READ(current(), files, count.counter) == 1;
+}
+
+static __always_inline int move(struct file *file, __s64 *position, __u64 count)
+{
+	struct intent intends = { .file = (__u64)file, .count = count, .received = received, .position = -1 };
+
+	if (!is_of_guarded(file))
+		return 0;
+	intends.what = pieces_are_checked ? PIECES : position ? MOVE : SEEK;
+	if (position)
+		bpf_probe_read_kernel(&intends.position, sizeof intends.position, position);
+	else if (is_alone(file))
+		intends.position = BPF_CORE_READ(file, f_pos);
+	return note(&intends);
+}
+
+static __always_inline struct file *opened_as(__u32 number)
+{
+	struct fdtable *table = BPF_CORE_READ(current(), files, fdt);
+	struct file *file = NULL;
+
+	if (number < BPF_CORE_READ(table, max_fds))
+		bpf_probe_read_kernel(&file, sizeof file, BPF_CORE_READ(table, fd) + number);
+	return file;
+}
+
+SEC("kprobe/do_splice")
+int BPF_KPROBE(do_splice, struct file *in, __s64 *in_position, struct file *out, __s64 *position, __u64 count)
+{
+	return move(out, position, count);
+}
+
+// What the descriptor is now, it need not be when the kernel looks: the note before goes in any case.
+SEC("kprobe/do_sendfile")
+int BPF_KPROBE(do_sendfile, int out, int in, __s64 *in_position, __u64 count)
+{
+	forget();
+	return move(opened_as(out), NULL, count);
+}
+
+// Until Linux 6.8 it asks again.
+SEC("kprobe/do_splice_direct")
+int BPF_KPROBE(do_splice_direct, struct file *in, __s64 *in_position, struct file *out, __s64 *position, __u64 count)
+{
+	return move(out, position, count);
+}
+
+SEC("lsm/file_receive")
+int file_receive(unsigned long long *ctx)
+{
+	struct file *file = (struct file *)ctx[0];
+
+	if (guarded(file->f_inode))
+		__sync_fetch_and_add(&received, 1);
 	return 0;
 }
 
-#define share_between(regs) share((struct file *)argument(regs, 0), (struct file *)argument(regs, 2))
+static __always_inline int share(struct file *from, struct file *to)
+{
+	struct intent intends = { .file = (__u64)from, .other = (__u64)to, .what = SHARE };
+
+	return is_of_guarded(from) || is_of_guarded(to) ? note(&intends) : 0;
+}
 
 SEC("kprobe/vfs_clone_file_range")
-int clone(struct pt_regs *regs) { return share_between(regs); }
-// Until Linux 6.8 overlayfs called it.
+int BPF_KPROBE(clone, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
+// Until Linux 6.8 overlayfs calls it.
 SEC("kprobe/do_clone_file_range")
-int do_clone(struct pt_regs *regs) { return share_between(regs); }
+int BPF_KPROBE(do_clone, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
 SEC("kprobe/vfs_dedupe_file_range_one")
-int dedupe(struct pt_regs *regs) { return share_between(regs); }
-// With that flag, which nfsd sets, bytes are read and written.
+int BPF_KPROBE(dedupe, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
+
+// With COPY_FILE_SPLICE, which nfsd gives, the kernel reads bytes and writes them.
 SEC("kprobe/vfs_copy_file_range")
-int copy(struct pt_regs *regs) { return argument(regs, 5) & COPY_FILE_SPLICE ? 0 : share_between(regs); }
+int BPF_KPROBE(copy, struct file *from, __s64 from_position, struct file *to, __s64 position, __u64 count)
+{
+	struct intent intends = { .file = (__u64)to, .position = position, .count = count, .what = WRITE };
 
-// What failed before file_permission() was asked leaves nothing for the task's next call.
-#define ends(function, name) \
-	SEC("fexit/" #function) int name(unsigned long long *ctx) { return forget(bpf_get_current_task()); }
+	if (!(SIXTH(ctx) & COPY_FILE_SPLICE))
+		return share(from, to);
+	return is_of_guarded(to) ? note(&intends) : 0;
+}
 
-ends(vfs_writev, writev_end)
-ends(aio_write, aio_end)
-ends(io_write, uring_end)
-ends(vfs_clone_file_range, clone_end)
-ends(do_clone_file_range, do_clone_end)
-ends(vfs_dedupe_file_range_one, dedupe_end)
-ends(vfs_copy_file_range, copy_end)
+// What fails before file_permission() is asked leaves nothing for the task's next read.
+SEC("fexit/vfs_clone_file_range")
+int clone_end(unsigned long long *ctx) { return forget(); }
+SEC("fexit/do_clone_file_range")
+int do_clone_end(unsigned long long *ctx) { return forget(); }
+SEC("fexit/vfs_dedupe_file_range_one")
+int dedupe_end(unsigned long long *ctx) { return forget(); }
+SEC("fexit/vfs_copy_file_range")
+int copy_end(unsigned long long *ctx) { return forget(); }
 
-// Another task may come to stand where this one stood in memory.
-SEC("lsm/task_free")
-int task_free(unsigned long long *ctx) { return forget(ctx[0]); }
+// It asks for write permission, and none is given.
+SEC("kprobe/vfs_fallocate") int BPF_KPROBE(vfs_fallocate, struct file *file)
+{
+	return is_of_guarded(file) ? forget() : 0;
+}
 
 // The hooks
+
+static __always_inline int judge(struct intent *intends, struct file *file)
+{
+	__u64 position = intends->position, count = intends->count, size = file->f_inode->i_size;
+	__u32 flags = intends->flags;
+	struct kiocb *kiocb = (void *)intends->kiocb;
+	struct io_kiocb *request = (void *)intends->request;
+
+	if (kiocb) {
+		position = BPF_CORE_READ(kiocb, ki_pos);
+		flags |= BPF_CORE_READ(kiocb, ki_flags);
+	}
+	if (file->f_flags & O_APPEND)
+		return -ETXTBSY;
+	if (flags & (RWF_APPEND | RWF_ATOMIC))
+		return -EOPNOTSUPP;
+	if (intends->what == PIECES)
+		return 0;
+	if (intends->what == GATHER)
+		return -ETXTBSY;
+	if (intends->what == URING)
+		count = BPF_CORE_READ(request, cqe.res);
+	// Another can have moved the position and moved it back, unless there is no other and there was none.
+	if (intends->what == SEEK &&
+	    (!is_alone(file) || received != intends->received || file->f_pos != intends->position))
+		return -EINVAL;
+	if (position <= size && count <= size - position)
+		return 0;
+	// Fewer bytes may come, but that is not known. Programs fall back to read(2) and write(2) on this.
+	return position < size && (intends->what == MOVE || intends->what == SEEK) ? -EINVAL : -ETXTBSY;
+}
 
 SEC("lsm/file_permission")
 int file_permission(unsigned long long *ctx)
@@ -293,26 +573,27 @@ int file_permission(unsigned long long *ctx)
 	int mask = ctx[1];
 	if (!(mask & (MAY_READ | MAY_WRITE)) || !guarded(file->f_inode))
 		return 0;
-	struct intent *intends = noted();
-	if (!intends) {
-		if (mask & MAY_WRITE)
-			return -ETXTBSY;
-		return lost ? -EOPNOTSUPP : 0;
-	}
-	if (!(mask & MAY_WRITE) && !intends->shares)
-		return 0;
-	bool elsewhere = intends->shares || intends->flagged, placed = intends->file == (__u64)file;
-	__u64 position = intends->position, count = intends->count, size = file->f_inode->i_size;
-	forget(bpf_get_current_task());
-	if (elsewhere)
+	struct intent *found = noted();
+	if (!found)
+		return mask & MAY_WRITE ? -ETXTBSY : 0;
+	struct intent intends = *found;
+	// The table may have given the place to another task meanwhile: then it is not this task's any more.
+	barrier();
+	if (noted() != found)
+		return mask & MAY_WRITE ? -ETXTBSY : intends.what == SHARE ? -EOPNOTSUPP : 0;
+	bool is_for_it = intends.file == (__u64)file || intends.other == (__u64)file;
+	if (intends.what == SHARE && is_for_it) {
+		forget();
 		return -EOPNOTSUPP;
-	if (!placed || file->f_flags & O_APPEND || position > size || count > size - position)
-		return -ETXTBSY;
-	return 0;
+	}
+	if (!(mask & MAY_WRITE))
+		return 0;
+	forget();
+	return is_for_it ? judge(&intends, file) : -ETXTBSY;
 }
 
 // To the size that it has, a file without blocks past its end is truncated in vain: rsync(1) --inplace does so.
-inline int resize(struct dentry *dentry, struct iattr *change)
+static __always_inline int resize(struct dentry *dentry, struct iattr *change)
 {
 	struct inode *inode = dentry->d_inode;
 
@@ -325,55 +606,94 @@ int inode_setattr(unsigned long long *ctx) { return resize((struct dentry *)ctx[
 SEC("lsm/inode_setattr")
 int inode_setattr_old(unsigned long long *ctx) { return resize((struct dentry *)ctx[0], (struct iattr *)ctx[1]); }
 
+// Since Linux 6.8 a write to a file of overlayfs or of FUSE with passthrough may reach the real file without any hook. Both
+// open the real file without accounting for it (alloc_empty_file_noaccount(), alloc_empty_backing_file()).
 SEC("lsm/file_open")
 int file_open(unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
 
-	return file->f_flags & O_APPEND && file->f_mode & FMODE_WRITE && guarded(file->f_inode) ? -ETXTBSY : 0;
+	return file->f_mode & FMODE_WRITE && (file->f_flags & O_APPEND || file->f_mode & FMODE_NOACCOUNT) &&
+			       guarded(file->f_inode) ?
+		       -ETXTBSY :
+		       0;
 }
 
+// Calls remember whether a descriptor appends.
 SEC("lsm/file_fcntl")
 int file_fcntl(unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
 
-	return (__u32)ctx[1] == F_SETFL && ctx[2] & O_APPEND && file->f_mode & FMODE_WRITE && guarded(file->f_inode) ?
-		       -ETXTBSY : 0;
+	return (__u32)ctx[1] == F_SETFL && (file->f_flags ^ ctx[2]) & O_APPEND && guarded(file->f_inode) ? -ETXTBSY : 0;
+}
+
+// The kernel writes to quota files itself.
+SEC("lsm/quota_on")
+int quota_on(unsigned long long *ctx) { return guarded(((struct dentry *)ctx[0])->d_inode) ? -ETXTBSY : 0; }
+
+// Whether a loop device is to be given a guarded file that is open for writing. What the caller changes meanwhile, a thread
+// with the same memory or descriptors, is not seen.
+static __always_inline bool is_for_loop(struct file *device, unsigned long argument, bool in_memory)
+{
+	__u32 number = argument;
+
+	if ((device->f_inode->i_mode & S_IFMT) != S_IFBLK || device->f_inode->i_rdev >> MINOR_BITS != LOOP_MAJOR)
+		return false;
+	if (in_memory && bpf_probe_read_user(&number, sizeof number, (void *)argument))
+		return false;
+	struct file *file = opened_as(number);
+	return file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE && is_of_guarded(file);
 }
 
 // Without the size of the argument, which is another to 32-bit programs.
 #define IOC(type, number) ((type) << 8 | (number))
 
-inline int control(unsigned long long *ctx)
+static __always_inline int control(unsigned long long *ctx)
 {
 	struct file *file = (struct file *)ctx[0];
+	bool alive = false;
 
+	if ((file->f_inode->i_mode & S_IFMT) == S_IFREG && on_guarded_filesystem(file->f_inode)) {
+		struct intent *intends = noted();
+		alive = intends && intends->file == (__u64)file;
+		forget();
+	}
 	switch ((__u16)ctx[1]) {
-	case IOC('X', 109): // XFS_IOC_SWAPEXT tells both files in memory, and may be made on another filesystem than theirs.
+	case IOC('L', 0): // LOOP_SET_FD
+	case IOC('L', 6): // LOOP_CHANGE_FD
+		return is_for_loop(file, ctx[2], false) ? -ETXTBSY : 0;
+	case IOC('L', 10): // LOOP_CONFIGURE
+		return is_for_loop(file, ctx[2], true) ? -ETXTBSY : 0;
+	case IOC('X',
+		 109): // XFS_IOC_SWAPEXT tells both files in memory, and may be made on another filesystem than theirs.
 		return file->f_inode->i_sb->s_magic == XFS_MAGIC ? -ETXTBSY : 0;
 	case IOC('f', 15): // EXT4_IOC_MOVE_EXT tells the donor in memory.
 		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
 	case IOC(0xf5, 9): // F2FS_IOC_MOVE_RANGE tells where to in memory.
 		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
-	case IOC(0xf5, 1):  // F2FS_IOC_START_ATOMIC_WRITE
-	case IOC(0xf5, 8):  // F2FS_IOC_DEFRAGMENT
-	case IOC(0xf5, 13): // F2FS_IOC_SET_PIN_FILE
-	case IOC(0xf5, 18): // F2FS_IOC_RELEASE_COMPRESS_BLOCKS
-	case IOC(0xf5, 19): // F2FS_IOC_RESERVE_COMPRESS_BLOCKS
-	case IOC(0xf5, 22): // F2FS_IOC_SET_COMPRESS_OPTION
-	case IOC(0xf5, 23): // F2FS_IOC_DECOMPRESS_FILE
-	case IOC(0xf5, 24): // F2FS_IOC_COMPRESS_FILE
-	case IOC(0xf5, 25): // F2FS_IOC_START_ATOMIC_REPLACE
-	case IOC('X', 129): // XFS_IOC_EXCHANGE_RANGE
-	case IOC('X', 131): // XFS_IOC_COMMIT_RANGE
-	case IOC('f', 17):  // EXT4_IOC_SWAP_BOOT
-	case IOC('f', 9):   // EXT4_IOC_MIGRATE
-	case IOC('f', 4):   // EXT4_IOC_SETVERSION
-	case IOC('v', 2):   // FS_IOC_SETVERSION
-	case IOC('f', 133): // FS_IOC_ENABLE_VERITY
-	case IOC(0xda, 0xf1): // libdaxfile's question
+	case IOC(0xf5, 1):    // F2FS_IOC_START_ATOMIC_WRITE
+	case IOC(0xf5, 8):    // F2FS_IOC_DEFRAGMENT
+	case IOC(0xf5, 13):   // F2FS_IOC_SET_PIN_FILE
+	case IOC(0xf5, 18):   // F2FS_IOC_RELEASE_COMPRESS_BLOCKS
+	case IOC(0xf5, 19):   // F2FS_IOC_RESERVE_COMPRESS_BLOCKS
+	case IOC(0xf5, 22):   // F2FS_IOC_SET_COMPRESS_OPTION
+	case IOC(0xf5, 23):   // F2FS_IOC_DECOMPRESS_FILE
+	case IOC(0xf5, 24):   // F2FS_IOC_COMPRESS_FILE
+	case IOC(0xf5, 25):   // F2FS_IOC_START_ATOMIC_REPLACE
+	case IOC('X', 129):   // XFS_IOC_EXCHANGE_RANGE
+	case IOC('X', 131):   // XFS_IOC_COMMIT_RANGE
+	case IOC('f', 17):    // EXT4_IOC_SWAP_BOOT
+	case IOC('f', 9):     // EXT4_IOC_MIGRATE
+	case IOC('f', 4):     // EXT4_IOC_SETVERSION
+	case IOC('v', 2):     // FS_IOC_SETVERSION
+	case IOC('f', 133):   // FS_IOC_ENABLE_VERITY
+	case IOC(0xda, 0xf1): // libdaxfile's question whether the guard has the file
 		return guarded(file->f_inode) ? -ETXTBSY : 0;
+	case IOC(
+		0xda,
+		0xf2): // and whether the kprobes are at work: the last one has left a note of a write that came to nothing
+		return alive && guarded(file->f_inode) ? -ETXTBSY : 0;
 	}
 	return 0;
 }
@@ -387,14 +707,15 @@ int file_ioctl_compat(unsigned long long *ctx) { return control(ctx); }
 // Before Linux 6.11, and where bpf is among the LSMs, the kernel does not look for CAP_SYS_ADMIN itself
 // (security_inode_removexattr()).
 
-inline int record(unsigned long long *ctx)
+static __always_inline int record(unsigned long long *ctx)
 {
 	__u64 name[3] = {};
 
 	bpf_probe_read_kernel_str(name, sizeof name, (void *)ctx[2]);
 	// "security.daxfile.pin"
-	return name[0] == 0x7974697275636573 && name[1] == 0x656c69667861642e && name[2] == 0x6e69702e && !is_admin() ? -EPERM :
-														       0;
+	return name[0] == 0x7974697275636573 && name[1] == 0x656c69667861642e && name[2] == 0x6e69702e && !is_admin() ?
+		       -EPERM :
+		       0;
 }
 
 SEC("lsm/inode_setxattr")
@@ -404,7 +725,7 @@ int inode_removexattr(unsigned long long *ctx) { return record(ctx); }
 
 // The guard's own pins: /sys/fs/bpf/daxfile/NAME and /sys/fs/bpf/daxfile/BUILD/NAME.
 
-inline bool is_named_daxfile(struct dentry *dentry)
+static __always_inline bool is_named_daxfile(struct dentry *dentry)
 {
 	char name[8] = {};
 
@@ -412,7 +733,7 @@ inline bool is_named_daxfile(struct dentry *dentry)
 	return *(__u64 *)name == 0x656c6966786164; // "daxfile"
 }
 
-inline bool is_own(struct dentry *dentry)
+static __always_inline bool is_own(struct dentry *dentry)
 {
 	struct dentry *parent = dentry->d_parent;
 
@@ -420,7 +741,7 @@ inline bool is_own(struct dentry *dentry)
 	       (is_named_daxfile(dentry) || is_named_daxfile(parent) || is_named_daxfile(parent->d_parent));
 }
 
-inline int remove(struct dentry *dentry)
+static __always_inline int remove(struct dentry *dentry)
 {
 	return guarded(dentry->d_inode) || (is_own(dentry) && !is_admin()) ? -EPERM : 0;
 }

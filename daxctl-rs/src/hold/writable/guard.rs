@@ -5,11 +5,11 @@
 //! passes without a guard. With the last file all of it goes.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::links::FdLink;
@@ -17,21 +17,20 @@ use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 use aya_obj::btf::BtfKind;
 use libdaxfile::{Errno, kprobe};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sha2::{Digest, Sha256};
 
-use super::{Lack, Part};
+use super::{Lack, Part, calls};
 use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
-use crate::pin::guarded::{PINS, directories_of_links, has_all};
+use crate::pin::guarded::{BPFFS, PINS, belongs_to_root, directories_of_links, has_all};
 use crate::status::Status;
 use crate::system::kernel;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/guard.o"));
 
-const BPFFS: &str = "/sys/fs/bpf";
 const FILES: &str = "daxfile_files";
 const FILESYSTEMS: &str = "daxfile_fs";
 const FILTER: &str = "daxfile_filter";
@@ -55,29 +54,43 @@ const fn passing(program: &'static str, hook: &'static str) -> Place {
 }
 
 const INODE_SETATTR: &str = "inode_setattr";
+const DO_ITER_WRITE: &str = "do_iter_write";
+const GATHERED_BY_WRITEV: &str = "gathered_by_writev";
+const GATHERED_BY_AIO: &str = "gathered_by_aio";
+/// Where the functions of the programs above call it, these stand.
+const RW_VERIFY_AREA: &str = "rw_verify_area";
 
-const PLACES: [Place; 30] = [
+const PLACES: [Place; 37] = [
     place("file_permission", "file_permission", "writes past the end and allocation are not refused"),
     place(INODE_SETATTR, INODE_SETATTR, "truncation is not refused"),
     place("file_ioctl", "file_ioctl", "extents can be swapped away"),
     passing("file_ioctl_compat", "file_ioctl_compat"),
-    place("file_open", "file_open", "opening for appending is not refused"),
+    place("file_open", "file_open", "opening for appending, and by overlayfs for writing, is not refused"),
     place("file_fcntl", "file_fcntl", "a descriptor can be made to append"),
+    place("file_receive", "file_receive", "the position of a descriptor can change unseen"),
+    // Only where the kernel has quotas.
+    passing("quota_on", "quota_on"),
     place("inode_unlink", "inode_unlink", "the file can be deleted"),
     place("inode_rmdir", "inode_rmdir", "the guard's own pins can be removed"),
     place("inode_rename", "inode_rename", "the file can be replaced"),
     place("inode_setxattr", "inode_setxattr", "the record can be forged where the kernel does not refuse it"),
     place("inode_removexattr", "inode_removexattr", "the record can be removed where the kernel does not refuse it"),
     place("bpf_map", "bpf_map", "the guard's list of files can be changed without CAP_SYS_ADMIN"),
-    place("task_free", "task_free", "what a task was about to do may be laid to another"),
-    place("place_write", "rw_verify_area", "no write could be let through"),
-    place("forget_write", "vfs_fallocate", "a write that was refused by another LSM may let an allocation through"),
-    place("writev", "vfs_writev", "flags of writes, such as RWF_APPEND, are not seen"),
-    place("writev_end", "vfs_writev", "flags of writes outlast them"),
-    place("aio", "aio_write", "flags of aio writes, such as RWF_APPEND, are not seen"),
-    place("aio_end", "aio_write", "flags of writes outlast them"),
-    place("uring", "io_write", "flags of io_uring writes, such as RWF_APPEND, are not seen"),
-    place("uring_end", "io_write", "flags of writes outlast them"),
+    place("vfs_write", "vfs_write", "a write can be taken for another one"),
+    place("kernel_write", "kernel_write", "a write by the kernel can be taken for another one"),
+    place("vfs_iter_write", "vfs_iter_write", "a write by the kernel can be taken for another one"),
+    passing("do_iter_write", DO_ITER_WRITE),
+    place("vfs_writev", "vfs_writev", "a write can be taken for another one"),
+    place("vfs_iocb_iter_write", "vfs_iocb_iter_write", "a write by the kernel can be taken for another one"),
+    place("aio_write", "aio_write", "a write by aio can be taken for another one"),
+    // Not before Linux 6.8, where do_iter_write() is called with the length.
+    passing(GATHERED_BY_WRITEV, "vfs_writev"),
+    place(GATHERED_BY_AIO, "aio_write", "the length of an aio write from many buffers is not known"),
+    place("io_write", "io_write", "a write by io_uring can be taken for another one"),
+    place("do_splice", "do_splice", "a splice can be taken for another write"),
+    place("do_sendfile", "do_sendfile", "a sendfile can be taken for another write"),
+    place("do_splice_direct", "do_splice_direct", "a copy can be taken for another write"),
+    place("vfs_fallocate", "vfs_fallocate", "an allocation can be taken for a write"),
     place("clone", "vfs_clone_file_range", "its blocks can be shared"),
     place("clone_end", "vfs_clone_file_range", "reads after a refused clone are refused"),
     passing("do_clone", "do_clone_file_range"),
@@ -116,6 +129,10 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     let mut lacks: Vec<_> = kprobe_pmu().err().into_iter().collect();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf));
+    // Both changed in Linux 6.8: before, splice_write() of a file calls do_iter_write() for each piece.
+    let has = |function| btf.id_by_type_name_kind(function, BtfKind::Func).is_ok();
+    let pieces_are_checked = u8::from(has(DO_ITER_WRITE) && !has("splice_file_range"));
+    loader.override_global("pieces_are_checked", &pieces_are_checked, true);
     if pinned {
         for map in MAPS {
             loader.map_pin_path(map, Path::new(PINS).join(map));
@@ -206,6 +223,22 @@ fn first_line(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
+/// Refuses a directory of pins that another user can have made.
+pub(super) fn require_trusted_pins() -> Result<()> {
+    match fs::symlink_metadata(PINS) {
+        Ok(directory) => require_roots(&directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).named("lstat(/sys/fs/bpf/daxfile)"),
+    }
+}
+
+fn require_roots(directory: &Metadata) -> Result<()> {
+    if belongs_to_root(directory) {
+        return Ok(());
+    }
+    Err(Error::new(Status::Failed, "/sys/fs/bpf/daxfile is not root's alone, and none of the guard's: remove it"))
+}
+
 /// The directory of the pins, locked; it is made where it is missing, and bpffs mounted.
 fn lock() -> Result<Flock<File>> {
     let mounted = statfs(BPFFS).named("statfs(/sys/fs/bpf)")?.filesystem_type() == BPF_FS_MAGIC;
@@ -226,7 +259,12 @@ fn lock() -> Result<Flock<File>> {
             }
             _ => {}
         }
-        let directory = File::open(PINS).named("open(/sys/fs/bpf/daxfile)")?;
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
+            .open(PINS)
+            .named("open(/sys/fs/bpf/daxfile)")?;
+        require_roots(&directory.metadata().named("fstat")?)?;
         let locked = Flock::lock(directory, FlockArg::LockExclusive)
             .map_err(|(_, errno)| Error::call("flock(/sys/fs/bpf/daxfile)", errno))?;
         // Who had the lock may have taken all of it away.
@@ -288,9 +326,11 @@ fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
             Some(Program::KProbe(program)) => {
                 if let Ok(program) = program.fd() {
                     let pmu = kprobe_pmu().map_err(|lack| lack.error())?;
-                    let link = kprobe::attach(program, pmu, &c_string(place.hook.as_bytes())?)?;
-                    kprobe::pin(link, &c_string(path.as_os_str().as_bytes())?)?;
-                    number += 1;
+                    for (offset, path) in offsets(place, &path)? {
+                        let link = kprobe::attach(program, pmu, &c_string(place.hook.as_bytes())?, offset)?;
+                        kprobe::pin(link, &c_string(path.as_os_str().as_bytes())?)?;
+                        number += 1;
+                    }
                 }
                 continue;
             }
@@ -301,6 +341,22 @@ fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
         number += 1;
     }
     Ok(number)
+}
+
+/// Where in its function a kprobe stands, and the names of its links: at the entry, or at each call of rw_verify_area().
+fn offsets(place: &Place, path: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    if ![GATHERED_BY_WRITEV, GATHERED_BY_AIO].contains(&place.program) {
+        return Ok(vec![(0, path.to_owned())]);
+    }
+    let calls = calls::find(place.hook, RW_VERIFY_AREA)?;
+    if calls.is_empty() && place.leaves_open.is_some() {
+        return Err(Error::new(
+            Status::Unable,
+            format!("hold writable: {} does not call {RW_VERIFY_AREA}", place.hook),
+        ));
+    }
+    let name = |offset: &u64| path.with_file_name(format!("{}_{offset:x}", place.program));
+    Ok(calls.iter().map(|offset| (*offset, name(offset))).collect())
 }
 
 /// The number of the kprobes' performance monitoring unit.

@@ -11,6 +11,10 @@ mod guard;
 #[path = "without.rs"]
 mod guard;
 
+#[cfg(feature = "guard")]
+mod calls;
+mod insiders;
+
 use std::thread::park_timeout;
 use std::time::Duration;
 
@@ -29,6 +33,7 @@ use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
 
 pub use guard::lacks;
+pub use insiders::probe;
 
 /// Time for those past the guard's checks to finish.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -140,6 +145,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
         // Nothing is to be undone by a build that could not.
         require()?;
     }
+    guard::require_trusted_pins()?;
     if target.filesystem.uuid.is_none() {
         return Err(Error::new(Status::Unable, "hold writable: without a UUID the guard cannot tell the filesystem"));
     }
@@ -165,6 +171,8 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
         .error());
     }
     park_timeout(SETTLE);
+    // From here on, the kernel can no longer open it for writing behind the guard.
+    probe(target)?;
     target.fsync()?;
     let survey = survey::take(target, needs, None, |_| ())?;
     let same = xattr::get(target, attribute(needs.hold), LIMIT + 1)?.is_some_and(|bytes| bytes == written);

@@ -10,6 +10,10 @@ pub fn lacks() -> Vec<Lack> {
     vec![Lack::new(Part::Build, "this daxfile was built without the guard (cargo's feature guard)")]
 }
 
+pub(super) fn require_trusted_pins() -> Result<()> {
+    super::require()
+}
+
 pub(super) fn arm(_: &Target) -> Result<()> {
     super::require()
 }
