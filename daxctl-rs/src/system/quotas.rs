@@ -10,6 +10,9 @@ use crate::error::{Named, Result};
 /// What such a file begins with, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
 const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
 
+/// No device that Linux drives has larger sectors.
+const SECTOR: usize = 4096;
+
 /// `V2_DQBLKSIZE_BITS`
 const BLOCK: u64 = 1024;
 
@@ -29,7 +32,11 @@ pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
     if size < 2 * BLOCK || !size.is_multiple_of(BLOCK) {
         return Ok(false);
     }
-    let mut magic = [0; 4];
-    let read = pread(file, &mut magic, 0).named("pread")?;
-    Ok(read == magic.len() && MAGIC.contains(&u32::from_le_bytes(magic)))
+    // alloc and prepare have the file open for direct I/O, which reads whole sectors into aligned memory.
+    let mut buffer = vec![0; 2 * SECTOR];
+    let start = buffer.as_ptr().align_offset(SECTOR).min(SECTOR);
+    let sector = &mut buffer[start..start + SECTOR];
+    let read = pread(file, sector, 0).named("pread")?;
+    let magic = sector[..read].first_chunk().map(|magic| u32::from_le_bytes(*magic));
+    Ok(magic.is_some_and(|magic| MAGIC.contains(&magic)))
 }
