@@ -294,7 +294,7 @@ fn two_daxfiles_of_root_exclude_each_other() {
         let (path, other) = (scratch.path("file"), scratch.path("other"));
         write(&path);
         write(&other);
-        let slow = ["strace", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=2s:when=1"];
+        let slow = ["strace", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=8s:when=1"];
         let mut first = spawn(Daxfile::new(["pin"]).arg(&path).wrap(slow).command().stdout(Stdio::null()));
         let slots = Path::new("/proc/locks");
         daxfile_tests::wait_until("it has locked the file", || {
