@@ -4,15 +4,27 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::builder::PossibleValue;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use daxfile::needs::{Allow, Hold, Needs};
+use daxfile::pin::record::Note;
+use daxfile::pin::state::State;
 use daxfile::size;
 use daxfile::verbs::map::Format;
 
+/// The version, and what this build has besides.
+const VERSION: &str = if HAS_GUARD {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: guard)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (features: none)")
+};
+
+/// Whether this build can hold files writable.
+const HAS_GUARD: bool = cfg!(feature = "guard");
+
 /// Makes the extent maps of files immutable, and proves that they stayed so.
 #[derive(Debug, Parser)]
-#[command(name = "daxfile", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "daxfile", version = VERSION, propagate_version = true, max_term_width = 100)]
 #[command(
     after_help = "Exit status: 0 done, or yes; 1 no; 2 failed; 3 cannot be done here; 4 not permitted; 5 busy.\n\
     The largest of all files counts. See daxfile(8)."
@@ -30,9 +42,9 @@ pub(crate) struct Common {
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print nothing but errors
-    #[arg(short, long, global = true)]
-    pub(crate) quiet: bool,
+    /// Print only files that are not well; -qq prints nothing, and the exit status tells
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) quiet: u8,
     /// Print every range
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
@@ -55,7 +67,7 @@ pub(crate) enum Color {
 pub(crate) enum Verb {
     /// Create a file with every block allocated, zeroed and written
     Alloc {
-        /// Size of the file: 4096, 64M or 64MiB (1024s), 64MB (1000s)
+        /// Set the size of the file: 4096, 0x1000, 1.5G or 1.5GiB (1024s), 64MB (1000s)
         #[arg(short, long, value_parser = size::parse)]
         size: u64,
         #[command(flatten)]
@@ -78,6 +90,27 @@ pub(crate) enum Verb {
         /// The shell
         shell: Shell,
     },
+    /// Find the pinned files on a filesystem, or below a directory
+    List {
+        /// List only files with this hold
+        #[arg(long, value_name = "HOLD", value_delimiter = ',')]
+        hold: Vec<HoldArg>,
+        /// List only files in this state
+        #[arg(long, value_name = "STATE", value_delimiter = ',')]
+        state: Vec<StateArg>,
+        /// Print nothing but paths, each with a NUL byte at its end, as --files-from -0 reads them
+        #[arg(short = '0', long, conflicts_with = "json")]
+        null: bool,
+        /// Search below these directories, each on its own filesystem [default: the filesystem of the current directory]
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Print a manual page of this program
+    Man {
+        /// Choose daxfile(8), daxfile-holds(7) or daxfile-json(5)
+        #[arg(default_value = "daxfile")]
+        page: Page,
+    },
     /// Make a file pinnable in place, whoever is at work on it
     Prepare {
         #[command(flatten)]
@@ -98,6 +131,9 @@ pub(crate) enum Verb {
         /// Pin a file that has a record as that says, whatever the options
         #[arg(long)]
         as_recorded: bool,
+        /// Keep TEXT with the pin, to say why the file is pinned; at most 256 bytes
+        #[arg(long, value_name = "TEXT", value_parser = |text: &str| Note::new(text))]
+        note: Option<Note>,
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
@@ -208,11 +244,57 @@ impl ValueEnum for HoldArg {
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
             Hold::Frozen => "The immutable flag: contents, size and name are fixed, too",
-            Hold::Writable => "BPF LSM programs: size and name are fixed, and the contents written in place",
+            Hold::Writable if HAS_GUARD => {
+                "BPF LSM programs: size and name are fixed, and the contents written in place"
+            }
+            Hold::Writable => {
+                "BPF LSM programs, which this build lacks: size and name are fixed, and the contents written in place"
+            }
             Hold::None => "Nothing: drift is found, not prevented",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }
+}
+
+/// A state that `list` can find. A writer inside takes a lease to be found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StateArg(pub(crate) State, &'static str);
+
+impl ValueEnum for StateArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            StateArg(State::Pinned, "pinned"),
+            StateArg(State::Drifted, "drifted"),
+            StateArg(State::NotHeld, "not-held"),
+            StateArg(State::Unpinned, "unpinned"),
+            StateArg(State::ForeignRecord, "foreign-record"),
+            StateArg(State::BadRecord, "bad-record"),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self.0 {
+            State::Pinned => "Held, and as recorded",
+            State::Drifted => "Changed since",
+            State::NotHeld => "Recorded, but not held",
+            State::Unpinned => "Held by the guard, but without a record",
+            State::ForeignRecord => "With the record of another file",
+            _ => "With a record that cannot be read",
+        };
+        // JSON's names are taken as well.
+        Some(PossibleValue::new(self.1).alias(self.0.name()).help(help))
+    }
+}
+
+/// A manual page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Page {
+    /// What the program does
+    Daxfile,
+    /// What each hold refuses
+    Holds,
+    /// What --json prints
+    Json,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -251,14 +333,14 @@ const fn kind(index: usize) -> AllowArg {
 
 #[derive(Debug, Args)]
 pub(crate) struct Files {
-    /// Read the names of files from LIST, one a line; '-' is standard input
+    /// Read the names of files from LIST, one a line; '-' is standard input, and a line that begins with # is a comment
     #[arg(long, value_name = "LIST")]
     pub(crate) files_from: Option<PathBuf>,
-    /// Names in LIST end with a NUL byte
+    /// Take names in LIST to end with a NUL byte, and # for a part of them
     #[arg(short = '0', long, requires = "files_from", action = ArgAction::SetTrue)]
     pub(crate) null: bool,
     /// The files
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) files: Vec<PathBuf>,
 }
 

@@ -16,6 +16,8 @@ pub struct Error {
     pub errno: Option<Errno>,
     /// What it means here, and what to do.
     pub message: String,
+    /// Whether it was the user who ended it.
+    pub interrupted: bool,
 }
 
 /// What most functions of this crate return.
@@ -24,7 +26,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure that no kernel call reported.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Error { status, call: None, errno: None, message: message.into() }
+        Error { status, call: None, errno: None, message: message.into(), interrupted: false }
+    }
+
+    /// The user ended it; `left` says what that leaves.
+    pub fn interrupted(left: &str) -> Self {
+        Error { interrupted: true, ..Error::new(Status::Failed, format!("interrupted; {left}")) }
     }
 
     /// A failed kernel call; the errno decides the exit status.
@@ -35,7 +42,7 @@ impl Error {
             Errno::EAGAIN | Errno::EBUSY | Errno::ETXTBSY => Status::Busy,
             _ => Status::Failed,
         };
-        Error { status, call: Some(call), errno: Some(errno), message: String::new() }
+        Error { status, call: Some(call), errno: Some(errno), message: String::new(), interrupted: false }
     }
 
     /// The same failure with what it means here.

@@ -4,24 +4,26 @@
 mod cli;
 mod render;
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 use daxfile::error::Named;
+use daxfile::name::quote;
 use daxfile::pin::manifest::Manifest;
-use daxfile::report::Sink;
+use daxfile::report::{FileReport, Sink};
 use daxfile::status::Status;
-use daxfile::verbs::{alloc, check, map, pin, prepare, probe, stat, unpin, verify};
+use daxfile::verbs::{alloc, check, list, map, pin, prepare, probe, stat, unpin, verify};
 
-use cli::{Cli, Files, Verb};
+use cli::{Cli, Files, Page, Verb};
 use render::Printer;
 use render::progress::Meter;
 
@@ -30,18 +32,21 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return usage(&message),
     };
-    let meter = Meter::new(!cli.common.quiet);
+    let meter = Meter::new(cli.common.quiet == 0);
     let mut printer = Printer::new(&cli);
-    let mut print = |file| {
-        meter.aside(|| printer.print(&file));
+    let named = Cell::new(1);
+    let mut print = |mut file: FileReport| {
+        name_way_into_directory(&cli.verb, &mut file);
+        meter.aside(|| printer.print(&file, named.get() == 1));
         if printer.closed() {
             meter.stop();
         }
     };
-    match run(&cli, &meter, &mut print) {
+    match run(&cli, &meter, &named, &mut print) {
         Ok(status) => {
-            let printed = printer.finish(status);
-            if let Some(signal) = meter.signal() {
+            let signal = meter.signal();
+            let printed = printer.finish(status, named.get(), signal);
+            if let Some(signal) = signal {
                 // Undone and tidied up; now die of the signal, as whoever sent it expects.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
@@ -56,7 +61,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
+/// Does what the command line says; `named` is how many files that names.
+fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Result<Status> {
+    let changing = |files: &Files| -> Result<Vec<PathBuf>> {
+        let paths = paths(files)?;
+        named.set(paths.len());
+        meter.catch_signals().context("sigaction")?;
+        Ok(paths)
+    };
+    let looking = |files: &Files| -> Result<Vec<PathBuf>> {
+        let paths = paths(files)?;
+        named.set(paths.len());
+        // One file is looked at without pause.
+        if paths.len() > 1 {
+            meter.catch_signals_briefly().context("sigaction")?;
+        }
+        Ok(paths)
+    };
     Ok(match &cli.verb {
         Verb::Alloc { size, shape, dry_run, file } => {
             let needs = daxfile::needs::Needs {
@@ -66,38 +87,40 @@ fn run(cli: &Cli, meter: &Meter, sink: &mut Sink<'_>) -> Result<Status> {
             };
             alloc::run(file, &alloc::Options { size: *size, needs, dry_run: *dry_run }, meter, sink)
         }
-        Verb::Check { needs, files } => check::run(&list(files)?, &needs.needs()?, meter, sink),
+        Verb::Check { needs, files } => check::run(&looking(files)?, &needs.needs()?, meter, sink),
         Verb::Completions { shell } => completions(*shell),
+        Verb::List { hold, state, paths, .. } => {
+            let options = list::Options {
+                holds: hold.iter().map(|hold| hold.0).collect(),
+                states: state.iter().map(|state| state.0).collect(),
+            };
+            meter.catch_signals_briefly().context("sigaction")?;
+            list::run(paths, &options, meter, sink)
+        }
+        Verb::Man { page } => man(*page),
         Verb::Map { format, unpinned, file } => map::run(file, format.0, *unpinned, meter, sink),
-        Verb::Pin { needs, wait, as_recorded, dry_run, files } => {
+        Verb::Pin { needs, wait, as_recorded, note, dry_run, files } => {
             let options = pin::Options {
                 needs: needs.needs()?,
                 as_recorded: *as_recorded,
+                note: note.clone(),
                 wait: Duration::from_secs(*wait),
                 dry_run: *dry_run,
             };
-            let files = list(files)?;
-            meter.catch_signals().context("sigaction")?;
-            pin::run(&files, &options, meter, sink)
+            pin::run(&changing(files)?, &options, meter, sink)
         }
         Verb::Prepare { needs, dry_run, files } => {
-            let files = list(files)?;
-            meter.catch_signals().context("sigaction")?;
-            prepare::run(&files, &needs.needs()?, *dry_run, meter, sink)
+            prepare::run(&changing(files)?, &needs.needs()?, *dry_run, meter, sink)
         }
         Verb::Probe { hold, path } => probe::run(path, hold.map(|hold| hold.0), sink),
-        Verb::Unpin { dry_run, files } => {
-            let files = list(files)?;
-            meter.catch_signals().context("sigaction")?;
-            unpin::run(&files, *dry_run, meter, sink)
-        }
-        Verb::Stat { extents, files } => stat::run(&list(files)?, *extents, meter, sink),
+        Verb::Unpin { dry_run, files } => unpin::run(&changing(files)?, *dry_run, meter, sink),
+        Verb::Stat { extents, files } => stat::run(&looking(files)?, *extents, meter, sink),
         Verb::Verify { against: Some(manifest), root, files, .. } => {
             let manifest = read_manifest(manifest)?;
-            let files = if files.files.is_empty() && files.files_from.is_none() { Vec::new() } else { list(files)? };
+            let files = if files.files.is_empty() && files.files_from.is_none() { Vec::new() } else { looking(files)? };
             verify::run_against(&manifest, &files, root.as_deref(), meter, sink)
         }
-        Verb::Verify { strict, files, .. } => verify::run(&list(files)?, *strict, meter, sink),
+        Verb::Verify { strict, files, .. } => verify::run(&looking(files)?, *strict, meter, sink),
     })
 }
 
@@ -108,16 +131,80 @@ fn usage(message: &clap::Error) -> ExitCode {
     failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
 }
 
+/// To a directory among the files adds the command that takes the files in it.
+fn name_way_into_directory(verb: &Verb, file: &mut FileReport) {
+    if let Some(error) = &mut file.error
+        && verb.takes_lists()
+        && error.errno.is_none()
+        && file.path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+    {
+        let (path, verb) = (quote(&file.path), verb.name());
+        error.message +=
+            &format!("; for the files in it: find {path} -type f -print0 | daxfile {verb} -0 --files-from -");
+    }
+}
+
 fn completions(shell: Shell) -> Status {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "daxfile", &mut script);
+    if shell == Shell::Bash {
+        script = complete_files(&String::from_utf8_lossy(&script)).into_bytes();
+    }
+    print(&script)
+}
+
+/// As it is generated, the script proposes options where a verb takes files. Where it proposes nothing, bash itself completes
+/// names of files.
+fn complete_files(script: &str) -> String {
+    let verbs = Cli::command();
+    let take_files = verbs.get_subcommands().filter(|verb| {
+        verb.get_positionals().any(|argument| matches!(argument.get_id().as_str(), "file" | "files" | "path" | "paths"))
+    });
+    let labels: Vec<_> = take_files.map(|verb| format!("daxfile__subcmd__{})", verb.get_name())).collect();
+    let mut inside = false;
+    let mut complete = String::with_capacity(script.len());
+    for line in script.split_inclusive('\n') {
+        if line.trim_end().ends_with(')') && line.trim_start().starts_with("daxfile") {
+            inside = labels.iter().any(|label| line.trim() == label);
+        }
+        complete += &match line {
+            line if !inside => line.to_owned(),
+            "            COMPREPLY=( $(compgen -W \"${opts}\" -- \"${cur}\") )\n" => {
+                "            COMPREPLY=()\n".to_owned()
+            }
+            line => line.replace(" || ${COMP_CWORD} -eq 2 ]]", " ]]"),
+        };
+    }
+    complete
+}
+
+/// Shows a page with man(1) on a terminal; elsewhere prints its source, which man(1) and mandoc(1) read.
+fn man(page: Page) -> Status {
+    let source = match page {
+        Page::Daxfile => include_str!("../man/daxfile.8"),
+        Page::Holds => include_str!("../man/daxfile-holds.7"),
+        Page::Json => include_str!("../man/daxfile-json.5"),
+    };
+    if std::io::stdout().is_terminal()
+        && let Ok(mut man) = Command::new("man").args(["-l", "-"]).stdin(Stdio::piped()).spawn()
+    {
+        // A reader who quits early has seen enough.
+        let _ = man.stdin.take().map(|mut stdin| stdin.write_all(source.as_bytes()));
+        if man.wait().is_ok_and(|status| status.success()) {
+            return Status::Done;
+        }
+    }
+    print(source.as_bytes())
+}
+
+fn print(text: &[u8]) -> Status {
     let mut stdout = std::io::stdout();
-    let printed = stdout.write_all(&script).and_then(|()| stdout.flush());
+    let printed = stdout.write_all(text).and_then(|()| stdout.flush());
     printed.err().and_then(|error| unprinted(&error)).unwrap_or_default()
 }
 
 /// The files that were named.
-fn list(files: &Files) -> Result<Vec<PathBuf>> {
+fn paths(files: &Files) -> Result<Vec<PathBuf>> {
     let mut paths = files.files.clone();
     if let Some(list) = &files.files_from {
         let mut names = Vec::new();
@@ -127,7 +214,8 @@ fn list(files: &Files) -> Result<Vec<PathBuf>> {
             names = contents(list)?;
         }
         let end = if files.null { b'\0' } else { b'\n' };
-        let names = names.split(|&byte| byte == end).filter(|name| !name.is_empty());
+        let is_comment = |name: &[u8]| !files.null && name.starts_with(b"#");
+        let names = names.split(|&byte| byte == end).filter(|name| !name.is_empty() && !is_comment(name));
         paths.extend(names.map(|name| PathBuf::from(OsString::from_vec(name.to_vec()))));
     }
     if paths.is_empty() {

@@ -21,6 +21,8 @@ pub enum Unit {
     Bytes,
     /// Files of a list.
     Files,
+    /// Files that are found; nobody knows how many there are.
+    Found,
 }
 
 /// Shows nothing.

@@ -11,6 +11,7 @@ use strum::VariantArray;
 
 use crate::error::Error;
 use crate::file::blockers::Blocker;
+use crate::file::layout::block_end;
 use crate::file::map::Runs;
 use crate::file::overview::Summary;
 use crate::file::staging::Staging;
@@ -18,8 +19,8 @@ use crate::file::strip::Strip;
 use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::pin::drift::{Change, Moved};
-use crate::pin::record::Stored;
+use crate::pin::drift::{self, Change, Moved};
+use crate::pin::record::{Kept, Stored};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::size;
@@ -72,12 +73,18 @@ pub struct FileReport {
     /// Its pin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<PinFacts>,
+    /// Whether there is no such file any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
     /// Where the map differs from what it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
     /// How many such places there are, where not all are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change_count: Option<u64>,
+    /// The file as it was recorded, and as it is, where runs were recorded and moved.
+    #[serde(skip)]
+    pub strips: Option<[Strip; 2]>,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -99,8 +106,10 @@ impl FileReport {
             blockers: None,
             probe: None,
             pin: None,
+            gone: false,
             changes: None,
             change_count: None,
+            strips: None,
             notes: Vec::new(),
         }
     }
@@ -120,12 +129,34 @@ impl FileReport {
             call: error.call,
             errno: error.errno.map(|errno| errno as i32),
             message: error.to_string(),
+            interrupted: error.interrupted,
         });
     }
 
     /// Raises the status.
     pub fn raise(&mut self, status: Status) {
         self.exit_status = self.exit_status.max(status);
+    }
+
+    /// Says that there is no such file any more, which is the answer no.
+    pub(crate) fn lose(&mut self) {
+        self.gone = true;
+        self.raise(Status::No);
+    }
+
+    /// Adds where the map differs from the record, in words and drawn.
+    pub(crate) fn compare(&mut self, survey: &Survey) {
+        let Some(moved) = &survey.moved else { return };
+        if let Stored::Own(record) = &survey.stored
+            && let Kept::Runs(was) = &record.map
+            && !moved.changes.is_empty()
+            && moved.change_count.is_none()
+        {
+            let block_size = self.file.as_ref().map_or(1, |facts| facts.block_size);
+            let end = block_end(record.size.max(survey.inode.statx.size), block_size);
+            self.strips = Some(drift::strips(was, &moved.changes, end));
+        }
+        self.differ(moved);
     }
 
     /// Adds what stands against pinning, which raises the status.
@@ -177,6 +208,9 @@ pub struct ErrorReport {
     pub errno: Option<i32>,
     /// All of it in words.
     pub message: String,
+    /// Whether it was the user who ended it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
 }
 
 /// What a verb did.
@@ -384,6 +418,14 @@ pub struct PinFacts {
     /// When it was pinned.
     #[serde(serialize_with = "maybe_time")]
     pub pinned_at: Option<Time>,
+    /// What was written about it.
+    pub note: Option<String>,
+    /// The alignment that was demanded, in bytes.
+    pub align: Option<u64>,
+    /// The most extents that were allowed.
+    pub max_extents: Option<u64>,
+    /// Whether DAX was demanded.
+    pub dax: Option<bool>,
     /// Kinds of blockers that were put up with.
     pub allowed: Vec<&'static str>,
     /// The `FS_XFLAG_*` bits that unpinning takes away.
@@ -412,6 +454,10 @@ impl PinFacts {
             state: survey.state,
             hold: own.map(|record| record.needs.hold),
             pinned_at: own.map(|record| record.time),
+            note: own.and_then(|record| record.note.as_ref()).map(|note| note.as_str().to_owned()),
+            align: own.and_then(|record| record.needs.align),
+            max_extents: own.and_then(|record| record.needs.max_extents),
+            dax: own.map(|record| record.needs.dax),
             allowed: own.map(|record| record.needs.allow.names()).unwrap_or_default(),
             added_flags: own.map(|record| xflag_names(record.added)).unwrap_or_default(),
             size_was: own.map(|record| record.size).filter(|size| *size != survey.inode.statx.size),

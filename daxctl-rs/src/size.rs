@@ -2,13 +2,16 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000.
+/// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. Before such a
+/// suffix the number may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
 ///
 /// ```
 /// use daxfile::size::{format, parse};
 ///
 /// assert_eq!(parse("64K"), Ok(65536));
 /// assert_eq!(parse("64KB"), Ok(64000));
+/// assert_eq!(parse("1.5G"), Ok(1610612736));
+/// assert_eq!(parse("0x1000"), Ok(4096));
 /// assert_eq!(format(65536, false).to_string(), "64 KiB");
 /// assert!(parse("9EiB").is_err());
 /// ```
@@ -16,27 +19,55 @@ use std::fmt::{self, Display, Formatter};
 /// # Errors
 /// What is wrong with it, in words; a size above [`i64::MAX`], which no file can have, included.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, suffix) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| "expected a number, such as 64MiB".to_owned())?;
-    let (letter, base) = match suffix.to_ascii_uppercase().as_str() {
-        "" | "B" => ("", 1),
-        long if long.ends_with("IB") => (&suffix[..suffix.len() - 2], 1024),
-        long if long.ends_with('B') => (&suffix[..suffix.len() - 1], 1000),
-        _ => (suffix, 1024u64),
+    let not_a_number = || "expected a number, such as 64MiB".to_owned();
+    let too_large = || "too large: above 8 EiB - 1".to_owned();
+    let (radix, digits) = match text.get(..2) {
+        Some("0x" | "0X") => (16, &text[2..]),
+        Some(octal) if octal.starts_with('0') && octal.ends_with(|c: char| c.is_ascii_digit()) => (8, &text[1..]),
+        _ => (10, text),
     };
-    let power = match letter.to_ascii_uppercase().as_str() {
-        "" if base == 1 => 0,
-        "K" => 1,
-        "M" => 2,
-        "G" => 3,
-        "T" => 4,
-        "P" => 5,
-        "E" => 6,
-        _ => return Err(format!("unknown suffix '{suffix}'; K, M, G, T, P, E, with iB or B")),
+    let (number, rest) = split_digits(digits, radix);
+    // So that 08 is refused, and not read as 0 with a strange suffix.
+    if number.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(not_a_number());
+    }
+    let number = u64::from_str_radix(number, radix).map_err(|_| too_large())?;
+    let (fraction, suffix) = match rest.strip_prefix('.') {
+        Some(rest) if radix != 16 => split_digits(rest, 10),
+        _ => ("", rest),
     };
-    let bytes = base.checked_pow(power).and_then(|unit| number.checked_mul(unit));
-    bytes.filter(|&bytes| i64::try_from(bytes).is_ok()).ok_or_else(|| "too large: above 8 EiB - 1".to_owned())
+    let unit = unit(suffix)?;
+    if unit == 1 && rest.starts_with('.') {
+        return Err("a fraction takes a suffix: 1.5K".to_owned());
+    }
+    let bytes = number.checked_mul(unit).and_then(|bytes| bytes.checked_add(part_of(unit, fraction)));
+    bytes.filter(|&bytes| i64::try_from(bytes).is_ok()).ok_or_else(too_large)
+}
+
+fn split_digits(text: &str, radix: u32) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_digit(radix)).unwrap_or(text.len()))
+}
+
+/// The bytes that a suffix stands for.
+fn unit(suffix: &str) -> Result<u64, String> {
+    let unknown = || format!("unknown suffix '{suffix}'; K, M, G, T, P, E, with iB or B");
+    let upper = suffix.to_ascii_uppercase();
+    let (letter, base) = match upper.as_str() {
+        "" | "B" => return Ok(1),
+        long if long.ends_with("IB") => (&long[..long.len() - 2], 1024),
+        long if long.ends_with('B') => (&long[..long.len() - 1], 1000),
+        short => (short, 1024u64),
+    };
+    let power = ["K", "M", "G", "T", "P", "E"].iter().zip(1..).find(|(name, _)| **name == letter);
+    power.and_then(|(_, power)| base.checked_pow(power)).ok_or_else(unknown)
+}
+
+/// The whole bytes in a decimal fraction of a unit. Digits beyond the nineteenth are not worth a byte.
+fn part_of(unit: u64, fraction: &str) -> u64 {
+    let digits = &fraction[..fraction.len().min(19)];
+    let scale = 10u128.pow(u32::try_from(digits.len()).unwrap_or(0));
+    let numerator: u128 = digits.parse().unwrap_or(0);
+    u64::try_from(numerator * u128::from(unit) / scale).unwrap_or(0)
 }
 
 /// A size for people: exact where `exact`, else in the largest IEC unit that keeps two digits of it.
@@ -90,6 +121,15 @@ mod tests {
             ("1P", 1 << 50),
             ("7EiB", 7 << 60),
             ("9223372036854775807", i64::MAX as u64),
+            ("1.5G", 3 << 29),
+            ("1.5KB", 1500),
+            ("0.1K", 102),
+            ("1.K", 1024),
+            ("0x1000", 4096),
+            ("0x10K", 16384),
+            ("0x1E", 30),
+            ("010", 8),
+            ("7.9999999999999999999EiB", (8 << 60) - 1),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
@@ -97,9 +137,27 @@ mod tests {
 
     #[test]
     fn nonsense_and_overflow_are_refused() {
-        for text in
-            ["", "K", "-1", "1.5K", "1X", "1iB", "1KiBB", "8E", "9223372036854775808", "99999999999P", "1 K", "0x10"]
-        {
+        for text in [
+            "",
+            "K",
+            "-1",
+            "1.5",
+            "1.5B",
+            "1,5K",
+            ".5K",
+            "1X",
+            "1iB",
+            "1KiBB",
+            "8E",
+            "9223372036854775808",
+            "18446744073709551616",
+            "99999999999P",
+            "1 K",
+            "0x",
+            "0x1.5K",
+            "08",
+            "1e3",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

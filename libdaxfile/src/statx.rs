@@ -35,6 +35,8 @@ bitflags::bitflags! {
         const APPEND = 0x0000_0020;
         /// Encrypted by the filesystem.
         const ENCRYPTED = 0x0000_0800;
+        /// The root of a mount.
+        const MOUNT_ROOT = 0x0000_2000;
         /// fs-verity is on.
         const VERITY = 0x0010_0000;
         /// Accesses go to persistent memory without the page cache.

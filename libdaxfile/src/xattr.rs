@@ -6,7 +6,7 @@
 //!
 //! Reference: xattr(7), fgetxattr(2), flistxattr(2), fsetxattr(2), fremovexattr(2); `fs/xattr.c`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
@@ -53,13 +53,60 @@ pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<[boo
     let mut list = [0u8; 1024];
     // SAFETY: the buffer is live, exclusively borrowed and has the length given.
     let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
-    match Errno::result(returned) {
+    let length = Errno::result(returned).map(|length| usize::try_from(length).unwrap_or(0));
+    listed("flistxattr", &list, length, names)
+}
+
+/// The same of a file that is not open: `file` is its name in `directory`, and a symbolic link is not followed. Takes the
+/// right to search the directory, and none to the file.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the filesystem has no attributes, `ENOENT` where there is no such name; before Linux 6.13 also where
+/// /proc is not mounted.
+#[doc(alias = "listxattrat")]
+#[doc(alias = "llistxattr")]
+pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&CStr; N]) -> Result<[bool; N]> {
+    /// The number on every architecture that Rust's standard library knows: `include/uapi/asm-generic/unistd.h`.
+    const SYS_LISTXATTRAT: libc::c_long = 465;
+    let directory = directory.as_fd().as_raw_fd();
+    let mut list = [0u8; 1024];
+    // SAFETY: file is NUL-terminated, and the buffer is live, exclusively borrowed and as long as is said.
+    let returned = unsafe {
+        libc::syscall(
+            SYS_LISTXATTRAT,
+            directory,
+            file.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            list.as_mut_ptr(),
+            list.len(),
+        )
+    };
+    let mut length = Errno::result(returned).map(|length| usize::try_from(length).unwrap_or(0));
+    if length == Err(Errno::ENOSYS) {
+        let path = [format!("/proc/self/fd/{directory}/").as_bytes(), file.to_bytes()].concat();
+        let path = CString::new(path).map_err(|_| Error { call: "llistxattr", errno: Errno::EINVAL })?;
+        // SAFETY: path is NUL-terminated, and the buffer is live, exclusively borrowed and as long as is said.
+        let returned = unsafe { libc::llistxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
+        length = Errno::result(returned).map(|length| usize::try_from(length).unwrap_or(0));
+    }
+    listed("listxattrat", &list, length, names)
+}
+
+/// Which of these names are in a list; all may be where it is too long for the buffer.
+fn listed<const N: usize>(
+    call: &'static str,
+    list: &[u8],
+    length: std::result::Result<usize, Errno>,
+    names: [&CStr; N],
+) -> Result<[bool; N]> {
+    match length {
+        Ok(0) => Ok([false; N]),
         Ok(length) => {
-            let listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
+            let listed = list[..length].split_inclusive(|&byte| byte == 0);
             Ok(names.map(|name| listed.clone().any(|listed| listed == name.to_bytes_with_nul())))
         }
         Err(Errno::ERANGE | Errno::E2BIG) => Ok([true; N]),
-        Err(errno) => Err(Error { call: "flistxattr", errno }),
+        Err(errno) => Err(Error { call, errno }),
     }
 }
 

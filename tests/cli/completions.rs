@@ -47,6 +47,19 @@ fn bash_completes_verbs_options_and_values() {
     assert_eq!(bash(&["daxfile", "map", "--format", ""]), set(&["dmsetup", "resume"]));
 }
 
+/// Where the script proposes nothing, bash completes names of files itself: it was told so by complete -o default.
+#[test]
+fn bash_completes_files() {
+    assert!(script("bash").text().contains("-o default"));
+    for verb in ["alloc", "check", "list", "map", "pin", "prepare", "probe", "stat", "unpin", "verify"] {
+        assert_eq!(bash(&["daxfile", verb, ""]), set(&[]), "{verb}");
+        assert_eq!(bash(&["daxfile", verb, "disk"]), set(&[]), "{verb}");
+        assert!(bash(&["daxfile", verb, "-"]).contains("--json"), "{verb}");
+    }
+    assert!(bash(&["daxfile", "man", ""]).is_superset(&set(&["holds", "json"])));
+    assert!(bash(&["daxfile", "completions", ""]).contains("zsh"));
+}
+
 /// Every verb with every option that its help has, and no other.
 #[test]
 fn bash_completes_just_what_help_tells() {

@@ -363,7 +363,11 @@ fn errors(checker: &Checker) {
         let paths: Vec<&str> = reports.iter().map(|file| file["path"].as_str().unwrap()).collect();
         assert_eq!(paths, files.iter().map(|file| file.to_str().unwrap()).collect::<Vec<_>>());
         assert_eq!(reports[0]["error"], Value::Null, "{report}");
-        assert!(reports[1..].iter().all(|file| file["error"]["message"].is_string()), "{report}");
+        assert!(reports[2..].iter().all(|file| file["error"]["message"].is_string()), "{report}");
+        if args == ["verify"] {
+            assert_eq!((&reports[1]["gone"], &reports[1]["exit_status"]), (&json!(true), &json!(1)), "{report}");
+            continue;
+        }
         let missing = &reports[1]["error"];
         assert_eq!((&missing["call"], &missing["errno"]), (&json!("open"), &json!(2)));
     }
@@ -451,6 +455,29 @@ fn other_filesystems(checker: &Checker) {
         let report = checker.run(0, with(&["stat"], &[&btrfs.path("file")]));
         assert_eq!(report["files"][0]["file"]["mtime"], time, "{seconds}");
     }
+}
+
+#[test]
+fn the_sample_of_the_page_is_of_the_form_of_the_schema() {
+    let page = include_str!("../../man/daxfile-json.5");
+    let (_, sample) = page.split_once(".Ss A sample\n").expect("the sample");
+    let (_, sample) = sample.split_once(".Bd -literal -offset indent\n").unwrap();
+    let sample: Value = serde_json::from_str(sample.split_once(".Ed\n").unwrap().0).expect("JSON");
+    let errors: Vec<_> = validator().iter_errors(&sample).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    // It has every member that such a report has, and no other.
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("disk.img");
+    shell(&scratch, "xfs_io -f -c 'pwrite -q 0 64k' -c fsync disk.img");
+    Daxfile::new(["pin", "--hold", "none", "--note", "why"]).arg(&file).run().expect(0);
+    shell(&scratch, "xfs_io -c 'pwrite -q 64k 4k' -c fsync disk.img");
+    let report = Daxfile::new(["verify", "--json"]).arg(&file).run().expect(1).json();
+    let shape = |report: &Value| {
+        let file = &report["files"][0];
+        let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        [file, &file["file"], &file["map"], &file["pin"], &file["changes"][0]].map(keys)
+    };
+    assert_eq!(shape(&sample), shape(&report));
 }
 
 /// A schema that takes anything proves nothing.

@@ -4,6 +4,8 @@
 mod completions;
 mod conformance;
 mod json;
+mod list;
+mod output;
 mod privileges;
 mod probe;
 mod verify_against;

@@ -31,7 +31,8 @@ fn options_of_help(args: &[&str]) -> Vec<Vec<String>> {
     let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-') && !line.starts_with("- "));
     let names =
         lines.map(|line| line.split("  ").next().unwrap().split([',', ' ']).filter(|word| word.starts_with('-')));
-    names.map(|names| names.map(str::to_owned).collect()).collect()
+    // What may be given several times ends in dots.
+    names.map(|names| names.map(|name| name.trim_end_matches('.').to_owned()).collect()).collect()
 }
 
 fn verbs() -> Names {

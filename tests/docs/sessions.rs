@@ -153,26 +153,42 @@ fn script(text: &str, dir: &Path) -> Run {
 
 #[test]
 fn the_scripts_of_the_readme() {
-    require(&["chattr", "setfattr", "lsattr"]);
+    require(&["chattr", "setfattr", "lsattr", "jq"]);
     let scratch = Scratch::new(Kind::xfs());
     let dir = scratch.mount_point();
     let file = dir.join("disk.img");
     run(&["alloc", "-s", "1M"], &file).expect(0);
     run(&["pin"], &file).expect(0);
     let scripts = fenced("sh");
-    assert_eq!(scripts.len(), 2, "each has its test here: {scripts:?}");
-    let [way_out, monitor] = [&scripts[0], &scripts[1]];
+    assert_eq!(scripts.len(), 3, "each has its test here: {scripts:?}");
+    let [way_out, monitor, prometheus] = [&scripts[0], &scripts[1], &scripts[2]];
+    let counts = || {
+        script(prometheus, dir).expect(0);
+        let text = fs::read_to_string(dir.join("daxfile.prom")).unwrap();
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        ["daxfile_pins_unchanged", "daxfile_pins_drifted", "daxfile_pins_unknown"].map(|name| value(name).expect(name))
+    };
 
-    let could_not = script(monitor, dir).expect(0);
-    assert!(could_not.text().ends_with("could not look: mend this job\n"), "no list: {could_not}");
-    fs::write(dir.join("pins"), "disk.img\n").unwrap();
-    assert_eq!(script(monitor, dir).expect(0).text(), "disk.img: as it was, 1 extent\n");
+    let no_list = script(monitor, dir).expect(0);
+    assert!(no_list.text().starts_with("could not look:\ndaxfile verify: pins: open: No such file"), "{no_list}");
+    assert_eq!(counts(), [0, 0, 1], "no list");
+    fs::write(dir.join("pins"), "# held for the boot loader\ndisk.img\n").unwrap();
+    assert_eq!(script(monitor, dir).expect(0).text(), "");
+    assert_eq!(counts(), [1, 0, 0]);
 
     script(&way_out.replace("FILE", "disk.img"), dir).expect(0);
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(4096).unwrap();
-    let unpinned = script(monitor, dir).expect(0);
-    let said = "disk.img: not pinned\na file has been changed, or unpinned\n";
-    assert_eq!(unpinned.text(), said, "{unpinned}");
+    assert_eq!(script(monitor, dir).expect(0).text(), "changed, unpinned or gone:\ndisk.img: not pinned\n");
+    assert_eq!(counts(), [0, 1, 0]);
+    // Both at once are told apart, though there is but one status.
+    fs::create_dir(dir.join("dir")).unwrap();
+    fs::write(dir.join("pins"), "disk.img\ndir\nnone\n").unwrap();
+    let both = script(monitor, dir).expect(0);
+    let said =
+        "changed, unpinned or gone:\ndisk.img: not pinned\nnone: gone\ncould not look:\ndaxfile verify: dir: a dir";
+    assert!(both.text().starts_with(said), "{both}");
+    assert_eq!(both.text().lines().count(), 5, "{both}");
+    assert_eq!(counts(), [0, 2, 1]);
 }
 
 /// The literal displays under EXAMPLES: `# ` begins a command, which goes on where a line begins with blanks.
@@ -249,4 +265,7 @@ sessions! {
     many_files
     drift
     json
+    who_pinned_this
+    quiet_job
+    monitoring
 }

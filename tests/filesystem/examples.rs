@@ -11,8 +11,6 @@ use daxfile_tests::tools::{filefrag_records, on, output, sh, xflags};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use nix::errno::Errno;
 
-use super::interfaces::xfs_with_parent_pointers;
-
 const EXAMPLES: [&str; 6] = ["count", "extents", "freeze", "immutable", "lease", "owners"];
 
 /// An example of libdaxfile, which cargo builds beside this test.
@@ -175,7 +173,7 @@ fn example_lease_reports_a_writer_that_waits() {
 
 #[test]
 fn example_immutable_lists_immutable_files() {
-    for (scratch, has_paths) in [(Scratch::new(Kind::xfs()), false), (xfs_with_parent_pointers(), true)] {
+    for (scratch, has_paths) in [(Scratch::new(Kind::xfs()), false), (Scratch::with_parent_pointers(), true)] {
         let path = scratch.path("some/where/file");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let mut file = File::create(&path).unwrap();

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use daxfile_tests::tools::{on, output, require, sh, xfs_bmap};
+use daxfile_tests::tools::{on, output, sh, xfs_bmap};
 use daxfile_tests::{Kind, Scratch, Xfs};
 use libdaxfile::bulkstat::{Inode, Inodes};
 use libdaxfile::fallocate::{Mode, fallocate};
@@ -16,21 +16,6 @@ use libdaxfile::fsxattr::{self, Xflags};
 use libdaxfile::parents::{Parent, Parents};
 use libdaxfile::{Errno, cachestat, inode};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
-/// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
-/// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
-pub(super) fn xfs_with_parent_pointers() -> Scratch {
-    require(&["xfs_db"]);
-    let mut scratch = Scratch::new(Kind::xfs());
-    scratch.unmount();
-    let xfs_db = |arguments: &[&str]| output(Command::new("xfs_db").args(arguments).arg(scratch.image()));
-    let features = xfs_db(&["-r", "-c", "sb 0", "-c", "print features_incompat"]);
-    let features = features.trim().strip_prefix("features_incompat = 0x").map(|hex| u32::from_str_radix(hex, 16));
-    let with_parents = features.unwrap().unwrap() | 0x80;
-    xfs_db(&["-x", "-c", "sb 0", "-c", &format!("write -d features_incompat {with_parents:#x}")]);
-    scratch.mount();
-    scratch
-}
 
 fn inodes(scratch: &Scratch) -> HashMap<u64, Inode> {
     let root = File::open(scratch.mount_point()).unwrap();
@@ -126,7 +111,7 @@ fn parent(directory: &Path, name: impl AsRef<OsStr>) -> Parent {
 
 #[test]
 fn getparents_names_every_hard_link() {
-    let scratch = xfs_with_parent_pointers();
+    let scratch = Scratch::with_parent_pointers();
     let directories = [scratch.path("one"), scratch.path("two")];
     directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
     let file = directories[0].join("file");
@@ -154,7 +139,7 @@ fn getparents_names_every_hard_link() {
 
 #[test]
 fn getparents_of_an_unlinked_file_is_empty() {
-    let scratch = xfs_with_parent_pointers();
+    let scratch = Scratch::with_parent_pointers();
     let never_linked =
         OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(scratch.mount_point()).unwrap();
     assert_eq!(Parents::new(&never_linked).count(), 0);
@@ -172,7 +157,7 @@ fn getparents_names_its_errors() {
         (error.call, error.errno)
     };
     let (by_descriptor, by_handle) = ("ioctl(XFS_IOC_GETPARENTS)", "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)");
-    let scratch = xfs_with_parent_pointers();
+    let scratch = Scratch::with_parent_pointers();
     let file = File::create(scratch.path("file")).unwrap();
     let root = File::open(scratch.mount_point()).unwrap();
     let (number, generation) = (file.metadata().unwrap().ino(), inode::generation(&file).unwrap());

@@ -289,7 +289,7 @@ fn a_copied_record_is_foreign() {
             assert_eq!(record(copy), original);
             assert!(!xflags(copy).contains('i'));
             assert_eq!(state(copy), "foreign_record");
-            assert!(run(&["stat"], copy).expect(0).text().contains("foreign_record"));
+            assert!(run(&["stat"], copy).expect(0).text().contains("foreign record"));
             let verified = report(&["verify"], copy, 1);
             assert_eq!(verified["pin"]["state"], "foreign_record");
             assert!(notes(&verified).contains("another file"), "{verified}");

@@ -619,3 +619,37 @@ fn writable_pins_hold_beside_apparmor_and_lockdown_in_the_lab() {
         sh("test ! -e /sys/fs/bpf/daxfile");
     }
 }
+
+/// A file whose record is gone is still held; list alone can find it.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn list_shows_files_without_a_record_in_the_lab() {
+    let _turn = turn();
+    for kind in [Kind::xfs(), Kind::ext4(), Kind::F2fs] {
+        let scratch = Scratch::new(kind);
+        let [recorded, without] = ["recorded", "without"].map(|name| scratch.path(name));
+        for path in [&recorded, &without] {
+            done(&["alloc", "-s", "2M"], path);
+            done(&PIN, path);
+        }
+        sh(on(&without, "setfattr -x security.daxfile.pin $F"));
+        let listed = |options: &[&str]| {
+            let list = Daxfile::new(["list", "--json"]).args(options).arg(scratch.mount_point()).run().expect(0).json();
+            let files = list["files"].as_array().unwrap().clone();
+            let mut files: Vec<_> =
+                files.iter().map(|file| (file["path"].clone(), file["pin"]["state"].clone())).collect();
+            files.sort_by_key(|file| file.1.to_string());
+            files
+        };
+        let [recorded, without] = [(recorded, "pinned"), (without.clone(), "unpinned")]
+            .map(|(path, state)| (path.to_str().unwrap().into(), state.into()));
+        assert_eq!(listed(&[]), [recorded.clone(), without.clone()]);
+        assert_eq!(listed(&["--hold", "writable"]), [recorded.clone(), without.clone()]);
+        assert_eq!(listed(&["--state", "unpinned"]), [without]);
+        assert_eq!(listed(&["--state", "pinned"]), [recorded]);
+        assert_eq!(listed(&["--hold", "frozen"]), []);
+        for name in ["recorded", "without"] {
+            done(&["unpin"], &scratch.path(name));
+        }
+    }
+}

@@ -248,12 +248,12 @@ pinned: success
 one not pinned: exit-code
 no list: no
 journal:
-/data/one: as it was, 1 extent
-/data/two: as it was, 1 extent
-/data/frozen: as it was, 1 extent
-/data/one: as it was, 1 extent
-/data/two: as it was, 1 extent
-/data/frozen: as it was, 1 extent
+/data/one: unchanged, 1 extent
+/data/two: unchanged, 1 extent
+/data/frozen: unchanged, 1 extent
+/data/one: unchanged, 1 extent
+/data/two: unchanged, 1 extent
+/data/frozen: unchanged, 1 extent
 /data/three: not pinned
 BOOTED
     echo "the list is held; what is wrong makes a service fail, and is in the journal"

@@ -207,6 +207,21 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
+    /// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
+    pub fn with_parent_pointers() -> Scratch {
+        require(&["xfs_db"]);
+        let mut scratch = Scratch::new(Kind::xfs());
+        scratch.unmount();
+        let xfs_db = |arguments: &[&str]| output(Command::new("xfs_db").args(arguments).arg(scratch.image()));
+        let features = xfs_db(&["-r", "-c", "sb 0", "-c", "print features_incompat"]);
+        let features = features.trim().strip_prefix("features_incompat = 0x").map(|hex| u32::from_str_radix(hex, 16));
+        let with_parents = features.expect("a number").expect("a number") | 0x80;
+        xfs_db(&["-x", "-c", "sb 0", "-c", &format!("write -d features_incompat {with_parents:#x}")]);
+        scratch.mount();
+        scratch
+    }
+
     /// Makes and mounts a filesystem: 512 MiB for XFS, 256 MiB for others.
     pub fn new(kind: impl Into<Kind>) -> Scratch {
         let kind = kind.into();

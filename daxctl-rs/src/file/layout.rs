@@ -86,6 +86,8 @@ pub enum Layout {
     Shared,
     /// Never written.
     Unwritten,
+    /// In other blocks than were recorded.
+    Moved,
     /// At no known place.
     Unknown,
     /// No blocks.

@@ -4,7 +4,7 @@
 //! A symbolic link in the last place is refused. One on the way is followed only where nobody could have put it there but
 //! root, or the caller. openat2(2) resolves names without links at once; the others are walked, one name at a time.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -64,6 +64,16 @@ pub(super) fn regular(path: &Path) -> Result<(File, Statx)> {
     reopen_regular(&find(path, false)?)
 }
 
+/// Opens a regular file by its name in a directory, where nothing is mounted on it.
+///
+/// # Errors
+/// Those of [`regular`]; `EXDEV` where something is.
+pub(super) fn regular_in(directory: BorrowedFd<'_>, name: &CStr) -> Result<(File, Statx)> {
+    let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_BENEATH;
+    let name = Path::new(OsStr::from_bytes(name.to_bytes()));
+    reopen_regular(&resolved(directory, name, false, resolve).map_err(of_open)?)
+}
+
 /// Opens a directory for reading.
 ///
 /// # Errors
@@ -95,9 +105,7 @@ fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
     let statx = statx::get(found)?;
     match kind(&statx) {
         S_IFREG => {}
-        S_IFLNK => {
-            return Err(Error::call("open", Errno::ELOOP).because("a symbolic link; name the file it leads to"));
-        }
+        S_IFLNK => return Err(Error::new(Status::Failed, "a symbolic link (not followed)")),
         S_IFDIR => return Err(Error::new(Status::Failed, "a directory, not a regular file")),
         _ => return Err(Error::new(Status::Failed, "not a regular file")),
     }

@@ -77,7 +77,7 @@ impl Overview {
         let layout = Layout::of(run.flags);
         let bytes = run_end.min(self.end).saturating_sub(run.logical);
         *match layout {
-            Layout::Written => &mut self.summary.written,
+            Layout::Written | Layout::Moved => &mut self.summary.written,
             Layout::Shared => &mut self.summary.shared,
             Layout::Unwritten => &mut self.summary.unwritten,
             Layout::Unknown | Layout::Hole => &mut self.summary.unknown,

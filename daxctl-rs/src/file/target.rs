@@ -1,5 +1,6 @@
 //! A file, opened once: everything is done through this descriptor, and its path serves for messages only.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -111,6 +112,15 @@ impl Target {
     /// Those of [`Target::open`].
     pub fn open_on(path: &Path, known: &Known) -> Result<Self> {
         Target::opened(path, open::regular(path)?, |file, statx| known.of(statx.device, file))
+    }
+
+    /// Opens a regular file by its name in a directory that is open, on the same mount. `path` is what messages call it.
+    ///
+    /// # Errors
+    /// Those of [`Target::open`]; `EXDEV` where something is mounted on it.
+    pub(crate) fn open_in(directory: impl AsFd, name: &CStr, path: &Path, known: &Known) -> Result<Self> {
+        let opened = open::regular_in(directory.as_fd(), name)?;
+        Target::opened(path, opened, |file, statx| known.of(statx.device, file))
     }
 
     /// Opens a regular file by its name below a root. `path` is what messages call it.

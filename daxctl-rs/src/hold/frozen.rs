@@ -215,7 +215,7 @@ impl<'a> Candidate<'a> {
 
     fn look_again(&mut self) -> Result<()> {
         probe(self.target)?;
-        self.found_as = survey::to_record(self.target, self.needs, None)?;
+        self.found_as = survey::to_record(self.target, self.needs, self.found_as.note.as_ref(), None)?;
         let survey = &self.found_as.survey;
         let drifted = self.found.is_some() && survey.state != crate::pin::state::State::NotHeld;
         if drifted || !survey.blockers.is_empty() {
@@ -284,7 +284,7 @@ impl<'a> Batch<'a, '_> {
 }
 
 fn interrupted() -> Error {
-    Error::new(Status::Failed, "interrupted; the file is as it was")
+    Error::interrupted("the file is unchanged")
 }
 
 /// Waits, at most so long. std::thread::sleep() panics where the kernel refuses clock_nanosleep(2), which would leave a

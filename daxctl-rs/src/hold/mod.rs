@@ -83,9 +83,10 @@ pub fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
 
 /// The record of a file as a survey found it.
 fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> Record {
-    let Recorded { survey, extents, map } = recorded;
+    let Recorded { survey, extents, map, note } = recorded;
     Record {
         needs,
+        note: note.clone(),
         added,
         identity: target.identity,
         uuid: target.filesystem.uuid,
@@ -105,7 +106,7 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
     let record = record(target, needs, wanted - recorded.survey.inode.xflags(), recorded);
     let size = record.size;
     let replaced = Replaced::read(target, needs.hold)?;
-    let stored = record.store(target, |limit| survey::keep(target, size, limit));
+    let stored = record.store(target, |limit| survey::keep(target, size, limit, recorded.note.as_ref()));
     let record = stored.map_err(|error| match error.errno {
         // What capget(2) tells is of one's own user namespace.
         Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+use crate::file::layout::Layout;
 use crate::file::map::{Joiner, Run};
+use crate::file::strip::Strip;
 use crate::listed::Listed;
 use crate::pin::record::{Digester, Kept, Position};
 use libdaxfile::fiemap::ExtentFlags;
@@ -189,6 +191,40 @@ fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Li
     changes
 }
 
+/// Draws a file of `end` bytes twice: as these runs were, and as the changes have left it.
+#[must_use]
+pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
+    let [mut before, mut after] = [Strip::new(end); 2];
+    let mut paint = |from: u64, to: u64, layout| {
+        before.paint(from, to, layout);
+        let mut at = from;
+        let first = changes.partition_point(|change| change.logical.saturating_add(change.length) <= from);
+        for change in changes[first..].iter().take_while(|change| change.logical < to) {
+            after.paint(at, change.logical, layout);
+            at = change.logical.saturating_add(change.length);
+        }
+        after.paint(at, to, layout);
+    };
+    let mut mapped_to = 0;
+    for run in was {
+        paint(mapped_to, run.logical, Layout::Hole);
+        if run.unwritten {
+            paint(run.logical, run.end(), Layout::Unwritten);
+        }
+        mapped_to = run.end();
+    }
+    paint(mapped_to, end, Layout::Hole);
+    for change in changes {
+        let layout = match change.now {
+            Place::Hole => Layout::Hole,
+            Place::Unwritten { .. } => Layout::Unwritten,
+            Place::Written { .. } | Place::Digest => Layout::Moved,
+        };
+        after.paint(change.logical, change.logical.saturating_add(change.length), layout);
+    }
+    [before, after]
+}
+
 /// What a comparison of maps found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Moved {
@@ -257,6 +293,25 @@ mod tests {
                 Change { logical: 30, length: 5, was: at(300), now: Place::Hole },
             ]
         );
+    }
+
+    #[test]
+    fn strips_show_what_was_and_what_is() {
+        let was = [run(0, 0, 16), Position { unwritten: true, ..run(24, 24, 8) }, run(32, 32, 32)];
+        let now = [run(0, 0, 8), run(8, 900, 8), run(16, 800, 16), run(32, 32, 16), run(56, 56, 8)];
+        let text = |strip: &Strip| -> String {
+            let sign = |layout: &Layout| match layout {
+                Layout::Written => '#',
+                Layout::Unwritten => 'u',
+                Layout::Moved => 'M',
+                Layout::Hole => '.',
+                other => panic!("{other:?}"),
+            };
+            strip.cells.iter().map(sign).collect()
+        };
+        let strips = strips(&was, &diff(&was, &now), 64);
+        assert_eq!(text(&strips[0]), "################........uuuuuuuu################################");
+        assert_eq!(text(&strips[1]), "########MMMMMMMMMMMMMMMMMMMMMMMM################........########");
     }
 
     #[test]

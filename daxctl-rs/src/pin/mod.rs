@@ -4,5 +4,6 @@ pub mod drift;
 pub mod guarded;
 pub mod manifest;
 pub mod record;
+pub mod search;
 pub mod state;
 pub mod survey;

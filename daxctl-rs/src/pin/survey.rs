@@ -15,7 +15,7 @@ use crate::file::target::{InodeState, Target};
 use crate::needs::{Allow, Hold, Needs};
 use crate::pin::drift::{Comparison, Moved};
 use crate::pin::guarded;
-use crate::pin::record::{self, Kept, LIMIT, Recorder, Stored};
+use crate::pin::record::{self, Kept, LIMIT, Note, Recorder, Stored};
 use crate::pin::state::{self, State};
 use crate::status::Status;
 use crate::system::{mounts, quotas};
@@ -70,6 +70,8 @@ pub struct Recorded {
     pub extents: u64,
     /// What is kept of them.
     pub map: Kept,
+    /// What is to be written about the pin.
+    pub note: Option<Note>,
 }
 
 /// Looks at a file; `visit` gets every run.
@@ -115,28 +117,28 @@ pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
     Ok(survey)
 }
 
-/// Looks at a file to record it.
+/// Looks at a file to record it, with a note.
 ///
 /// # Errors
 /// Those of [`with_sharers`].
-pub fn to_record(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Recorded> {
-    let recorded = record_as_it_is(target, needs, lease)?;
+pub fn to_record(target: &Target, needs: Needs, note: Option<&Note>, lease: Option<&Lease<'_>>) -> Result<Recorded> {
+    let recorded = record_as_it_is(target, needs, note, lease)?;
     if recorded.survey.shares() && target.filesystem.await_deletions(target)? {
-        return record_as_it_is(target, needs, lease);
+        return record_as_it_is(target, needs, note, lease);
     }
     Ok(recorded)
 }
 
-fn record_as_it_is(target: &Target, needs: Needs, lease: Option<&Lease<'_>>) -> Result<Recorded> {
+fn record_as_it_is(target: &Target, needs: Needs, note: Option<&Note>, lease: Option<&Lease<'_>>) -> Result<Recorded> {
     let inode = target.inode_state()?;
-    let mut recorder = Recorder::new(inode.statx.size, LIMIT);
+    let mut recorder = Recorder::new(inode.statx.size, LIMIT, note);
     let mut shared = Shared::new(target, needs);
     let survey = look(target, inode, needs, lease, None, |run| {
         recorder.push(run);
         shared.push(run);
     })?;
     let (extents, map) = recorder.finish();
-    Ok(Recorded { survey: shared.name_owners(survey)?, extents, map })
+    Ok(Recorded { survey: shared.name_owners(survey)?, extents, map, note: note.cloned() })
 }
 
 /// Who else has the blocks that others have, too.
@@ -216,12 +218,13 @@ fn look(
     Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, guard_unseen, stored })
 }
 
-/// What a record of at most `limit` bytes keeps of the map as it is now, for a file that was recorded with this size.
+/// What a record of at most `limit` bytes with this note keeps of the map as it is now, for a file that was recorded with
+/// this size.
 ///
 /// # Errors
 /// Those of reading the map.
-pub fn keep(target: &Target, size: u64, limit: usize) -> Result<Kept> {
-    let mut recorder = Recorder::new(size, limit);
+pub fn keep(target: &Target, size: u64, limit: usize, note: Option<&Note>) -> Result<Kept> {
+    let mut recorder = Recorder::new(size, limit, note);
     map::read(target, &target.inode_state()?, None, None, |run| recorder.push(&run))?;
     Ok(recorder.finish().1)
 }

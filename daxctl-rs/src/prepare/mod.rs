@@ -19,7 +19,6 @@ use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
-use crate::status::Status;
 
 /// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
 const UNSHARE_CHUNK: u64 = 64 << 20;
@@ -40,7 +39,7 @@ trait Permit {
 
 fn check_interrupt(progress: &dyn Progress) -> Result<()> {
     if progress.interrupted() {
-        return Err(Error::new(Status::Failed, "interrupted; what is done stays, and the contents are as they were"));
+        return Err(Error::interrupted("what is done stays, and the contents are unchanged"));
     }
     Ok(())
 }

@@ -1,15 +1,20 @@
 //! Reports as people read them, and as JSON.
 
+mod indented;
 pub(crate) mod progress;
+mod tally;
 mod text;
 
 use std::io::{BufWriter, ErrorKind, IsTerminal, Result, StdoutLock, Write};
 
 use daxfile::name::quote;
+use daxfile::pin::state::State;
 use daxfile::report::{FileReport, SCHEMA_VERSION};
 use daxfile::status::Status;
 
 use crate::cli::{Cli, Color, Verb};
+use indented::Indented;
+use tally::Tally;
 use text::text;
 
 /// How text is to look.
@@ -31,6 +36,8 @@ impl Verb {
             Verb::Alloc { .. } => "alloc",
             Verb::Check { .. } => "check",
             Verb::Completions { .. } => "completions",
+            Verb::List { .. } => "list",
+            Verb::Man { .. } => "man",
             Verb::Map { .. } => "map",
             Verb::Pin { .. } => "pin",
             Verb::Prepare { .. } => "prepare",
@@ -40,6 +47,32 @@ impl Verb {
             Verb::Verify { .. } => "verify",
         }
     }
+
+    /// Whether it takes lists of files.
+    pub(crate) fn takes_lists(&self) -> bool {
+        match self {
+            Verb::Check { .. }
+            | Verb::Pin { .. }
+            | Verb::Prepare { .. }
+            | Verb::Stat { .. }
+            | Verb::Unpin { .. }
+            | Verb::Verify { .. } => true,
+            Verb::Alloc { .. }
+            | Verb::Completions { .. }
+            | Verb::List { .. }
+            | Verb::Man { .. }
+            | Verb::Map { .. }
+            | Verb::Probe { .. } => false,
+        }
+    }
+}
+
+/// Whether a file is as it should be, as far as the verb tells.
+fn is_well(file: &FileReport) -> bool {
+    let state = file.pin.as_ref().map(|pin| pin.state);
+    // stat and list succeed when they could look, whatever they see.
+    file.exit_status == Status::Done
+        && (file.action.is_some() || !matches!(state, Some(state) if !matches!(state, State::Pinned | State::Unpinned)))
 }
 
 /// Prints reports as they come.
@@ -49,6 +82,7 @@ pub(crate) struct Printer<'a> {
     watched: bool,
     out: BufWriter<StdoutLock<'static>>,
     begun: bool,
+    tally: Tally,
     printed: Result<()>,
 }
 
@@ -71,28 +105,51 @@ impl<'a> Printer<'a> {
             },
             out: BufWriter::with_capacity(1 << 16, stdout.lock()),
             begun: false,
+            tally: Tally::default(),
             printed: Ok(()),
         }
     }
 
-    /// Prints one file's report to standard output, and what failed to standard error.
-    pub(crate) fn print(&mut self, file: &FileReport) {
+    /// Prints one file's report to standard output, and what failed to standard error. `alone` says that no other file
+    /// was named.
+    pub(crate) fn print(&mut self, file: &FileReport, alone: bool) {
+        self.tally.add(&self.cli.verb, file);
         if self.printed.is_ok() {
             self.printed = self.data(file);
         }
-        if let Some(error) = &file.error {
-            let name = quote(&file.path);
-            let _ = writeln!(std::io::stderr(), "daxfile {}: {name}: {}", self.cli.verb.name(), error.message);
+        // Those that an interrupt left are told of in one line at the end.
+        if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
+            self.say(&format!("{}: {}", quote(&file.path), error.message));
+        }
+        // What could not be looked at, but of no file that is listed.
+        if matches!(self.cli.verb, Verb::List { .. }) && file.pin.is_none() && !self.cli.common.json {
+            file.notes.iter().for_each(|note| self.say(&format!("{}: {note}", quote(&file.path))));
+        }
+    }
+
+    fn say(&self, what: &str) {
+        if self.cli.common.quiet < 2 {
+            let _ = writeln!(std::io::stderr(), "daxfile {}: {what}", self.cli.verb.name());
         }
     }
 
     fn data(&mut self, file: &FileReport) -> Result<()> {
         if self.cli.common.json {
             self.begin_json()?;
-            serde_json::to_writer(&mut self.out, file)?;
-            return Ok(());
+            return if self.watched {
+                write!(self.out, "\n    ")?;
+                serde_json::to_writer_pretty(Indented::new(&mut self.out), file).map_err(Into::into)
+            } else {
+                serde_json::to_writer(&mut self.out, file).map_err(Into::into)
+            };
         }
-        if !self.cli.common.quiet {
+        let wanted = match self.cli.common.quiet {
+            0 => true,
+            // What only failed is for standard error alone.
+            1 => !is_well(file) && (file.error.is_none() || file.blockers.is_some()),
+            _ => false,
+        };
+        if wanted {
             text(&self.cli.verb, file, self.style, &mut self.out)?;
         }
         // What a person watches should come in the order in which it happened.
@@ -101,9 +158,10 @@ impl<'a> Printer<'a> {
 
     fn begin_json(&mut self) -> Result<()> {
         let begun = std::mem::replace(&mut self.begun, true);
-        match begun {
-            true => write!(self.out, ","),
-            false => write!(self.out, r#"{{"schema_version":{SCHEMA_VERSION},"files":["#),
+        match (begun, self.watched) {
+            (true, _) => write!(self.out, ","),
+            (false, false) => write!(self.out, r#"{{"schema_version":{SCHEMA_VERSION},"files":["#),
+            (false, true) => write!(self.out, "{{\n  \"schema_version\": {SCHEMA_VERSION},\n  \"files\": ["),
         }
     }
 
@@ -112,11 +170,39 @@ impl<'a> Printer<'a> {
         self.printed.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
     }
 
-    /// Ends what was printed. An error says that not all of it came through.
-    pub(crate) fn finish(mut self, status: Status) -> Result<()> {
-        self.printed?;
-        if self.cli.common.json && self.begun {
-            writeln!(self.out, r#"],"exit_status":{}}}"#, status as u8)?;
+    /// Ends what was printed, of so many files that were named. An error says that not all of it came through.
+    pub(crate) fn finish(mut self, status: Status, named: usize, signal: Option<i32>) -> Result<()> {
+        let files = self.tally.files();
+        if signal.is_some() && named > 1 {
+            let done = if files > 0 { format!(" ({})", self.tally) } else { String::new() };
+            let (verb, rest) = (&self.cli.verb, named.saturating_sub(files));
+            let left = match verb {
+                Verb::Pin { .. } | Verb::Unpin { .. } => format!("; the other {rest} are unchanged"),
+                Verb::Prepare { .. } => format!("; the other {rest} have their contents unchanged"),
+                _ => String::new(),
+            };
+            self.say(&format!("interrupted: {files} of {named} files done{done}{left}"));
+        }
+        std::mem::replace(&mut self.printed, Ok(()))?;
+        match &self.cli.verb {
+            Verb::Completions { .. } | Verb::Man { .. } => {}
+            _ if self.cli.common.json => {
+                if !self.begun {
+                    self.begin_json()?;
+                }
+                let status = signal.map_or(status as i32, |signal| 128 + signal);
+                match self.watched {
+                    false => writeln!(self.out, r#"],"exit_status":{status}}}"#)?,
+                    true => writeln!(self.out, "\n  ],\n  \"exit_status\": {status}\n}}")?,
+                }
+            }
+            Verb::List { null: true, .. } => {}
+            verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 => {
+                if verb.takes_lists() || matches!(verb, Verb::List { .. }) {
+                    writeln!(self.out, "{files} files: {}", self.tally)?;
+                }
+            }
+            _ => {}
         }
         self.out.flush()
     }

@@ -4,30 +4,44 @@ use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use daxfile::progress::{Progress, Unit};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Work that is over sooner shows nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often the time that has passed is drawn anew.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How long what only looks may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Shows progress on a terminal, and remembers signals.
 pub(crate) struct Meter {
     visible: bool,
-    bar: RefCell<Option<(Instant, ProgressBar)>>,
-    done: Cell<u64>,
+    shown: RefCell<Option<Shown>>,
     signal: Arc<AtomicUsize>,
     stopped: Cell<bool>,
+}
+
+/// A bar, and who makes it visible if the work lasts.
+struct Shown {
+    bar: ProgressBar,
+    over: Sender<()>,
+    waiting: Option<JoinHandle<()>>,
 }
 
 impl Meter {
     pub(crate) fn new(wanted: bool) -> Self {
         Meter {
             visible: wanted && std::io::stderr().is_terminal(),
-            bar: RefCell::new(None),
-            done: Cell::new(0),
+            shown: RefCell::new(None),
             signal: Arc::new(AtomicUsize::new(0)),
             stopped: Cell::new(false),
         }
@@ -36,18 +50,31 @@ impl Meter {
     /// From now on signals interrupt the work instead of ending the program in the middle of it. Those that nohup(1), or
     /// a shell without job control, had it ignore stay ignored.
     pub(crate) fn catch_signals(&self) -> std::io::Result<()> {
-        let ignored = ignored_signals();
-        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
+        for signal in heeded_signals() {
             let number = usize::try_from(signal).unwrap_or_default();
             signal_hook::flag::register_usize(signal, Arc::clone(&self.signal), number)?;
         }
         Ok(())
     }
 
+    /// The same for work that leaves nothing behind, which ends all the same if it does not stop soon: a device may hang.
+    pub(crate) fn catch_signals_briefly(&self) -> std::io::Result<()> {
+        let mut signals = Signals::new(heeded_signals())?;
+        let seen = Arc::clone(&self.signal);
+        let wait = move || {
+            if let Some(signal) = signals.forever().next() {
+                seen.store(usize::try_from(signal).unwrap_or_default(), Ordering::Relaxed);
+                thread::sleep(GRACE);
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        };
+        thread::Builder::new().spawn(wait).map(drop)
+    }
+
     /// Prints something while no bar is in the way.
     pub(crate) fn aside(&self, print: impl FnOnce()) {
-        match &*self.bar.borrow() {
-            Some((_, bar)) => bar.suspend(print),
+        match &*self.shown.borrow() {
+            Some(shown) => shown.bar.suspend(print),
             None => print(),
         }
     }
@@ -61,6 +88,11 @@ impl Meter {
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
     }
+}
+
+fn heeded_signals() -> impl Iterator<Item = i32> {
+    let ignored = ignored_signals();
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |signal| ignored >> (signal - 1) & 1 == 0)
 }
 
 /// The signals that are ignored, as proc_pid_status(5) tells them; sigaction(2) would take `unsafe`.
@@ -78,27 +110,38 @@ impl Progress for Meter {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = match unit {
             Unit::Bytes => "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
-            Unit::Files => "{wide_bar} {pos} of {len} files, {eta} left",
+            // Nobody knows how far one file is.
+            Unit::Files if total < 2 => "{spinner} {elapsed}",
+            Unit::Files => "{spinner} {wide_bar} {pos} of {len} files, {elapsed}, {eta} left",
+            Unit::Found => "{spinner} {elapsed}, {pos} found",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        self.done.set(0);
-        self.bar.replace(Some((Instant::now(), bar)));
+        let (over, waits) = channel();
+        let later = bar.clone();
+        let show = move || {
+            if waits.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                later.set_draw_target(ProgressDrawTarget::stderr());
+                later.enable_steady_tick(TICK);
+            }
+        };
+        let waiting = thread::Builder::new().spawn(show).ok();
+        self.shown.replace(Some(Shown { bar, over, waiting }));
     }
 
     fn advance(&self, units: u64) {
-        if let Some((begun, bar)) = &*self.bar.borrow() {
-            self.done.set(self.done.get() + units);
-            if bar.is_hidden() && begun.elapsed() > PATIENCE {
-                bar.set_draw_target(ProgressDrawTarget::stderr());
-            }
-            bar.set_position(self.done.get());
+        if let Some(shown) = &*self.shown.borrow() {
+            shown.bar.inc(units);
         }
     }
 
     fn end(&self) {
-        if let Some((_, bar)) = self.bar.take() {
+        if let Some(Shown { bar, over, waiting }) = self.shown.take() {
+            drop(over);
+            if let Some(waiting) = waiting {
+                let _ = waiting.join();
+            }
             bar.finish_and_clear();
         }
     }

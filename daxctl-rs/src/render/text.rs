@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{Result, Write};
 use std::iter::repeat;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anstyle::{AnsiColor, Style as Ansi};
@@ -40,7 +41,8 @@ pub(super) fn text(verb: &Verb, file: &FileReport, style: Style, out: &mut impl 
     match verb {
         Verb::Stat { .. } => page.stat(file),
         Verb::Check { .. } => page.check(file),
-        Verb::Completions { .. } => Ok(()),
+        Verb::Completions { .. } | Verb::Man { .. } => Ok(()),
+        Verb::List { null, .. } => page.list_line(file, *null),
         Verb::Map { .. } => page.mapping(file),
         Verb::Probe { .. } => page.probe(file),
         Verb::Verify { against: Some(_), .. } => page.verify_against(file),
@@ -85,7 +87,7 @@ impl<W: Write> Page<'_, W> {
     }
 
     /// The same, folded after commas only.
-    fn list(&mut self, title: &str, text: &str) -> Result<()> {
+    fn series(&mut self, title: &str, text: &str) -> Result<()> {
         self.folded(title, text, WordSeparator::Custom(|text| Box::new(text.split_inclusive(", ").map(Word::from))))
     }
 
@@ -117,14 +119,14 @@ impl<W: Write> Page<'_, W> {
         if !blockers.is_empty() {
             let says = self.bad(if matches!(verb, Verb::Alloc { .. }) { "not created" } else { "refused" });
             self.headline(file, &says)?;
-            return self.blockers(blockers);
+            return self.blockers(file);
         }
         let hold = file.pin.as_ref().and_then(|pin| pin.hold).map_or("", |hold| hold.name());
         let says = match file.action {
             None => return self.notes(file),
             Some(Action::Created) => {
-                let written = file.map.as_ref().map_or(0, |map| map.summary.written);
-                format!("created, {} in {}", self.size(written), count_of(file))
+                let size = file.file.as_ref().map_or(0, |facts| facts.size);
+                format!("created, {} in {}", self.size(size), count_of(file))
             }
             Some(Action::WouldCreate) => "would be created".into(),
             Some(Action::Pinned) => format!("pinned ({hold}), {}", count_of(file)),
@@ -213,22 +215,23 @@ impl<W: Write> Page<'_, W> {
                 let says = format!("{says}, {}", count_of(file));
                 self.headline(file, &says)?;
             }
-            Some(blockers) => {
+            Some(_) => {
                 let says = self.bad("not pinnable");
                 self.headline(file, &says)?;
-                self.blockers(blockers)?;
+                self.blockers(file)?;
             }
         }
         self.notes(file)
     }
 
-    fn blockers(&mut self, blockers: &[Blocker]) -> Result<()> {
-        for blocker in blockers {
+    fn blockers(&mut self, file: &FileReport) -> Result<()> {
+        let size = file.file.as_ref().map_or(u64::MAX, |facts| facts.size);
+        for blocker in file.blockers.as_deref().unwrap_or_default() {
             let kind = self.bad(blocker.kind.name());
             self.row("  ", &format!("{kind}: {}", blocker.detail))?;
             if !blocker.ranges.is_empty() {
-                let ranges = self.ranges(blocker);
-                self.list("    where:  ", &ranges)?;
+                let ranges = self.ranges(blocker, size);
+                self.series("    where:  ", &ranges)?;
             }
             if let Some(sharers) = &blocker.sharers {
                 let sharers: Vec<_> = sharers.iter().map(name_sharer).collect();
@@ -237,7 +240,7 @@ impl<W: Write> Page<'_, W> {
                     0 => String::new(),
                     more => format!(", … {more} more (-v)"),
                 };
-                self.list("    with:   ", &format!("{}{more}", sharers[..shown].join(", ")))?;
+                self.series("    with:   ", &format!("{}{more}", sharers[..shown].join(", ")))?;
             }
             // Not folded: it may be a command, to be copied.
             writeln!(self.out, "    remedy: {}", blocker.remedy)?;
@@ -245,13 +248,18 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    /// Lengths for people; offsets exact, for they are what other programs are given.
-    fn ranges(&self, blocker: &Blocker) -> String {
+    /// Lengths for people, of what is in the file: the last block may reach past its end. Offsets are exact, for they are
+    /// what other programs are given.
+    fn ranges(&self, blocker: &Blocker, size: u64) -> String {
+        let within = |range: &Range| {
+            let end = range.logical.saturating_add(range.length);
+            if range.logical < size { end.min(size) - range.logical } else { range.length }
+        };
         let ranges = &blocker.ranges;
         let shown = if self.style.verbose { ranges.len() } else { SHOWN };
         let one = |range: &Range| {
             let off = range.off.map_or(String::new(), |off| format!(" (off by {})", self.size(off)));
-            format!("{} at {}{off}", self.size(range.length), range.logical)
+            format!("{} at {}{off}", self.size(within(range)), range.logical)
         };
         let mut text: Vec<_> = ranges.iter().take(shown).map(one).collect();
         let total = blocker.range_count.unwrap_or(ranges.len() as u64);
@@ -259,7 +267,10 @@ impl<W: Write> Page<'_, W> {
         let text = text.join(", ");
         match total {
             1 => text,
-            many => format!("{} in {many} ranges: {text}", self.size(blocker.bytes)),
+            many => {
+                let bytes = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(within(range)));
+                format!("{} in {many} ranges: {text}", self.size(bytes))
+            }
         }
     }
 
@@ -364,6 +375,7 @@ impl<W: Write> Page<'_, W> {
                 // Yellow and cyan are too pale on white, blue is too dark on black.
                 Layout::Unwritten => (b'u', AnsiColor::Magenta),
                 Layout::Shared => (b's', AnsiColor::Magenta),
+                Layout::Moved => (b'M', AnsiColor::Red),
                 Layout::Unknown => (b'?', AnsiColor::Red),
                 Layout::Hole => (b'.', AnsiColor::Red),
             };
@@ -382,25 +394,59 @@ impl<W: Write> Page<'_, W> {
             _ => self.bad(name(pin.state)),
         };
         write!(self.out, "  pin      {state}")?;
-        let whole_second = |time| Time { nanoseconds: 0, ..time };
-        if let (Some(hold), Some(time)) = (pin.hold, pin.pinned_at.map(whole_second).and_then(format_time)) {
+        if let (Some(hold), Some(time)) = (pin.hold, pin.pinned_at.and_then(to_the_second)) {
             write!(self.out, " ({}, recorded {time})", hold.name())?;
         }
         if pin.shared_since > 0 {
             write!(self.out, ", {} shared since", self.size(pin.shared_since))?;
         }
-        writeln!(self.out)
+        writeln!(self.out)?;
+        let mut options = Vec::new();
+        options.extend(pin.align.map(|align| format!("--align {}", self.size(align))));
+        options.extend(pin.max_extents.map(|most| format!("--max-extents {most}")));
+        options.extend((!pin.allowed.is_empty()).then(|| format!("--allow {}", pin.allowed.join(","))));
+        options.extend((pin.dax == Some(true)).then(|| "--dax".to_owned()));
+        if !options.is_empty() {
+            self.series("  options  ", &options.join(", "))?;
+        }
+        match &pin.note {
+            Some(note) => self.row("  note     ", &quote(Path::new(note))),
+            None => Ok(()),
+        }
+    }
+
+    /// One line a file, so that lists can be searched and sorted.
+    fn list_line(&mut self, file: &FileReport, null: bool) -> Result<()> {
+        let Some(pin) = &file.pin else { return Ok(()) };
+        if null {
+            self.out.write_all(file.path.as_os_str().as_bytes())?;
+            return self.out.write_all(b"\0");
+        }
+        let state = format!("{:<14}", name(pin.state));
+        let state = if pin.state == State::Pinned { self.good(&state) } else { self.bad(&state) };
+        let hold = pin.hold.map_or("-", |hold| hold.name());
+        let since = pin.pinned_at.and_then(to_the_second).unwrap_or_else(|| "-".into());
+        write!(self.out, "{state} {hold:<8} {since:<20}  {}", quote(&file.path))?;
+        if let Some(note) = &pin.note {
+            write!(self.out, "  {}", quote(Path::new(note)))?;
+        }
+        writeln!(self.out)?;
+        self.notes(file)
     }
 
     fn verify(&mut self, file: &FileReport) -> Result<()> {
+        if file.gone {
+            let says = self.bad("gone");
+            return self.headline(file, &says);
+        }
         let (Some(facts), Some(pin)) = (&file.file, &file.pin) else { return Ok(()) };
         let says = match pin.state {
-            _ if file.exit_status == Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)).into(),
-            // Only --strict says no to a file that is as it was.
+            _ if file.exit_status == Status::Done => format!("{}, {}", self.good("unchanged"), count_of(file)).into(),
+            // Only --strict says no to a file that is unchanged.
             State::Pinned => self.bad("shared"),
             state => self.bad(name(state)),
         };
-        self.headline(file, &says)?;
+        self.headline(file, &format!("{says}{}", noted(pin)))?;
         if let Some(was) = pin.size_was {
             writeln!(self.out, "  size: {was} -> {}", facts.size)?;
         }
@@ -413,7 +459,8 @@ impl<W: Write> Page<'_, W> {
 
     fn verify_against(&mut self, file: &FileReport) -> Result<()> {
         let says = match file.exit_status {
-            Status::Done => format!("{}, {}", self.good("as it was"), count_of(file)).into(),
+            Status::Done => format!("{}, {}", self.good("unchanged"), count_of(file)).into(),
+            Status::No if file.gone => self.bad("gone"),
             Status::No => self.bad("differs"),
             _ => return Ok(()),
         };
@@ -427,6 +474,13 @@ impl<W: Write> Page<'_, W> {
         let changes = file.changes.as_deref().unwrap_or_default();
         if changes.is_empty() {
             return Ok(());
+        }
+        if let Some([was, now]) = &file.strips {
+            for (title, strip) in [("  was  [", was), ("  now  [", now)] {
+                write!(self.out, "{title}")?;
+                self.strip(strip)?;
+                writeln!(self.out, "]")?;
+            }
         }
         let shown = if self.style.verbose { changes.len() } else { ROWS };
         let mut table = Table::new();
@@ -508,8 +562,25 @@ fn describe(place: Place) -> String {
 }
 
 /// A state as people are told it; to them, "unpinned" is what unpin has just done.
-fn name(state: State) -> &'static str {
-    if state == State::Unpinned { "not pinned" } else { state.name() }
+pub(super) fn name(state: State) -> &'static str {
+    match state {
+        State::Pinned => "pinned",
+        State::Drifted => "drifted",
+        State::WriterInside => "writer inside",
+        State::NotHeld => "not held",
+        State::Unpinned => "not pinned",
+        State::ForeignRecord => "foreign record",
+        State::BadRecord => "bad record",
+    }
+}
+
+fn to_the_second(time: Time) -> Option<String> {
+    format_time(Time { nanoseconds: 0, ..time })
+}
+
+/// What was written about the pin, as a line can end.
+fn noted(pin: &PinFacts) -> String {
+    pin.note.as_ref().map_or(String::new(), |note| format!(", {}", quote(Path::new(note))))
 }
 
 /// The number of its extents, in words.

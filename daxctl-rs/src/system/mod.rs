@@ -7,3 +7,4 @@ pub(crate) mod locks;
 pub mod mounts;
 pub(crate) mod quotas;
 pub(crate) mod swaps;
+pub(crate) mod walk;

@@ -20,6 +20,9 @@ pub struct Mount {
     pub source: PathBuf,
     /// The mount's own options, then the filesystem's.
     pub options: Vec<String>,
+    /// Whether all of the filesystem is mounted there, not only a directory of it.
+    #[serde(skip)]
+    pub whole: bool,
 }
 
 impl Mount {
@@ -36,7 +39,8 @@ impl Mount {
             let (mount, filesystem) = line.split_at(line.windows(3).position(|separator| separator == b" - ")?);
             let mut mount = mount.split(|&byte| byte == b' ');
             let here = mount.next() == Some(number.as_bytes());
-            let point = mount.nth(3).filter(|_| here)?;
+            let root = mount.nth(2).filter(|_| here)?;
+            let point = mount.next()?;
             let own = mount.next()?;
             let mut filesystem = filesystem.split(|&byte| byte == b' ').skip(3);
             let (source, options) = (filesystem.next()?, filesystem.next()?);
@@ -47,7 +51,12 @@ impl Mount {
                     all.push(option);
                 }
             }
-            Some(Mount { point: unescape(point).into(), source: unescape(source).into(), options: all })
+            Some(Mount {
+                point: unescape(point).into(),
+                source: unescape(source).into(),
+                options: all,
+                whole: root == b"/",
+            })
         };
         Ok(mountinfo()?.split(|&byte| byte == b'\n').find_map(of_line))
     }

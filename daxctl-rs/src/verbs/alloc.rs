@@ -175,7 +175,7 @@ fn write_zeros(target: &Target, bytes: u64, progress: &dyn Progress) -> Result<(
 
 fn stop_if_interrupted(progress: &dyn Progress) -> Result<()> {
     if progress.interrupted() {
-        return Err(Error::new(Status::Failed, "interrupted; no file was made"));
+        return Err(Error::interrupted("no file was made"));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -16,6 +17,9 @@ use crate::system::filesystem::Known;
 /// the memory that their reports take.
 const TOGETHER: usize = 128;
 
+/// Batches that a thread gets at least, so that none has the slow files alone.
+const TURNS: usize = 4;
+
 /// Looks at every file, at several at a time. Only for what takes no lock: a file may be named twice.
 pub(super) fn look_at_each(
     paths: &[PathBuf],
@@ -23,23 +27,44 @@ pub(super) fn look_at_each(
     sink: &mut Sink<'_>,
     look: impl Fn(&Target, &mut FileReport) -> Result<()> + Sync,
 ) -> Status {
-    let [_, _, ..] = paths else { return each(paths, progress, sink, look) };
-    let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
-        let known = Known::default();
-        let look = |path: &PathBuf| report(path, Target::open_on(path, &known), |target, report| look(&target, report));
-        paths.iter().map(look).collect()
-    };
-    let look_together = &look_together;
-    let batches = paths.len().div_ceil(TOGETHER);
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(batches);
+    try_each(paths, progress, sink, |target, report| look(&target?, report))
+}
+
+/// The same where a file that cannot be opened is of interest, too.
+pub(super) fn try_each(
+    paths: &[PathBuf],
+    progress: &dyn Progress,
+    sink: &mut Sink<'_>,
+    look: impl Fn(Result<Target>, &mut FileReport) -> Result<()> + Sync,
+) -> Status {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(paths.len());
+    let together = (paths.len() / (threads.max(1) * TURNS)).clamp(1, TOGETHER);
     let mut status = Status::Done;
     progress.begin(paths.len() as u64, Unit::Files);
+    if threads <= 1 {
+        for path in paths.iter().take_while(|_| !progress.interrupted()) {
+            let report = attempt(path, |report| look(Target::open(path), report));
+            progress.advance(1);
+            status = status.max(tell(report, sink));
+        }
+        progress.end();
+        return status;
+    }
+    let (look, stop) = (&look, &AtomicBool::new(false));
     thread::scope(|scope| {
         // Each thread takes every n-th batch. Taken from them in turn, the reports are in order, and no thread gets far ahead.
         let reports = (0..threads).map(|first| {
             let (sender, receiver) = sync_channel(1);
-            let batches = paths.chunks(TOGETHER).skip(first).step_by(threads);
-            scope.spawn(move || batches.map(look_together).try_for_each(|reports| sender.send(reports)));
+            scope.spawn(move || {
+                let known = Known::default();
+                let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
+                    let paths = paths.iter().take_while(|_| !stop.load(Ordering::Relaxed));
+                    let look = |path: &PathBuf| attempt(path, |report| look(Target::open_on(path, &known), report));
+                    paths.map(look).collect()
+                };
+                let mut batches = paths.chunks(together).skip(first).step_by(threads).map(look_together);
+                batches.try_for_each(|reports| sender.send(reports))
+            });
             receiver
         });
         let reports: Vec<_> = reports.collect();
@@ -49,6 +74,10 @@ pub(super) fn look_at_each(
         {
             progress.advance(reports.len() as u64);
             status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
+            if progress.interrupted() {
+                stop.store(true, Ordering::Relaxed);
+                break;
+            }
         }
     });
     progress.end();
@@ -112,8 +141,12 @@ pub(super) fn report(
     target: Result<Target>,
     act: impl FnOnce(Target, &mut FileReport) -> Result<()>,
 ) -> FileReport {
+    attempt(path, |report| act(target?, report))
+}
+
+fn attempt(path: &Path, act: impl FnOnce(&mut FileReport) -> Result<()>) -> FileReport {
     let mut report = FileReport::new(path);
-    if let Err(error) = target.and_then(|target| act(target, &mut report)) {
+    if let Err(error) = act(&mut report) {
         report.fail(&error);
     }
     report

@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod check;
 mod each;
 mod judge;
+pub mod list;
 pub mod map;
 pub mod pin;
 pub mod prepare;

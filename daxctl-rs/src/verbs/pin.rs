@@ -14,7 +14,7 @@ use crate::file::target::Target;
 use crate::hold::frozen::{self, Candidate};
 use crate::hold::{self, none, writable};
 use crate::needs::{Hold, Needs};
-use crate::pin::record::{self, Record, Stored};
+use crate::pin::record::{self, Note, Record, Stored};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded};
 use crate::progress::Progress;
@@ -23,12 +23,14 @@ use crate::status::Status;
 use crate::system::filesystem::Known;
 
 /// How `pin` goes about it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// What the map must be like.
     pub needs: Needs,
     /// A file that has its own record is pinned as that says instead.
     pub as_recorded: bool,
+    /// What is written about the pin.
+    pub note: Option<Note>,
     /// How long open writers are waited for.
     pub wait: Duration,
     /// Only report what would be done.
@@ -158,10 +160,15 @@ fn look(
         Hold::None => Lease::take(target, Kind::Read).ok(),
         Hold::Frozen | Hold::Writable => None,
     };
-    let surveyed = survey::to_record(target, needs, lease.as_ref());
+    let surveyed = survey::to_record(target, needs, options.note.as_ref(), lease.as_ref());
     let recorded = judge::or_unsupported(target, surveyed, report)?;
     let survey = &recorded.survey;
     judge::judge(target, &needs, survey, report)?;
+    if let (Stored::Own(record), Some(_)) = (&survey.stored, &options.note)
+        && record.note != options.note
+    {
+        return Err(Error::new(Status::No, "already pinned with another note: unpin first"));
+    }
     // Not before: of a file in use, too, all that stands against pinning is told.
     probed?;
     if report.exit_status != Status::Done {

@@ -31,9 +31,8 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
         report.notes.push(unsure.message);
     }
     report.extents = runs;
+    report.compare(&survey);
+    report.changes = report.changes.take().filter(|changes| !changes.is_empty());
     report.blockers = Some(survey.blockers);
-    if let Some(moved) = survey.moved.filter(|moved| !moved.changes.is_empty()) {
-        report.differ(&moved);
-    }
     Ok(())
 }

@@ -20,20 +20,26 @@ use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
-/// Compares each file with its own record. With `strict`, blocks shared since count as drift.
+/// Compares each file with its own record. One that is gone is drift. With `strict`, blocks shared since count as drift.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::look_at_each(paths, progress, sink, |target, report| {
-        let mut survey = survey::of_opened(target, Needs::default(), |_| ())?;
-        hold::look_inside(target, &mut survey)?;
-        report.describe(target, &survey);
-        judge(target, &survey, strict, report)
+    each::try_each(paths, progress, sink, |target, report| {
+        let target = match target {
+            // It was to be there.
+            Err(error) if gone(&error) => {
+                report.lose();
+                return Ok(());
+            }
+            target => target?,
+        };
+        let mut survey = survey::of_opened(&target, Needs::default(), |_| ())?;
+        hold::look_inside(&target, &mut survey)?;
+        report.describe(&target, &survey);
+        judge(&target, &survey, strict, report)
     })
 }
 
 fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
-    if let Some(moved) = &survey.moved {
-        report.differ(moved);
-    }
+    report.compare(survey);
     survey.require_certainty()?;
     let say = match (&survey.state, &survey.stored) {
         (State::Pinned, _) => None,
@@ -133,7 +139,7 @@ fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
         (Err(error), _) => Err(error),
         (Ok(_), Err(error)) if gone(&error) => {
             report.notes.push("in the manifest, but there is no such file".into());
-            report.raise(Status::No);
+            report.lose();
             Ok(())
         }
         (Ok(_), Err(error)) => Err(error),

@@ -496,6 +496,21 @@ pub(super) fn disarm(target: &Target) -> Result<()> {
     take_away()
 }
 
+/// The inode numbers of a filesystem's files that are under the guard.
+pub(super) fn inodes(uuid: [u8; 16]) -> Result<Vec<u64>> {
+    let files = HashMap::<_, Key, u32>::try_from(Map::HashMap(map(FILES)?)).map_err(|error| failed(&error))?;
+    let mut inodes = Vec::new();
+    for key in files.keys() {
+        let key = key.map_err(|error| failed(&error))?;
+        if let Some((filesystem, number)) = key.split_last_chunk::<8>()
+            && filesystem == uuid
+        {
+            inodes.push(u64::from_ne_bytes(*number));
+        }
+    }
+    Ok(inodes)
+}
+
 fn take_away() -> Result<()> {
     for (path, _) in directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")? {
         remove_all(&path)?;

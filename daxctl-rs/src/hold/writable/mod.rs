@@ -23,7 +23,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::xattr;
 
 use super::Replaced;
-use crate::error::{Error, Result};
+use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
 use crate::needs::Needs;
 use crate::pin::guarded;
@@ -84,6 +84,21 @@ impl Lack {
         let alternatives = "--hold frozen holds the map without it, --hold none only records it";
         Error::new(self.part.status(), format!("hold writable: {}; {alternatives}", self.message))
     }
+}
+
+/// The inode numbers of a filesystem's files that are under the guard, in ascending order.
+///
+/// # Errors
+/// Where that cannot be told: without privileges, or by a build without the guard while there may be one.
+pub fn inodes(uuid: Option<[u8; 16]>) -> Result<Vec<u64>> {
+    let Some(uuid) = uuid else { return Ok(Vec::new()) };
+    match std::fs::symlink_metadata(guarded::PINS) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        there => there.named("stat(/sys/fs/bpf/daxfile)")?,
+    };
+    let mut inodes = guard::inodes(uuid)?;
+    inodes.sort_unstable();
+    Ok(inodes)
 }
 
 /// What keeps this process from holding any file so.

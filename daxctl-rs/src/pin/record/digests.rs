@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::format::{CHECKSUM, DIGEST, HEAD, Kept, MIN_SPAN, Position, RUN};
+use super::format::{CHECKSUM, DIGEST, HEAD, Kept, MIN_SPAN, Note, Position, RUN};
 use crate::file::map::{Joiner, Run};
 
 /// Digests a map span by span.
@@ -69,14 +69,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records a file of so many bytes in a record of at most `limit` bytes.
+    /// Records a file of `size` bytes in a record of at most `limit` bytes, of which the note takes its part.
     #[must_use]
-    pub fn new(size: u64, limit: usize) -> Self {
-        let spans = (limit - HEAD - CHECKSUM - 8) / DIGEST;
+    pub fn new(size: u64, limit: usize, note: Option<&Note>) -> Self {
+        let room = limit - HEAD - CHECKSUM - Note::room(note);
+        let spans = (room - 8) / DIGEST;
         let span = size.div_ceil(spans as u64).next_power_of_two().max(MIN_SPAN);
         Recorder {
             joiner: Joiner::by_position(),
-            room: (limit - HEAD - CHECKSUM) / RUN,
+            room: room / RUN,
             runs: Vec::new(),
             extents: 0,
             digester: Digester::new(size, span),

@@ -6,7 +6,7 @@
 //! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 7 | `daxfile` |
-//! | 7 | 1 | version: 1 |
+//! | 7 | 1 | version: 1 without a note, 2 with one |
 //! | 8 | 1 | hold: 0 frozen, 1 none, 2 writable |
 //! | 9 | 1 | allowed: 1 hole, 2 unwritten, 4 shared, 8 empty |
 //! | 10 | 1 | form of the map: 0 runs, 1 digests |
@@ -21,9 +21,12 @@
 //! | 76 | 8 | `--align`, or 0 |
 //! | 84 | 8 | `--max-extents`, or 0 |
 //! | 92 | 8 | number of runs |
-//! | 100 | | runs, each logical (8), physical (8), length (8), 1 if unwritten else 0 (1); or |
-//! | 100 | | length of a span (8), and for each span of the file the first 16 bytes of a SHA-256 over its runs |
+//! | 100 | | version 2 only: length of the note (2), the note in UTF-8 |
+//! | then | | runs, each logical (8), physical (8), length (8), 1 if unwritten else 0 (1); or |
+//! | then | | length of a span (8), and for each span of the file the first 16 bytes of a SHA-256 over its runs |
 //! | end - 8 | 8 | the first 8 bytes of the SHA-256 of all before |
+//!
+//! A daxfile that knows version 1 alone reads every record but those with a note, and leaves these alone.
 //!
 //! A span's digest is over the runs that touch it, cut to it, in the form in which runs are kept. Spans are powers of
 //! two, at least 1 MiB; runs that begin past the last span count to it.
@@ -45,6 +48,7 @@ pub(super) const TIGHT_LIMIT: usize = 800;
 
 const MAGIC: &[u8; 7] = b"daxfile";
 const VERSION: u8 = 1;
+const VERSION_WITH_NOTE: u8 = 2;
 pub(super) const HEAD: usize = 100;
 pub(super) const RUN: usize = 25;
 pub(super) const DIGEST: usize = 16;
@@ -90,6 +94,39 @@ impl Position {
     }
 }
 
+/// What an administrator wrote about a pin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note(String);
+
+impl Note {
+    /// Most bytes of a note.
+    pub const LIMIT: usize = 256;
+
+    /// A note is text of 1 to [`Note::LIMIT`] bytes, with any characters in it.
+    ///
+    /// # Errors
+    /// That it is empty, or how long it is.
+    pub fn new(text: impl Into<String>) -> std::result::Result<Self, String> {
+        let text = text.into();
+        match text.len() {
+            0 => Err("an empty note".into()),
+            1..=Note::LIMIT => Ok(Note(text)),
+            length => Err(format!("{length} bytes, and a note has {} at most", Note::LIMIT)),
+        }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Bytes that it takes in a record.
+    pub(super) fn room(note: Option<&Note>) -> usize {
+        note.map_or(0, |note| 2 + note.0.len())
+    }
+}
+
 /// What is kept of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
@@ -109,6 +146,8 @@ pub enum Kept {
 pub struct Record {
     /// The options it was pinned with.
     pub needs: Needs,
+    /// What was written about it.
+    pub note: Option<Note>,
     /// The flags that the pin added, and unpinning takes away.
     pub added: Xflags,
     /// Which file it was.
@@ -139,7 +178,8 @@ impl Record {
             Hold::Writable => 2,
         };
         let form = matches!(self.map, Kept::Digests { .. });
-        bytes.extend([VERSION, hold, self.needs.allow.bits(), form.into(), self.needs.dax.into()]);
+        let version = if self.note.is_some() { VERSION_WITH_NOTE } else { VERSION };
+        bytes.extend([version, hold, self.needs.allow.bits(), form.into(), self.needs.dax.into()]);
         bytes.extend(self.added.bits().to_le_bytes());
         bytes.extend(self.identity.inode.to_le_bytes());
         bytes.extend(self.identity.generation.to_le_bytes());
@@ -152,6 +192,10 @@ impl Record {
         bytes.extend(self.needs.align.unwrap_or(0).to_le_bytes());
         bytes.extend(self.needs.max_extents.unwrap_or(0).to_le_bytes());
         bytes.extend(self.extents.to_le_bytes());
+        if let Some(note) = &self.note {
+            bytes.extend(u16::try_from(note.0.len()).unwrap_or(u16::MAX).to_le_bytes());
+            bytes.extend(note.0.as_bytes());
+        }
         match &self.map {
             Kept::Runs(runs) => bytes.extend(runs.iter().flat_map(Position::encode)),
             Kept::Digests { span, digests } => {
@@ -170,11 +214,12 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> std::result::Result<Record, Undecodable> {
         let bad = Undecodable::Bad;
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(bad("does not begin with 'daxfile'"))?;
-        match rest.first() {
-            Some(&VERSION) => {}
+        let with_note = match rest.first() {
+            Some(&VERSION) => false,
+            Some(&VERSION_WITH_NOTE) => true,
             Some(&version) => return Err(Undecodable::Version(version)),
             None => return Err(bad("too short")),
-        }
+        };
         if bytes.len() > LIMIT {
             return Err(bad("too long"));
         }
@@ -215,6 +260,7 @@ impl Record {
         let align = nonzero(reader.u64()?);
         let max_extents = nonzero(reader.u64()?);
         let extents = reader.u64()?;
+        let note = if with_note { Some(reader.note()?) } else { None };
         let map = match form {
             0 => Kept::Runs(reader.runs()?),
             1 => reader.digests(size)?,
@@ -225,6 +271,7 @@ impl Record {
         }
         Ok(Record {
             needs: Needs { hold, align, max_extents, allow, dax },
+            note,
             added,
             identity,
             uuid: (uuid != [0; 16]).then_some(uuid),
@@ -262,6 +309,14 @@ impl Reader<'_> {
     fn time(&mut self) -> std::result::Result<Time, Undecodable> {
         let time = Time { seconds: i64::from_le_bytes(self.bytes()?), nanoseconds: u32::from_le_bytes(self.bytes()?) };
         if time.nanoseconds < 1_000_000_000 { Ok(time) } else { Err(Undecodable::Bad("an impossible time")) }
+    }
+
+    fn note(&mut self) -> std::result::Result<Note, Undecodable> {
+        let length = usize::from(u16::from_le_bytes(self.bytes()?));
+        let (text, rest) = self.0.split_at_checked(length).ok_or(Undecodable::Bad("too short"))?;
+        self.0 = rest;
+        let text = std::str::from_utf8(text).map_err(|_| Undecodable::Bad("a note that is not UTF-8"))?;
+        Note::new(text).map_err(|_| Undecodable::Bad("a note that is empty or too long"))
     }
 
     fn runs(&mut self) -> std::result::Result<Vec<Position>, Undecodable> {
@@ -311,14 +366,19 @@ mod tests {
     use super::*;
 
     fn record(runs: u64, limit: usize) -> Record {
+        record_with(runs, limit, None)
+    }
+
+    fn record_with(runs: u64, limit: usize, note: Option<Note>) -> Record {
         let size = runs * 8192;
-        let mut recorder = Recorder::new(size, limit);
+        let mut recorder = Recorder::new(size, limit, note.as_ref());
         for n in 0..runs {
             recorder.push(&Run { logical: n * 8192, physical: n * 65536, length: 4096, flags: ExtentFlags::empty() });
         }
         let (extents, map) = recorder.finish();
         Record {
             needs: Needs { hold: Hold::Frozen, align: Some(4096), max_extents: None, allow: Allow::HOLE, dax: true },
+            note,
             added: Xflags::IMMUTABLE,
             identity: Identity { inode: 131, generation: 7 },
             uuid: Some([9; 16]),
@@ -332,9 +392,11 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back_and_fits() {
-        for limit in [LIMIT, TIGHT_LIMIT] {
-            for runs in [0, 1, 27, 28, 118, 119, 1_000, 100_000] {
-                let record = record(runs, limit);
+        let notes = [None, Note::new("x").ok(), Note::new("ö".repeat(128)).ok()];
+        for (limit, note) in [LIMIT, TIGHT_LIMIT].into_iter().flat_map(|limit| notes.clone().map(|note| (limit, note)))
+        {
+            for runs in [0, 1, 17, 18, 27, 28, 108, 109, 118, 119, 1_000, 100_000] {
+                let record = record_with(runs, limit, note.clone());
                 let bytes = record.encode();
                 assert!(bytes.len() <= limit, "{runs} runs take {} of {limit} bytes", bytes.len());
                 assert_eq!(Record::decode(&bytes), Ok(record));
@@ -344,7 +406,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let bytes = record(3, LIMIT).encode();
+        let bytes = record_with(3, LIMIT, Note::new("why\n\x1b").ok()).encode();
         for bit in 0..bytes.len() * 8 {
             let mut other = bytes.clone();
             other[bit / 8] ^= 1 << (bit % 8);
@@ -374,8 +436,27 @@ mod tests {
             }
             assert!(Record::decode(&seal(bytes)).is_err(), "byte {offset}");
         }
-        let mut newer = good;
-        newer[7] = 2;
-        assert_eq!(Record::decode(&newer), Err(Undecodable::Version(2)));
+        let mut newer = good.clone();
+        newer[7] = 3;
+        assert_eq!(Record::decode(&newer), Err(Undecodable::Version(3)));
+
+        // (version, what follows the head) of notes
+        for (version, note) in [(2, &b""[..]), (2, b"\0\0"), (2, b"\x01\0\xff"), (2, b"\xff\xff"), (1, b"\x01\0x")] {
+            let mut bytes = good.clone();
+            bytes[7] = version;
+            bytes.splice(HEAD..HEAD, note.iter().copied());
+            assert!(Record::decode(&seal(bytes)).is_err(), "{version} {note:?}");
+        }
+        let mut long = good;
+        long[7] = 2;
+        long.splice(HEAD..HEAD, [&257u16.to_le_bytes()[..], &[b'x'; 257]].concat());
+        assert!(Record::decode(&seal(long)).is_err());
+    }
+
+    /// Byte by byte as it was before there were notes, so that a daxfile from then reads it.
+    #[test]
+    fn a_record_without_a_note_is_of_version_1() {
+        let bytes = record(1, LIMIT).encode();
+        assert_eq!((bytes[7], bytes.len()), (1, HEAD + RUN + CHECKSUM));
     }
 }

@@ -5,5 +5,5 @@ mod format;
 mod storage;
 
 pub use digests::{Digester, Recorder};
-pub use format::{Kept, LIMIT, Position, Record, Undecodable};
+pub use format::{Kept, LIMIT, Note, Position, Record, Undecodable};
 pub use storage::{Stored, attribute, load, load_kept_for};

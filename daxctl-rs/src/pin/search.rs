@@ -1,0 +1,219 @@
+//! Finds the files with a pin record, or whose inodes somebody has named, below a directory.
+//!
+//! On a mount of XFS, XFS_IOC_BULKSTAT tells which inodes can have attributes, so that only those are looked for, by a walk
+//! that ends when all are found. (Where the filesystem has parent pointers every file has attributes, for that is where
+//! these are kept: they would lead to the names, but there is nothing left to save.) Elsewhere, and without CAP_SYS_ADMIN,
+//! a walk asks every file for its attributes. No file is opened but those that have a record.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use libdaxfile::bulkstat::Inodes;
+use libdaxfile::fsxattr::Xflags;
+use libdaxfile::statx::{Attributes, S_IFDIR, S_IFMT, S_IFREG};
+use libdaxfile::{Errno, statx, xattr};
+
+use super::record::attribute;
+use crate::error::{Error, Named, Result};
+use crate::file::open;
+use crate::file::target::Target;
+use crate::needs::Hold;
+use crate::status::Status;
+use crate::system::filesystem::{Filesystem, Kind, Known};
+use crate::system::mounts::Mount;
+use crate::system::walk::{Met, Visitor, walk};
+
+/// A directory below which files are looked for.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    directory: OwnedFd,
+    /// The filesystem that holds it.
+    pub filesystem: Filesystem,
+    is_mount_point: bool,
+}
+
+/// What a search is told of: files that may be pinned, and directories and files that cannot be looked at.
+pub type Found<'a> = dyn Fn(&Path, Result<Target>) + Sync + 'a;
+
+impl Place {
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// Those of open(2) and of looking at its filesystem; status 2 for a symbolic link.
+    pub fn open(path: &Path) -> Result<Self> {
+        let opened = open::either(path)?;
+        let statx = statx::get(&opened)?;
+        if u32::from(statx.mode) & S_IFMT != S_IFDIR {
+            return Err(Error::call("open", Errno::ENOTDIR));
+        }
+        let directory = OwnedFd::from(opened);
+        let is_mount_point = statx.attributes.contains(Attributes::MOUNT_ROOT);
+        Ok(Place { path: path.to_owned(), filesystem: Filesystem::of(&directory)?, directory, is_mount_point })
+    }
+
+    /// Opens the root of the mount that the current directory is in.
+    ///
+    /// # Errors
+    /// As [`Place::open`]; status 2 where that mount has no name here.
+    pub fn here() -> Result<Self> {
+        let here = File::open(".").named("open")?;
+        let mount = Mount::of(&here)?.ok_or_else(|| {
+            Error::new(Status::Failed, "where the filesystem of . is mounted is not known: name a directory")
+        })?;
+        Place::open(&mount.point)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Finds the files, each by one of its names. `also` are the inodes, in ascending order, of files that may lack a record.
+    /// `stop` ends the search early.
+    pub fn search(&self, also: &[u64], stop: &AtomicBool, found: &Found<'_>) {
+        let sought = self.sought(also, stop);
+        let collector = Collector {
+            also,
+            stop,
+            found,
+            sought: sought.as_ref().ok(),
+            known: Known::default(),
+            seen: Mutex::default(),
+        };
+        match self.directory.try_clone().named("fcntl(F_DUPFD_CLOEXEC)") {
+            Ok(directory) => walk(directory, &self.path, &collector),
+            Err(error) => found(&self.path, Err(error)),
+        }
+        if let Some(sought) = collector.sought {
+            self.tell_rest(sought, found);
+        }
+    }
+
+    /// The inodes of the filesystem that can have a record, where it tells these at once. Below a directory, the whole
+    /// filesystem may be by far the longer way.
+    fn sought(&self, also: &[u64], stop: &AtomicBool) -> Result<Sought> {
+        if self.filesystem.kind != Kind::Xfs || !self.is_mount_point {
+            return Err(Error::new(Status::Unable, "not all of an XFS"));
+        }
+        let mut inodes = Vec::new();
+        for inode in Inodes::new(&self.directory, 0) {
+            let inode = inode?;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let regular = u32::from(inode.mode) & S_IFMT == S_IFREG && inode.nlink > 0;
+            let may_have_record = inode.xflags.contains(Xflags::HASATTR) || also.binary_search(&inode.inode).is_ok();
+            if regular && may_have_record {
+                inodes.push((inode.inode, inode.generation));
+            }
+        }
+        let met = inodes.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Sought { left: AtomicUsize::new(inodes.len()), met, inodes })
+    }
+
+    /// Tells of files that are still there and have no name below the root of all of the filesystem.
+    fn tell_rest(&self, sought: &Sought, found: &Found<'_>) {
+        let directory = self.directory.try_clone().ok().map(File::from);
+        let mount = directory.and_then(|directory| Mount::of(&directory).ok().flatten());
+        if !mount.is_some_and(|mount| mount.whole) {
+            return;
+        }
+        let rest = sought.inodes.iter().zip(&sought.met).filter(|(_, met)| !met.load(Ordering::Relaxed));
+        let there = |(inode, generation): (u64, u32)| {
+            let now = Inodes::new(&self.directory, inode).next().and_then(libdaxfile::Result::ok);
+            now.is_some_and(|now| (now.inode, now.generation) == (inode, generation) && now.nlink > 0)
+        };
+        let hidden = rest.filter(|(inode, _)| there(**inode)).count();
+        if hidden > 0 {
+            let message = format!(
+                "{hidden} files with attributes could not be looked at: something is mounted over their directories"
+            );
+            found(&self.path, Err(Error::new(Status::Unable, message)));
+        }
+    }
+}
+
+/// The inodes that are looked for, in ascending order, each with its generation.
+struct Sought {
+    inodes: Vec<(u64, u32)>,
+    met: Vec<AtomicBool>,
+    left: AtomicUsize,
+}
+
+impl Sought {
+    /// Whether the inode is one that was not met yet.
+    fn wants(&self, inode: u64) -> bool {
+        let index = self.inodes.binary_search_by_key(&inode, |(inode, _)| *inode);
+        index.is_ok_and(|index| !self.met[index].load(Ordering::Relaxed))
+    }
+
+    fn meet(&self, inode: u64) {
+        if let Ok(index) = self.inodes.binary_search_by_key(&inode, |(inode, _)| *inode)
+            && !self.met[index].swap(true, Ordering::Relaxed)
+        {
+            self.left.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Collector<'a> {
+    also: &'a [u64],
+    stop: &'a AtomicBool,
+    found: &'a Found<'a>,
+    sought: Option<&'a Sought>,
+    known: Known,
+    /// Inodes that were told of; a file may have several names.
+    seen: Mutex<HashSet<u64>>,
+}
+
+impl Collector<'_> {
+    fn tell(&self, met: &Met<'_>, target: Result<Target>) {
+        if let Some(sought) = self.sought {
+            sought.meet(met.inode);
+        }
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(met.inode) {
+            (self.found)(&met.path(), target);
+        }
+    }
+}
+
+impl Visitor for Collector<'_> {
+    fn meet(&self, met: &Met<'_>) {
+        if self.sought.is_some_and(|sought| !sought.wants(met.inode)) {
+            return;
+        }
+        if self.also.binary_search(&met.inode).is_err() {
+            match xattr::may_have_at(met.directory, met.name, [Hold::Frozen, Hold::None].map(attribute)) {
+                Ok([false, false]) | Err(libdaxfile::Error { errno: Errno::EOPNOTSUPP, .. }) => {
+                    if let Some(sought) = self.sought {
+                        sought.meet(met.inode);
+                    }
+                    return;
+                }
+                Ok(_) => {}
+                // Deleted or renamed meanwhile.
+                Err(libdaxfile::Error { errno: Errno::ENOENT, .. }) => return,
+                Err(error) => return self.tell(met, Err(error.into())),
+            }
+        }
+        match Target::open_in(met.directory, met.name, &met.path(), &self.known) {
+            // Deleted meanwhile, or replaced by what is no regular file, or something is mounted on it.
+            Err(Error { errno: Some(Errno::ENOENT | Errno::ELOOP | Errno::EXDEV) | None, .. }) => {}
+            opened => self.tell(met, opened),
+        }
+    }
+
+    fn fail(&self, directory: &Path, error: &Error) {
+        (self.found)(directory, Err(error.clone()));
+    }
+
+    fn is_done(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.sought.is_some_and(|sought| sought.left.load(Ordering::Relaxed) == 0)
+    }
+}

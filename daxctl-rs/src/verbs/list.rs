@@ -1,0 +1,159 @@
+//! `list`: finds the pinned files on a filesystem, or below a directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use libdaxfile::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::each;
+use crate::error::{Error, Result};
+use crate::file::target::Target;
+use crate::hold::writable;
+use crate::needs::{Hold, Needs};
+use crate::pin::guarded;
+use crate::pin::record::Stored;
+use crate::pin::search::Place;
+use crate::pin::state::State;
+use crate::pin::survey;
+use crate::progress::{Progress, Unit};
+use crate::report::{FileReport, Sink};
+use crate::status::Status;
+
+/// How often an interrupt is looked for while nothing is found.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Reports that wait for being printed.
+const WAITING: usize = 256;
+
+/// Which files are shown; all, where nothing is named.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Those with one of these holds.
+    pub holds: Vec<Hold>,
+    /// Those in one of these states.
+    pub states: Vec<State>,
+}
+
+impl Options {
+    fn shows(&self, hold: Option<Hold>, state: State) -> bool {
+        (self.holds.is_empty() || hold.is_some_and(|hold| self.holds.contains(&hold)))
+            && (self.states.is_empty() || self.states.contains(&state))
+    }
+}
+
+/// Shows the pinned files below each directory, in the order in which they are found, each by one of its names; without a
+/// directory, those on the filesystem of the current one. Nothing is changed, but dirty pages of these files are written
+/// back.
+pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    allow_many_descriptors();
+    progress.begin(0, Unit::Found);
+    let mut status = Status::Done;
+    if paths.is_empty() {
+        status = match Place::here() {
+            Ok(place) => below(&place, options, progress, sink),
+            Err(error) => each::tell(FileReport::failed(Path::new("."), &error), sink),
+        };
+    }
+    for path in paths.iter().take_while(|_| !progress.interrupted()) {
+        let listed = match Place::open(path) {
+            Ok(place) => below(&place, options, progress, sink),
+            Err(Error { errno: Some(Errno::ENOTDIR), .. }) => {
+                one(path, options).map_or(Status::Done, |report| each::tell(report, sink))
+            }
+            Err(error) => each::tell(FileReport::failed(path, &error), sink),
+        };
+        status = status.max(listed);
+    }
+    progress.end();
+    status
+}
+
+fn one(path: &Path, options: &Options) -> Option<FileReport> {
+    match Target::open(path) {
+        Ok(target) => look(path, &target, options),
+        Err(error) => Some(FileReport::failed(path, &error)),
+    }
+}
+
+fn below(place: &Place, options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    let guarded = writable::inodes(place.filesystem.uuid);
+    let mut status = Status::Done;
+    if let Err(error) = &guarded {
+        let mut report = FileReport::new(place.path());
+        report.notes.push(format!("whether the guard holds files without a record cannot be told: {error}"));
+        status = status.max(each::tell(report, sink));
+    }
+    let guarded = guarded.unwrap_or_default();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(WAITING);
+        let (guarded, stop) = (&guarded, &stop);
+        scope.spawn(move || {
+            place.search(guarded, stop, &|path, target| {
+                let report = match target {
+                    Ok(target) => look(path, &target, options),
+                    Err(error) => Some(FileReport::failed(path, &error)),
+                };
+                if let Some(report) = report
+                    && sender.send(report).is_err()
+                {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            });
+        });
+        loop {
+            match receiver.recv_timeout(PATIENCE) {
+                Ok(report) => {
+                    progress.advance(1);
+                    status = status.max(each::tell(report, sink));
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if progress.interrupted() {
+                stop.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+    });
+    status
+}
+
+/// What is known of a file; `None` where it is not pinned, or was not asked for.
+fn look(path: &Path, target: &Target, options: &Options) -> Option<FileReport> {
+    let mut report = FileReport::new(path);
+    match look_at(target, options, &mut report) {
+        Ok(true) => {}
+        Ok(false) => return None,
+        Err(error) => report.fail(&error),
+    }
+    Some(report)
+}
+
+fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Result<bool> {
+    let survey = survey::of_opened(target, Needs::default(), |_| ())?;
+    let hold = match &survey.stored {
+        Stored::Own(record) => Some(record.needs.hold),
+        Stored::Absent if guarded::guards(target)? => {
+            report.notes.push("under the guard, but without its record".into());
+            Some(Hold::Writable)
+        }
+        Stored::Absent => return Ok(false),
+        _ => None,
+    };
+    report.describe(target, &survey);
+    report.compare(&survey);
+    Ok(options.shows(hold, survey.state))
+}
+
+/// Directories are held open while those below are read.
+fn allow_many_descriptors() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // A walk of a tree that is not as deep does without.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
