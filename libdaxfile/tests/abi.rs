@@ -58,6 +58,7 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "link_create.",
     "perf_event_attr.",
     "sizeof(dm_",
+    "sizeof(fs_q",
     "sizeof(fiemap",
     "sizeof(fsmap",
     "sizeof(fsuuid)",

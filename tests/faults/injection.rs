@@ -70,6 +70,14 @@ const HARMLESS: &[Harmless] = &[
     ("newfstatat", "AT_FDCWD<", "what was opened is looked at again"),
     ("statx", "/proc/swaps", "it only hints at how much there is to read"),
     ("futex", "", "a wait proves nothing"),
+    ("mkdir", "/run/daxfile", "it is there, or the file itself is locked"),
+    ("openat", "/run/daxfile", "the file itself is locked instead"),
+    ("newfstatat", "/run/daxfile", "the file itself is locked instead"),
+    ("flock", "LOCK_EX", "root has a lock of its own; this one keeps other users' daxfiles off"),
+    ("openat", "always_cow", "a kernel without that debug setting"),
+    ("openat2", "", "the name is walked instead"),
+    ("fadvise64", "", "pages that stay are looked for as far as the kernel lets us"),
+    ("cachestat", "", "as above"),
 ];
 
 /// Calls that have no way to tell of an error: the C library would take it for a result.
@@ -640,6 +648,7 @@ impl<'a> Sweep<'a> {
 fn names_of(call: &str) -> Vec<&str> {
     match call {
         "openat" => vec!["open", "read(/proc/"],
+        "openat2" => vec!["open"],
         "fstatfs" => vec!["fstatfs", "fstatvfs"],
         "rt_sigaction" => vec!["sigaction"],
         "write" => vec!["standard output"],
