@@ -339,7 +339,9 @@ fn summary(kernels: &Kernels, attacks: &[Attack]) -> String {
     text += &line("", FILESYSTEMS.iter().flat_map(|_| HOLDS.map(Hold::name)).collect());
     for group in GROUPS {
         let cells = worst(rows, attacks, group);
-        text += &line(group.title(), cells.iter().map(String::as_str).collect());
+        if cells.iter().any(|cell| is_result(cell)) {
+            text += &line(group.title(), cells.iter().map(String::as_str).collect());
+        }
     }
     text += ".Ed\n.Pp\n";
     let mut same = Vec::new();

@@ -83,15 +83,8 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    pub(crate) const ALL: [Access; 7] = [
-        Access::Path,
-        Access::Ro,
-        Access::Rw,
-        Access::Map,
-        Access::Loop,
-        Access::Sent,
-        Access::Kernel,
-    ];
+    pub(crate) const ALL: [Access; 7] =
+        [Access::Path, Access::Ro, Access::Rw, Access::Map, Access::Loop, Access::Sent, Access::Kernel];
 
     /// What the attacking program calls it.
     pub(crate) fn argument(self) -> &'static str {
@@ -641,10 +634,11 @@ fn where_stores_allocate() -> Vec<Attack> {
 fn allocation() -> Vec<Attack> {
     let fallocate = |slug, title, effect| strike(slug, title, effect).writing(Rw, [EPERM, SEEN], [EPERM, SEEN]);
     let holed = |slug, title, operation| {
-        strike_at(slug, title, Effect::Map, operation, 40)
-            .grouped(Group::Holes)
-            .on("holed", "hole,unwritten")
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN])
+        strike_at(slug, title, Effect::Map, operation, 40).grouped(Group::Holes).on("holed", "hole,unwritten").writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
     vec![
         fallocate("alloc-beyond", "fallocate past the end", Size),
@@ -655,10 +649,11 @@ fn allocation() -> Vec<Attack> {
         fallocate("zero-keep", "ZERO_RANGE KEEP_SIZE past the end", Effect::Map),
         fallocate("collapse", "fallocate COLLAPSE_RANGE", Size),
         fallocate("insert", "fallocate INSERT_RANGE", Size),
-        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map)
-            .grouped(Group::Holes)
-            .on("shared", "shared")
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map).grouped(Group::Holes).on("shared", "shared").writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
         holed("write-zeroes", "fallocate WRITE_ZEROES", "write-zeroes")
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes"),
@@ -694,9 +689,11 @@ fn reflinks() -> Vec<Attack> {
         onto("clone-range-onto", "FICLONERANGE onto it"),
         onto("dedupe-onto", "FIDEDUPERANGE onto it").through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
         strike("copy-onto", "copy_file_range onto it", Contents).writing(Rw, [EPERM, SEEN], [EPERM, SAME]),
-        strike("copy-past-end", "copy_file_range past its end", Size)
-            .grouped(Group::Size)
-            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("copy-past-end", "copy_file_range past its end", Size).grouped(Group::Size).writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
         from("clone-from", "FICLONE from it"),
         from("clone-range-from", "FICLONERANGE from it"),
         from("dedupe-from", "FIDEDUPERANGE from it"),
@@ -922,9 +919,11 @@ fn names() -> Vec<Attack> {
             .writable(SEEN)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
-        strike("file-handle", "open_by_handle_at, pwrite", Contents)
-            .grouped(Group::InPlace)
-            .through(Path, [EPERM, SAME], [EPERM, SAME]),
+        strike("file-handle", "open_by_handle_at, pwrite", Contents).grouped(Group::InPlace).through(
+            Path,
+            [EPERM, SAME],
+            [EPERM, SAME],
+        ),
         // Writes through it leave the times alone.
         strike("xfs-handle", "XFS_IOC_OPEN_BY_HANDLE, pwrite", Contents)
             .grouped(Group::InPlace)
@@ -1061,19 +1060,21 @@ fn filesystem() -> Vec<Attack> {
 
 fn programs() -> Vec<Attack> {
     let onto = |slug, title, script| {
-        shell(slug, title, Contents, script)
-            .grouped(Group::Size)
-            .writable(ETXTBSY)
-            .through(Path, [EPERM, SEEN], [EPERM, SEEN])
+        shell(slug, title, Contents, script).grouped(Group::Size).writable(ETXTBSY).through(
+            Path,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
     let into = |slug, title, script| {
         shell(slug, title, Contents, script).grouped(Group::InPlace).through(Path, [EPERM, SAME], [EPERM, SAME])
     };
     let replaced = |slug, title, script| {
-        shell(slug, title, Name, script)
-            .grouped(Group::Name)
-            .writable(EPERM)
-            .through(Path, [EPERM, SEEN], [EPERM, SEEN])
+        shell(slug, title, Name, script).grouped(Group::Name).writable(EPERM).through(
+            Path,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
     let sharing = |slug, title, script| {
         shell(slug, title, Itself, script).grouped(Group::From).through(Path, [SHARED, SHARED], [SAME, SAME])

@@ -189,18 +189,17 @@ fn shown(formatter: &mut Command) -> String {
     shown
 }
 
-/// Commands and output that a page shows as they are.
+/// The commands and output that a page shows indented and unchanged.
 fn verbatim(page: &str) -> Names {
-    let (before, after) = page.split_once(".\\\" The attack suite writes what follows.").unwrap_or((page, ""));
-    let after = after.split_once(".\\\" The attack suite has written what precedes.").map_or(after, |(_, after)| after);
-    let mut literal = false;
+    let mut indented = false;
     let mut lines = Names::new();
-    for line in before.lines().chain(after.lines()) {
+    for line in page.lines() {
         match line {
-            _ if line.starts_with(".Bd -literal") => literal = true,
-            _ if line.starts_with(".Ed") => literal = false,
-            _ if literal || line.starts_with(".Dl ") => {
-                let text = line.trim_start_matches(".Dl ").replace("\\&", "").replace("\\-", "-").replace("\\e", "\\");
+            _ if line.starts_with(".Bd ") => indented = line == ".Bd -literal -offset indent",
+            _ if line.starts_with(".Ed") => indented = false,
+            _ if indented || line.starts_with(".Dl ") => {
+                let text = line.trim_start_matches(".Dl ");
+                let text = text.replace("\\&", "").replace("\\-", "-").replace("\\e", "\\");
                 lines.insert(text.trim().to_owned());
             }
             _ => {}
