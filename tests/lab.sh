@@ -10,7 +10,7 @@
 # With --boot, the kernel gets these parameters as well: --boot 'lockdown=integrity apparmor=0'
 # With --arch, the machine is an arm64 one with pages of 4 KiB or 16 KiB, without persistent memory. Its kernels: 6.12, newest,
 # or a path. The first run fetches a Rust compiler and a userland for it, 200 MB.
-# With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-holds(7) tells of that kernel.
+# With UPDATE_HOLDS=1 in the environment, attacks rewrites what daxfile-attacks(7) and daxfile-holds(7) say of that kernel.
 set -euo pipefail
 usage() {
     sed -n '2,/^set /s/^# //p' "${BASH_SOURCE[0]}" >&2
@@ -177,8 +177,8 @@ if [[ $architecture != amd64 ]]; then
     nodes=(loop-control)
 fi
 printf '/dev/%s\n' "${nodes[@]}" >"$tree/lab/nodes"
-page=man/daxfile-holds.7
-realpath "$page" >"$tree/lab/page"
+pages=(man/daxfile-attacks.7 man/daxfile-holds.7)
+realpath "${pages[@]}" >"$tree/lab/pages"
 (cd "$tree" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/initramfs"
 
 # no_timer_check: on a busy host, the kernel finds the timer too slow and panics.
@@ -232,9 +232,11 @@ tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -avE '^(pa
 status=0
 wait "$qemu" || status=$?
 qemu=
-if [[ -v UPDATE_HOLDS ]] && grep -aq '^page: ' "$work/out"; then
-    tr -d '\r' <"$work/out" | sed -n 's/^page: //p' >"$page"
-fi
+for page in "${pages[@]}"; do
+    if [[ -v UPDATE_HOLDS ]] && grep -aq "^page: ${page##*/}: " "$work/out"; then
+        tr -d '\r' <"$work/out" | sed -n "s/^page: ${page##*/}: //p" >"$page"
+    fi
+done
 # Whatever else ends the guest leaves no status.
 case $status=$(tr -d '\r' <"$work/out" | sed -n 's/^status: //p') in
     0=0) exit 0 ;;

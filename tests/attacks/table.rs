@@ -83,6 +83,9 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    pub(crate) const ALL: [Access; 7] =
+        [Access::Path, Access::Ro, Access::Rw, Access::Map, Access::Loop, Access::Sent, Access::Kernel];
+
     /// What the attacking program calls it.
     pub(crate) fn argument(self) -> &'static str {
         match self {
@@ -157,6 +160,79 @@ pub(crate) enum Effect {
     Itself,
 }
 
+/// Which line of the summary in daxfile-holds(7) an attack counts in, and under which heading daxfile-attacks(7) shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    InPlace,
+    Size,
+    Holes,
+    Allocation,
+    Onto,
+    From,
+    Exchange,
+    Defragmenters,
+    Name,
+    Path,
+    Inode,
+    Flags,
+    Record,
+    Unlocked,
+    Loop,
+    Kernel,
+    Programs,
+    Filesystem,
+    Device,
+}
+
+/// In the order of the pages.
+pub(crate) const GROUPS: [Group; 19] = [
+    Group::InPlace,
+    Group::Size,
+    Group::Holes,
+    Group::Allocation,
+    Group::Onto,
+    Group::From,
+    Group::Exchange,
+    Group::Defragmenters,
+    Group::Name,
+    Group::Path,
+    Group::Inode,
+    Group::Flags,
+    Group::Record,
+    Group::Unlocked,
+    Group::Loop,
+    Group::Kernel,
+    Group::Programs,
+    Group::Filesystem,
+    Group::Device,
+];
+
+impl Group {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Group::InPlace => "Write in place",
+            Group::Size => "Resize, append",
+            Group::Holes => "Fill holes, unshare",
+            Group::Allocation => "Allocate, free blocks",
+            Group::Onto => "Clone, copy onto it",
+            Group::From => "Clone, copy from it",
+            Group::Exchange => "Exchange, move blocks",
+            Group::Defragmenters => "Defragment",
+            Group::Name => "Delete, replace",
+            Group::Path => "Move or hide its path",
+            Group::Inode => "Set mode, owner, ...",
+            Group::Flags => "Set other flags",
+            Group::Record => "Remove the pin record",
+            Group::Unlocked => "chattr -i, change it",
+            Group::Loop => "Loop device on it",
+            Group::Kernel => "overlayfs, FUSE, acct",
+            Group::Programs => "swapon, mkfs",
+            Group::Filesystem => "fsck, grow, trim, ...",
+            Group::Device => "Write to the device",
+        }
+    }
+}
+
 pub(crate) enum By {
     /// An operation of strike.c, at a block of the file
     Strike(&'static str, u32),
@@ -199,6 +275,7 @@ pub(crate) struct Attack {
     pub(crate) swaps: bool,
     /// Under hold writable, through whatever access
     writable: Option<Expected>,
+    group: Option<Group>,
     pub(crate) lines: Vec<Line>,
 }
 
@@ -223,6 +300,15 @@ impl Attack {
             Hold::Writable if self.allow.is_empty() => self.writable.expect("a declaration"),
             Hold::Writable => Expected::Unpinnable,
         }
+    }
+
+    pub(crate) fn group(&self) -> Group {
+        self.group.expect("a group")
+    }
+
+    fn grouped(mut self, group: Group) -> Attack {
+        self.group = Some(group);
+        self
     }
 
     fn writable(mut self, expected: Expected) -> Attack {
@@ -306,6 +392,7 @@ fn strike_at(slug: &'static str, title: &'static str, effect: Effect, operation:
         may_lack: Vec::new(),
         swaps: false,
         writable: None,
+        group: None,
         lines: Vec::new(),
     }
 }
@@ -314,6 +401,11 @@ fn strike_at(slug: &'static str, title: &'static str, effect: Effect, operation:
 fn writable(expected: Expected, attacks: Vec<Attack>) -> Vec<Attack> {
     let declare = |attack: Attack| Attack { writable: attack.writable.or(Some(expected)), ..attack };
     attacks.into_iter().map(declare).collect()
+}
+
+/// The group of those attacks that do not name another.
+fn grouped(group: Group, attacks: Vec<Attack>) -> Vec<Attack> {
+    attacks.into_iter().map(|attack| Attack { group: attack.group.or(Some(group)), ..attack }).collect()
 }
 
 /// Other people's programs, by name.
@@ -331,21 +423,21 @@ const SEEN: Expected = Expected::Detected;
 
 pub(crate) fn attacks() -> Vec<Attack> {
     [
-        writable(ETXTBSY, sizes()),
-        writable(SAME, in_place()),
-        writable(ETXTBSY, past_end()),
-        writable(SAME, flagged()),
-        where_stores_allocate(),
-        writable(ETXTBSY, allocation()),
-        writable(EOPNOTSUPP, reflinks()),
-        writable(ETXTBSY, swaps()),
-        writable(SAME, flags()),
-        writable(SAME, devices()),
-        writable(ETXTBSY, by_the_kernel()),
-        writable(ETXTBSY, after_a_refusal()),
-        writable(SAME, names()),
-        writable(SAME, filesystem()),
-        writable(SAME, programs()),
+        grouped(Group::Size, writable(ETXTBSY, sizes())),
+        grouped(Group::InPlace, writable(SAME, in_place())),
+        grouped(Group::Size, writable(ETXTBSY, past_end())),
+        grouped(Group::InPlace, writable(SAME, flagged())),
+        grouped(Group::Holes, where_stores_allocate()),
+        grouped(Group::Allocation, writable(ETXTBSY, allocation())),
+        grouped(Group::Onto, writable(EOPNOTSUPP, reflinks())),
+        grouped(Group::Exchange, writable(ETXTBSY, swaps())),
+        grouped(Group::Flags, writable(SAME, flags())),
+        grouped(Group::Loop, writable(SAME, devices())),
+        grouped(Group::Kernel, writable(ETXTBSY, by_the_kernel())),
+        grouped(Group::Allocation, writable(ETXTBSY, after_a_refusal())),
+        grouped(Group::Inode, writable(SAME, names())),
+        grouped(Group::Filesystem, writable(SAME, filesystem())),
+        grouped(Group::Programs, writable(SAME, programs())),
     ]
     .into_iter()
     .flatten()
@@ -380,6 +472,7 @@ fn sizes() -> Vec<Attack> {
             [EPERM, SEEN],
         ),
         strike("reopen", "open for writing, pwrite", Contents)
+            .grouped(Group::InPlace)
             .writable(SAME)
             .through(Path, [EPERM, SAME], [EPERM, SAME])
             .through(Ro, [EPERM, SAME], [EPERM, SAME]),
@@ -455,6 +548,7 @@ fn flagged() -> Vec<Attack> {
     let write = |slug, title| strike(slug, title, Contents).writing(Rw, [SEEN, SAME], [EPERM, SAME]);
     let atomic = |slug, title| {
         strike(slug, title, Effect::Map)
+            .grouped(Group::Exchange)
             .writable(EOPNOTSUPP)
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.16 has it where the device does not")
             .may_lack(Xfs, "EINVAL", "Linux 6.16 has it where the device does not")
@@ -462,7 +556,7 @@ fn flagged() -> Vec<Attack> {
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN])
     };
     vec![
-        write("setfl-clear", "F_SETFL without O_APPEND, then pwrite").writable(ETXTBSY),
+        write("setfl-clear", "F_SETFL without O_APPEND, then pwrite").grouped(Group::Size).writable(ETXTBSY),
         write("rwf-dsync", "pwritev2, RWF_DSYNC"),
         write("rwf-sync", "pwritev2, RWF_SYNC"),
         write("rwf-hipri", "pwritev2, RWF_HIPRI, O_DIRECT"),
@@ -476,6 +570,7 @@ fn flagged() -> Vec<Attack> {
             "Linux 6.14 has it",
         ),
         write("rwf-noappend", "pwritev2, RWF_NOAPPEND")
+            .grouped(Group::Size)
             .writable(ETXTBSY)
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 6.9 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.9 has it"),
@@ -539,7 +634,7 @@ fn where_stores_allocate() -> Vec<Attack> {
 fn allocation() -> Vec<Attack> {
     let fallocate = |slug, title, effect| strike(slug, title, effect).writing(Rw, [EPERM, SEEN], [EPERM, SEEN]);
     let holed = |slug, title, operation| {
-        strike_at(slug, title, Effect::Map, operation, 40).on("holed", "hole,unwritten").writing(
+        strike_at(slug, title, Effect::Map, operation, 40).grouped(Group::Holes).on("holed", "hole,unwritten").writing(
             Rw,
             [EPERM, SEEN],
             [EPERM, SEEN],
@@ -554,7 +649,7 @@ fn allocation() -> Vec<Attack> {
         fallocate("zero-keep", "ZERO_RANGE KEEP_SIZE past the end", Effect::Map),
         fallocate("collapse", "fallocate COLLAPSE_RANGE", Size),
         fallocate("insert", "fallocate INSERT_RANGE", Size),
-        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map).on("shared", "shared").writing(
+        strike("unshare", "fallocate UNSHARE_RANGE", Effect::Map).grouped(Group::Holes).on("shared", "shared").writing(
             Rw,
             [EPERM, SEEN],
             [EPERM, SEEN],
@@ -584,6 +679,7 @@ fn reflinks() -> Vec<Attack> {
     };
     let from = |slug, title| {
         strike(slug, title, Shared)
+            .grouped(Group::From)
             .not_on(Ext4, "EOPNOTSUPP", "no reflink")
             .through(Path, [SHARED, SHARED], [SAME, SAME])
             .through(Ro, [SHARED, SHARED], [SAME, SAME])
@@ -593,15 +689,18 @@ fn reflinks() -> Vec<Attack> {
         onto("clone-range-onto", "FICLONERANGE onto it"),
         onto("dedupe-onto", "FIDEDUPERANGE onto it").through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
         strike("copy-onto", "copy_file_range onto it", Contents).writing(Rw, [EPERM, SEEN], [EPERM, SAME]),
-        strike("copy-past-end", "copy_file_range past its end", Size).writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
+        strike("copy-past-end", "copy_file_range past its end", Size).grouped(Group::Size).writing(
+            Rw,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        ),
         from("clone-from", "FICLONE from it"),
         from("clone-range-from", "FICLONERANGE from it"),
         from("dedupe-from", "FIDEDUPERANGE from it"),
-        strike("copy-from", "copy_file_range from it", Other).through(Path, [SHARED, SHARED], [SAME, SAME]).through(
-            Ro,
-            [SHARED, SHARED],
-            [SAME, SAME],
-        ),
+        strike("copy-from", "copy_file_range from it", Other)
+            .grouped(Group::From)
+            .through(Path, [SHARED, SHARED], [SAME, SAME])
+            .through(Ro, [SHARED, SHARED], [SAME, SAME]),
     ]
 }
 
@@ -629,6 +728,7 @@ fn swaps() -> Vec<Attack> {
             .not_on(Ext4, "EINVAL", "only for files mapped by blocks, which are not pinned")
             .through(Path, [SAME, SAME], [SAME, SAME]),
         strike("enable-verity", "FS_IOC_ENABLE_VERITY", Flags)
+            .grouped(Group::Allocation)
             .not_on(Xfs, "ENOTTY", "no fs-verity")
             .may_lack(Ext4, "EOPNOTSUPP", "a kernel or a filesystem without fs-verity")
             .may_lack(Ext4, "ENOTTY", "a kernel or a filesystem without fs-verity")
@@ -672,7 +772,8 @@ fn flags() -> Vec<Attack> {
             .after("chattr -i $F")
             .through(Path, [SAME, SAME], [SAME, SAME]),
         shell("clear-immutable", "chattr -i", Itself, "chattr +i $F; chattr -i $F; lsattr $F | cut -d' ' -f1 | grep -v i")
-            .through(Path, [SEEN, SAME], [SEEN, SAME]),
+            .grouped(Group::Unlocked)
+        .through(Path, [SEEN, SAME], [SEEN, SAME]),
         shell(
             "clear-and-write",
             "chattr -i, write, chattr +i",
@@ -680,6 +781,7 @@ fn flags() -> Vec<Attack> {
             "chattr -i $F; dd if=$O of=$F bs=4k count=1 conv=notrunc status=none; chattr +i $F",
         )
         .after("chattr -i $F")
+        .grouped(Group::Unlocked)
         .through(Path, [SEEN, SAME], [SEEN, SAME]),
         // Contents and times are not the map.
         shell(
@@ -690,6 +792,7 @@ fn flags() -> Vec<Attack> {
              chattr +i $F",
         )
         .after("chattr -i $F")
+        .grouped(Group::Unlocked)
         .through(Path, [SAME, SAME], [SAME, SAME]),
         shell(
             "clear-and-punch",
@@ -699,6 +802,7 @@ fn flags() -> Vec<Attack> {
         )
         .writable(ETXTBSY)
         .after("chattr -i $F")
+        .grouped(Group::Unlocked)
         .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
     ]
 }
@@ -720,6 +824,7 @@ fn devices() -> Vec<Attack> {
         )
         .through(Path, [SAME, SAME], [SAME, SAME]),
         shell("swapon", "swapon", Itself, "swapon $F; grep -q $F /proc/swaps")
+            .grouped(Group::Programs)
             .setup("chmod 600 $F; mkswap -q $F; sync $F")
             .after("swapoff $F")
             .through(Path, [EPERM, SAME], [EPERM, SAME]),
@@ -771,10 +876,12 @@ fn after_a_refusal() -> Vec<Attack> {
             [EPERM, SEEN],
         ),
         strike("clone-noted", "a failed pwrite, then FICLONE onto it", Effect::Map)
+            .grouped(Group::Onto)
             .writable(EOPNOTSUPP)
             .not_on(Ext4, "EOPNOTSUPP", "no reflink")
             .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
         strike("exchange-noted", "a failed pwrite, then XFS_IOC_EXCHANGE_RANGE", Effect::Map)
+            .grouped(Group::Exchange)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .may_lack(Xfs, "ENOTTY", "Linux 6.10 has it")
             .alone(320)
@@ -784,7 +891,9 @@ fn after_a_refusal() -> Vec<Attack> {
 }
 
 fn names() -> Vec<Attack> {
-    let gone = |slug, title| strike(slug, title, Name).writable(EPERM).through(Path, [EPERM, SEEN], [EPERM, SEEN]);
+    let gone = |slug, title| {
+        strike(slug, title, Name).grouped(Group::Name).writable(EPERM).through(Path, [EPERM, SEEN], [EPERM, SEEN])
+    };
     let set = |slug, title| {
         strike(slug, title, Inode).through(Path, [EPERM, SAME], [EPERM, SAME]).through(Ro, [EPERM, SAME], [EPERM, SAME])
     };
@@ -801,27 +910,37 @@ fn names() -> Vec<Attack> {
         set("setxattr", "setxattr"),
         set("setxattrs", "setxattr, more than the inode holds"),
         strike("remove-record", "removexattr of the record", Itself)
+            .grouped(Group::Record)
             .writable(SEEN)
             .through(Path, [EPERM, SEEN], [EPERM, SEEN])
             .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
         strike("remove-by-handle", "XFS_IOC_ATTRMULTI_BY_HANDLE of it", Itself)
+            .grouped(Group::Record)
             .writable(SEEN)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
-        strike("file-handle", "open_by_handle_at, pwrite", Contents).through(Path, [EPERM, SAME], [EPERM, SAME]),
+        strike("file-handle", "open_by_handle_at, pwrite", Contents).grouped(Group::InPlace).through(
+            Path,
+            [EPERM, SAME],
+            [EPERM, SAME],
+        ),
         // Writes through it leave the times alone.
         strike("xfs-handle", "XFS_IOC_OPEN_BY_HANDLE, pwrite", Contents)
+            .grouped(Group::InPlace)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .writing(Rw, [SAME, SAME], [EPERM, SAME]),
         strike("xfs-handle-truncate", "XFS_IOC_OPEN_BY_HANDLE, ftruncate", Size)
+            .grouped(Group::Size)
             .writable(ETXTBSY)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")
             .writing(Rw, [SEEN, SEEN], [EPERM, SEEN]),
         shell("rename-parent", "rename of its directory", Name, "mv $DIR/in $DIR/out")
+            .grouped(Group::Path)
             .writable(SEEN)
             .after("mv $DIR/out $DIR/in")
             .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
         shell("mount-over", "another file mounted over it", Name, "mount --bind $O $F")
+            .grouped(Group::Path)
             .writable(SEEN)
             .after("umount $F")
             .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
@@ -864,11 +983,11 @@ fn filesystem() -> Vec<Attack> {
              for try in $(seq 50); do sync -f $MNT; fstrim $MNT; \
              if test $(stat -c %b $IMAGE) -lt $((S + 65536)); then exit 0; fi; sleep 0.1; done; exit 1",
         ),
-        shell("xfs-fsr", "xfs_fsr", Effect::Map, "xfs_fsr $F").swaps()
+        shell("xfs-fsr", "xfs_fsr", Effect::Map, "xfs_fsr $F").swaps().grouped(Group::Defragmenters)
             .on("scattered", "")
             .not_on(Ext4, NO_EFFECT, "a program for XFS")
             .through(Path, [SAME, SEEN], [SAME, SEEN]),
-        shell("e4defrag", "e4defrag", Effect::Map, "e4defrag -v $F").swaps().writable(Expected::Refused("failure"))
+        shell("e4defrag", "e4defrag", Effect::Map, "e4defrag -v $F").swaps().grouped(Group::Defragmenters).writable(Expected::Refused("failure"))
             .on("scattered", "")
             .not_on(Xfs, "failure", "a program for ext4")
             .through(Path, [SAME, SEEN], [EPERM, SEEN]),
@@ -913,6 +1032,7 @@ fn filesystem() -> Vec<Attack> {
              dd if=/dev/urandom of=$DEV bs=4k seek=$P count=1 oflag=direct conv=notrunc status=none; \
              dd of=$F oflag=nocache conv=notrunc,fdatasync count=0 status=none || dd if=$F iflag=nocache count=0 status=none",
         )
+        .grouped(Group::Device)
         .through(Path, [SAME, SAME], [SAME, SAME]),
         shell(
             "device-metadata",
@@ -924,6 +1044,7 @@ fn filesystem() -> Vec<Attack> {
         )
         .writable(SEEN)
         .alone(320)
+        .grouped(Group::Device)
         .through(Path, [SEEN, SEEN], [SEEN, SEEN]),
         shell(
             "overlay",
@@ -932,20 +1053,32 @@ fn filesystem() -> Vec<Attack> {
             "mkdir $DIR/up $DIR/work $DIR/over; mount -t overlay -o lowerdir=$DIR/in,upperdir=$DIR/up,workdir=$DIR/work \
              overlay $DIR/over; echo more >>$DIR/over/file; umount $DIR/over; ! cmp -s $F $DIR/up/file",
         )
+        .grouped(Group::From)
         .through(Path, [EPERM, SHARED], [EPERM, SAME]),
     ]
 }
 
 fn programs() -> Vec<Attack> {
     let onto = |slug, title, script| {
-        shell(slug, title, Contents, script).writable(ETXTBSY).through(Path, [EPERM, SEEN], [EPERM, SEEN])
+        shell(slug, title, Contents, script).grouped(Group::Size).writable(ETXTBSY).through(
+            Path,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
-    let into = |slug, title, script| shell(slug, title, Contents, script).through(Path, [EPERM, SAME], [EPERM, SAME]);
+    let into = |slug, title, script| {
+        shell(slug, title, Contents, script).grouped(Group::InPlace).through(Path, [EPERM, SAME], [EPERM, SAME])
+    };
     let replaced = |slug, title, script| {
-        shell(slug, title, Name, script).writable(EPERM).through(Path, [EPERM, SEEN], [EPERM, SEEN])
+        shell(slug, title, Name, script).grouped(Group::Name).writable(EPERM).through(
+            Path,
+            [EPERM, SEEN],
+            [EPERM, SEEN],
+        )
     };
-    let sharing =
-        |slug, title, script| shell(slug, title, Itself, script).through(Path, [SHARED, SHARED], [SAME, SAME]);
+    let sharing = |slug, title, script| {
+        shell(slug, title, Itself, script).grouped(Group::From).through(Path, [SHARED, SHARED], [SAME, SAME])
+    };
     vec![
         onto("cp-onto", "cp onto it", "cp $O $F"),
         onto("cp-reflink-onto", "cp --reflink=always onto it", "cp --reflink=always $O $F").not_on(
@@ -965,6 +1098,7 @@ fn programs() -> Vec<Attack> {
             Itself,
             "cp --reflink=never $F $DIR/copy; cmp $F $DIR/copy",
         )
+        .grouped(Group::From)
         .through(Path, [SAME, SAME], [SAME, SAME]),
         replaced("mv-onto", "mv onto it", "mv -f $O $F; cp $F $O"),
         replaced("mv-away", "mv", "mv $F $DIR/away"),
@@ -981,6 +1115,7 @@ fn programs() -> Vec<Attack> {
             Name,
             "tar -cf $DIR/tar --transform 's/other/file/' -C $DIR other; tar -xf $DIR/tar -C $DIR/in",
         )
+        .grouped(Group::Name)
         .writable(Expected::Refused("EEXIST"))
         .through(Path, [Expected::Refused("EEXIST"), SEEN], [Expected::Refused("EEXIST"), SEEN]),
         replaced("rm", "rm -rf of its directory", "rm -rf $DIR/in"),
@@ -992,10 +1127,11 @@ fn programs() -> Vec<Attack> {
         onto("append", "shell, >> file", "echo more >>$F"),
         onto("truncate", "truncate", "truncate -s 100k $F"),
         shell("fallocate-dig", "fallocate --dig-holes", Effect::Map, "fallocate --dig-holes $F")
+            .grouped(Group::Allocation)
             .writable(ETXTBSY)
             .setup("dd if=/dev/zero of=$F bs=64k count=2 conv=notrunc,fsync status=none")
             .through(Path, [EPERM, SEEN], [EPERM, SEEN]),
-        onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k").writable(SAME),
+        onto("mkfs", "mkfs.ext4 on it", "mkfs.ext4 -q -F $F 200k").grouped(Group::Programs).writable(SAME),
         replaced("hardlink", "hardlink", "hardlink -c $O $F; test $F -ef $O")
             .setup("dd if=$F of=$O status=none; touch -d 2030-01-01 $O; sync -f $O"),
         replaced("dpkg", "dpkg, upgrading a package", "dpkg --root=$DIR -i $DIR/2.deb").setup(PACKAGE),

@@ -134,7 +134,7 @@ check_deb() {
     within deb dpkg -i /tmp/daxfile.deb
     demonstrate deb
     within deb bash -c '. /usr/share/bash-completion/completions/daxfile; complete -p daxfile' >/dev/null
-    within deb man --where daxfile daxfile-holds daxfile-json
+    within deb man --where daxfile daxfile-attacks daxfile-holds daxfile-json
     systemd-analyze verify --man=no --root="$scratch/deb" daxfile-pin.service daxfile-verify.{service,timer}
     [[ -L $scratch/deb/etc/systemd/system/timers.target.wants/daxfile-verify.timer &&
         -L $scratch/deb/etc/systemd/system/sysinit.target.wants/daxfile-pin.service ]] || fail "the units are not enabled"
