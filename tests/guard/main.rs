@@ -497,7 +497,11 @@ fn a_guard_with_silent_probes_is_none_in_the_lab() {
     sh(on(debugfs.path(), "mount -t debugfs debugfs $F"));
     let kprobes = format!("{}/kprobes/enabled", debugfs.path().display());
     for switch in ["/proc/sys/kernel/ftrace_enabled", &kprobes] {
-        sh(format!("echo 0 >{switch}"));
+        // Newer kernels refuse that while a BPF program needs ftrace.
+        if sh_status(format!("echo 0 >{switch}")) != 0 {
+            assert_eq!(state(&path), "pinned", "{switch}");
+            continue;
+        }
         let silent = (state(&path), as_nobody());
         let verify = run(&["verify"], &path);
         sh(format!("echo 1 >{switch}"));

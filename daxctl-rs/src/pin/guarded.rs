@@ -18,8 +18,8 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// What is said of a file where [`holds`] cannot tell.
 pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whole only root can see";
 
-/// Whether the guard has the file, is whole and at work, and f2fs keeps the file's blocks where they are. `None` where the guard has it, but
-/// its pins cannot be looked at.
+/// Whether the guard has the file, is whole and at work, and f2fs keeps the file's blocks where they are. `None` where the
+/// guard has it, but its pins cannot be looked at.
 ///
 /// # Errors
 /// Those of the ioctls that ask them, and of looking at the guard's pins.

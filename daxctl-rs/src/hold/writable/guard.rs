@@ -167,6 +167,14 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
         let message = format!("no hook {INODE_SETATTR}: {}", place.leaves_open.unwrap_or_default());
         lacks.push(Lack { hook: Some(INODE_SETATTR), ..Lack::new(Part::Hook, message) });
     }
+    // Only once nothing else is missing: to read the kernel's symbols takes longer than all the rest.
+    if lacks.is_empty()
+        && let Some(error) = PLACES.iter().find_map(|place| offsets(place, Path::new(PINS)).err())
+    {
+        let open = "without it, a write from an array of buffers is refused";
+        let message = format!("no program can stand where {RW_VERIFY_AREA} is called ({error}): {open}");
+        lacks.push(Lack { hook: Some(RW_VERIFY_AREA), ..Lack::new(Part::Hook, message) });
+    }
     if lacks.is_empty() { Ok(object) } else { Err(lacks) }
 }
 
