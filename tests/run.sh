@@ -81,6 +81,7 @@ if [[ -n $quick ]] && ((EUID != 0)); then
 else
     need cc=gcc /usr/include/stdio.h=libc6-dev /usr/include/xfs/xfs.h=xfslibs-dev \
         mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs mkfs.btrfs=btrfs-progs mkfs.erofs=erofs-utils \
+        mksquashfs=squashfs-tools bsdtar=libarchive-tools \
         mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
         man=man-db /usr/bin/time=time depmod=kmod rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
         clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish

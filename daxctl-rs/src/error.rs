@@ -18,6 +18,8 @@ pub struct Error {
     pub message: String,
     /// Whether it was the user who ended it.
     pub interrupted: bool,
+    /// Whether the message says it all, so that call and errno are not named before it.
+    pub complete: bool,
 }
 
 /// What most functions of this crate return.
@@ -26,7 +28,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure that no kernel call reported.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Error { status, call: None, errno: None, message: message.into(), interrupted: false }
+        Error { status, call: None, errno: None, message: message.into(), interrupted: false, complete: true }
     }
 
     /// The user ended it; `left` says what that leaves.
@@ -36,13 +38,18 @@ impl Error {
 
     /// A failed kernel call; the errno decides the exit status.
     pub fn call(call: &'static str, errno: Errno) -> Self {
+        Error { call: Some(call), ..Error::foreseen(errno) }
+    }
+
+    /// What a kernel call would answer, had it been made.
+    pub fn foreseen(errno: Errno) -> Self {
         let status = match errno {
             Errno::EPERM | Errno::EACCES => Status::NotPermitted,
             Errno::EROFS | Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS => Status::Unable,
             Errno::EAGAIN | Errno::EBUSY | Errno::ETXTBSY => Status::Busy,
             _ => Status::Failed,
         };
-        Error { status, call: Some(call), errno: Some(errno), message: String::new(), interrupted: false }
+        Error { status, call: None, errno: Some(errno), message: String::new(), interrupted: false, complete: false }
     }
 
     /// The same failure with what it means here.
@@ -51,7 +58,16 @@ impl Error {
         Error { message: message.into(), ..self }
     }
 
+    /// The same failure, said in these words alone.
+    #[must_use]
+    pub fn in_words(self, message: impl Into<String>) -> Self {
+        Error { message: message.into(), complete: true, ..self }
+    }
+
     fn describe(&self) -> String {
+        if self.complete {
+            return self.message.clone();
+        }
         let call = self.call.unwrap_or_default().to_owned();
         let parts = [call, self.errno.map(libdaxfile::meaning).unwrap_or_default(), self.message.clone()];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")

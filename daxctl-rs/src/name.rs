@@ -45,6 +45,15 @@ pub fn quote(path: &Path) -> Cow<'_, str> {
     }
 }
 
+/// Quotes a name for use as an argument in a shell: one that begins with a dash is not to be taken for an option.
+#[must_use]
+pub fn for_shell(path: &Path) -> String {
+    match path.as_os_str().as_bytes() {
+        [b'-', ..] => quote(&Path::new(".").join(path)).into_owned(),
+        _ => quote(path).into_owned(),
+    }
+}
+
 fn escape(quoted: &mut String, bytes: &[u8]) {
     for byte in bytes {
         // Octal, because bash reads no more than three digits of it; hex would swallow what follows.

@@ -1,5 +1,7 @@
 //! What the caller asks of a file's map: the options that `check`, `prepare` and `pin` share.
 
+use std::iter::zip;
+
 use serde::Serialize;
 use strum::IntoStaticStr;
 
@@ -68,4 +70,55 @@ pub struct Needs {
     pub allow: Allow,
     /// The file must be accessed as DAX, and the kernel grant `MAP_SYNC`.
     pub dax: bool,
+}
+
+impl Needs {
+    /// The options of the command line that ask for this, each with its value, as far as they are not the defaults.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        let default = Needs::default().all();
+        zip(self.all(), default).filter(|(one, default)| one != default).map(|(one, _)| one).collect()
+    }
+
+    /// The options that differ: those that ask for this, then those that ask for the other.
+    #[must_use]
+    pub fn differences(&self, other: &Needs) -> (Vec<String>, Vec<String>) {
+        zip(self.all(), other.all()).filter(|(one, other)| one != other).unzip()
+    }
+
+    fn all(&self) -> [String; 5] {
+        let valued = |option: &str, value: Option<u64>| match value {
+            Some(value) => format!("{option} {value}"),
+            None => format!("no {option}"),
+        };
+        let allow = self.allow.names().join(",");
+        [
+            format!("--hold {}", self.hold.name()),
+            valued("--align", self.align),
+            valued("--max-extents", self.max_extents),
+            if allow.is_empty() { "no --allow".into() } else { format!("--allow {allow}") },
+            if self.dax { "--dax".into() } else { "no --dax".into() },
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_ask_for_the_same_needs() {
+        assert!(Needs::default().options().is_empty());
+        let needs = Needs {
+            hold: Hold::None,
+            align: Some(65536),
+            max_extents: Some(3),
+            allow: Allow::HOLE | Allow::SHARED,
+            dax: true,
+        };
+        let options = ["--hold none", "--align 65536", "--max-extents 3", "--allow hole,shared", "--dax"];
+        assert_eq!(needs.options(), options);
+        let ours = Needs { align: None, ..needs };
+        assert_eq!(needs.differences(&ours), (vec!["--align 65536".to_owned()], vec!["no --align".to_owned()]));
+    }
 }

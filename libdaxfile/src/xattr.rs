@@ -110,6 +110,22 @@ fn listed<const N: usize>(
     }
 }
 
+/// Returns the names of the file's attributes, as far as the caller may see them.
+///
+/// # Errors
+/// `EOPNOTSUPP`: the filesystem has no attributes.
+#[doc(alias = "flistxattr")]
+pub fn names(fd: impl AsFd) -> Result<Vec<CString>> {
+    /// `XATTR_LIST_MAX`: the kernel lists no more.
+    const MOST: usize = 65536;
+    let mut list = vec![0u8; MOST];
+    // SAFETY: the buffer is live, exclusively borrowed and as long as is said.
+    let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
+    let length = Errno::result(returned).map_err(|errno| Error { call: "flistxattr", errno })?;
+    let listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
+    Ok(listed.filter_map(|name| CStr::from_bytes_with_nul(name).ok().map(CStr::to_owned)).collect())
+}
+
 /// Sets an attribute, or replaces its value. The change is durable after the next fsync(2).
 ///
 /// # Errors

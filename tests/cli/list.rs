@@ -55,6 +55,11 @@ impl Books {
     }
 }
 
+/// A random number below `bound`, to index with.
+fn below(random: &mut Random, bound: usize) -> usize {
+    usize::try_from(random.below(bound as u64)).unwrap()
+}
+
 fn path_of(path: &Value) -> PathBuf {
     match path.as_str() {
         Some(text) => text.into(),
@@ -101,8 +106,8 @@ fn name(random: &mut Random) -> OsString {
     ];
     let mut name: Vec<u8> = format!("{}", random.below(1 << 40)).into_bytes();
     for _ in 0..random.below(5) {
-        let piece = PIECES[random.below(12) as usize];
-        let at = random.below(name.len() as u64 + 1) as usize;
+        let piece = PIECES[below(random, 12)];
+        let at = below(random, name.len() + 1);
         name.splice(at..at, piece.iter().copied());
     }
     if random.percent(5) {
@@ -116,16 +121,16 @@ fn plant(root: &Path, random: &mut Random) -> Books {
     fs::create_dir(root).unwrap();
     let mut directories = vec![root.to_owned()];
     for _ in 0..random.below(12) {
-        let above = &directories[random.below(directories.len() as u64) as usize];
+        let above = &directories[below(random, directories.len())];
         let directory = above.join(name(random));
         fs::create_dir(&directory).unwrap();
         directories.push(directory);
     }
-    let place = |random: &mut Random| directories[random.below(directories.len() as u64) as usize].join(name(random));
+    let place = |random: &mut Random| directories[below(random, directories.len())].join(name(random));
     let mut files: BTreeMap<usize, Vec<BTreeSet<PathBuf>>> = BTreeMap::new();
     for _ in 0..10 + random.below(20) {
         let path = place(random);
-        let length = 1 + random.below(20_000) as usize;
+        let length = 1 + below(random, 20_000);
         fs::write(&path, random.bytes(length)).unwrap();
         let mut names = BTreeSet::from([path.clone()]);
         while random.percent(20) {
@@ -136,7 +141,7 @@ fn plant(root: &Path, random: &mut Random) -> Books {
         if random.percent(10) {
             symlink(&path, place(random)).unwrap();
         }
-        files.entry(random.below(10) as usize).or_default().push(names);
+        files.entry(below(random, 10)).or_default().push(names);
     }
     let mut take = |kind: usize| files.remove(&kind).unwrap_or_default();
     let firsts =

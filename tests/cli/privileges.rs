@@ -257,11 +257,15 @@ fn root_in_a_user_namespace_is_nobody() {
     run(&["unpin"], &own).expect(0);
 }
 
-/// Without what only a privileged process learns: who else has the blocks.
+/// Without what only a privileged process learns, who else has the blocks; and without what only another is told, that it
+/// lacks privileges.
 fn unprivileged(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
             fields.retain(|name, _| name != "sharers" && name != "staging");
+            if let Some(Value::Array(notes)) = fields.get_mut("notes") {
+                notes.retain(|note| !note.as_str().unwrap().starts_with("pin would fail for this user"));
+            }
             fields.values_mut().for_each(|value| *value = unprivileged(value.take()));
         }
         Value::Array(values) => values.iter_mut().for_each(|value| *value = unprivileged(value.take())),
@@ -358,8 +362,9 @@ fn what_is_readable_answers_as_for_root() {
         for verb in [&["stat"][..], &["check"], &["verify"]] {
             let run = files.iter().fold(Daxfile::new(verb), Daxfile::arg);
             let (root, nobody) = (run.run(), run.as_nobody().run());
+            let own = |line: &&str| !line.starts_with("  note: pin would fail for this user: ");
             if kind.name() == "ext4" {
-                assert_eq!(root.text(), nobody.text());
+                assert!(root.text().lines().eq(nobody.text().lines().filter(own)), "{root}\n{nobody}");
             }
             assert_eq!(root.stderr, nobody.stderr);
         }

@@ -32,6 +32,8 @@ s/[0-9.]+ [KMGT]iB are free/N are free/
 s/^(  [ 0-9]{20} )[ 0-9]{19}[0-9]/\1            PHYSICAL/
 # Rows of filefrag(8).
 s/^( +[0-9]+: +[0-9]+\.\. +[0-9]+:) +[0-9]+\.\. +[0-9]+:/\1 PHYSICAL:/
+s/\(PID [0-9, ]+\)/(PID N)/
+
 # By how much a place is off.
 s/\(off by [^)]*\)/(off by N)/g
 ";

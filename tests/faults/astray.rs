@@ -212,7 +212,7 @@ fn a_directory_swapped_for_a_link_leads_root_to_no_other_file() {
 fn a_directory_swapped_for_a_fifo_stalls_nobody() {
     let places = Places::new(Kind::xfs());
     let home = &places.home;
-    sh(on(&home.join("d/f"), "xfs_io -c 'fpunch 8k 8k' $F"));
+    sh(on(home.join("d/f"), "xfs_io -c 'fpunch 8k 8k' $F"));
     let _user = File::open(home.join("d/f")).unwrap();
     sh(format!("mkfifo '{}'", home.join("other").display()));
     let _swapper = swapper(home);

@@ -572,7 +572,7 @@ fn a_writer_inside_is_seen() {
 }
 
 /// Maps the file for writing, shared, and closes it: only the mapping is left.
-fn mapped(file: &Path) -> Killed {
+pub(super) fn mapped(file: &Path) -> Killed {
     require(&["xfs_io"]);
     let mut xfs_io = Killed(spawn(Command::new("xfs_io").arg(file).stdin(Stdio::piped()).stdout(Stdio::null())));
     xfs_io.0.stdin.as_mut().unwrap().write_all(b"mmap -rw 0 4096\nclose\n").unwrap();

@@ -232,6 +232,8 @@ fn package_of(program: &str) -> &str {
         "mkfs.ext4" | "filefrag" | "chattr" | "lsattr" | "debugfs" | "tune2fs" | "dumpe2fs" | "e2fsck" | "e4defrag"
         | "resize2fs" => "e2fsprogs",
         "mkfs.erofs" => "erofs-utils",
+        "mksquashfs" => "squashfs-tools",
+        "bsdtar" => "libarchive-tools",
         "mkfs.btrfs" | "btrfs" => "btrfs-progs",
         "getfattr" | "setfattr" => "attr",
         "setpriv" | "unshare" | "losetup" | "fallocate" | "flock" | "script" | "mkswap" | "hardlink" | "fsfreeze"

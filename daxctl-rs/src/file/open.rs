@@ -164,7 +164,7 @@ fn find(path: &Path, follow: bool) -> Result<OwnedFd> {
             found => return found.map_err(of_open),
         }
     }
-    Walk::begin(path)?.to_the_end(follow)
+    Walk::begin(path)?.walk_to_end(follow)
 }
 
 /// Users, and a group, that names may be left to.
@@ -227,7 +227,7 @@ impl Walk {
         self.rest.extend(names.into_iter().rev());
     }
 
-    fn to_the_end(mut self, follow: bool) -> Result<OwnedFd> {
+    fn walk_to_end(mut self, follow: bool) -> Result<OwnedFd> {
         while let Some(name) = self.rest.pop() {
             if self.astray && name == OsStr::new("..") {
                 return Err(refused("another user could have moved a directory that '..' is to lead out of"));

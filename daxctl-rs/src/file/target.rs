@@ -196,7 +196,7 @@ impl Target {
     /// # Errors
     /// Those of [`Mount::of`].
     pub(crate) fn mount(&self) -> Result<Option<Mount>> {
-        Mount::of(&self.file)
+        Mount::of(self)
     }
 
     /// Tells whether the caller may write to it, without doing so.

@@ -4,9 +4,11 @@ mod durable;
 pub mod frozen;
 pub mod none;
 mod pages;
+mod requirements;
 pub mod writable;
 
 pub(crate) use durable::sync;
+pub use requirements::{Missing, Requirements};
 
 use std::ffi::CStr;
 
@@ -50,18 +52,6 @@ pub fn missing_for_release(added: Xflags, inode: &InodeState) -> Result<Vec<Stri
 
 fn is_anothers(statx: &Statx) -> bool {
     nix::unistd::geteuid().as_raw() != statx.uid
-}
-
-/// Finds, without touching the file, what else would keep it from being held so.
-///
-/// # Errors
-/// What is missing.
-pub fn rehearse(hold: Hold, target: &Target) -> Result<()> {
-    match hold {
-        Hold::Frozen => Ok(()),
-        Hold::Writable => writable::require(),
-        Hold::None => target.require_write_access(),
-    }
 }
 
 /// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.

@@ -121,6 +121,10 @@ impl<'a> Printer<'a> {
         if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
             self.say(&format!("{}: {}", quote(&file.path), error.message));
         }
+        // Its standard output is for another program.
+        if matches!(self.cli.verb, Verb::Map { .. }) && !self.cli.common.json {
+            file.notes.iter().for_each(|note| self.say(&format!("{}: note: {note}", quote(&file.path))));
+        }
         // What could not be looked at, but of no file that is listed.
         if matches!(self.cli.verb, Verb::List { .. }) && file.pin.is_none() && !self.cli.common.json {
             file.notes.iter().for_each(|note| self.say(&format!("{}: {note}", quote(&file.path))));
@@ -197,10 +201,12 @@ impl<'a> Printer<'a> {
                 }
             }
             Verb::List { null: true, .. } => {}
-            verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 => {
-                if verb.takes_lists() || matches!(verb, Verb::List { .. }) {
-                    writeln!(self.out, "{files} files: {}", self.tally)?;
-                }
+            verb if self.cli.common.quiet == 0
+                && signal.is_none()
+                && files > 1
+                && (verb.takes_lists() || matches!(verb, Verb::List { .. })) =>
+            {
+                writeln!(self.out, "{files} files: {}", self.tally)?;
             }
             _ => {}
         }

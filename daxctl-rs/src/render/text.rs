@@ -211,7 +211,8 @@ impl<W: Write> Page<'_, W> {
             None => {}
             Some([]) if file.error.is_some() => return self.notes(file),
             Some([]) => {
-                let says = self.good("pinnable");
+                let pinned = file.pin.as_ref().is_some_and(|pin| pin.state == State::Pinned);
+                let says = self.good(if pinned { "pinned" } else { "pinnable" });
                 let says = format!("{says}, {}", count_of(file));
                 self.headline(file, &says)?;
             }
@@ -244,6 +245,9 @@ impl<W: Write> Page<'_, W> {
             }
             // Not folded: it may be a command, to be copied.
             writeln!(self.out, "    remedy: {}", blocker.remedy)?;
+            if let Some(alternative) = &blocker.alternative {
+                writeln!(self.out, "    or:     {alternative}")?;
+            }
         }
         Ok(())
     }

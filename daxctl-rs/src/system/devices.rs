@@ -104,6 +104,19 @@ pub(crate) fn has_dax((major, minor): (u32, u32)) -> Option<bool> {
     layer(&in_sysfs(format_args!("{major}:{minor}"))?)?.dax
 }
 
+/// Bytes of the smallest piece that can be read or written.
+pub(crate) fn logical_block_size((major, minor): (u32, u32)) -> Option<u64> {
+    let at = in_sysfs(format_args!("{major}:{minor}"))?;
+    let disk = if at.join("partition").exists() { at.parent()? } else { at.as_path() };
+    text(disk.join("queue/logical_block_size"))?.parse().ok()
+}
+
+/// Clusters that the ext4 on the device lets nobody have (`/sys/fs/ext4/DISK/reserved_clusters`).
+pub(crate) fn ext4_reserved_clusters((major, minor): (u32, u32)) -> Option<u64> {
+    let at = in_sysfs(format_args!("{major}:{minor}"))?;
+    text(Path::new("/sys/fs/ext4").join(at.file_name()?).join("reserved_clusters"))?.parse().ok()
+}
+
 /// Where sysfs has the device with this number.
 fn in_sysfs(number: impl Display) -> Option<PathBuf> {
     std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()

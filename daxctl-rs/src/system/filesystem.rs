@@ -6,17 +6,21 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use libdaxfile::statx::Statx;
+use caps::{CapSet, Capability};
+use libdaxfile::statx::{self, Statx};
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
 use nix::sys::statfs::fstatfs;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
+use super::{devices, ext};
 use crate::error::{Error, Named, Result, if_known};
 use crate::needs::Hold;
 use crate::size;
+use crate::status::Status;
 use crate::system::kernel::text;
 
 /// Kinds of filesystems that are told apart.
@@ -65,18 +69,22 @@ impl AddressSpace {
 const OTHERS: [(i64, &str, &str); 11] = [
     (0x9123_683e, "btrfs", "every write relocates, and its addresses are not device addresses"),
     (0xca45_1a4e, "bcachefs", "every write relocates, and its addresses are not device addresses"),
-    (0x794c_7630, "overlay", "the file is in another filesystem; name it there"),
+    (OVERLAY, "overlay", "the file is in another filesystem: look at it on the filesystem below"),
     (0x0102_1994, "tmpfs", "its files have no blocks"),
     (0x8584_58f6, "ramfs", "its files have no blocks"),
-    (0x6969, "nfs", "the map is the server's"),
-    (0xff53_4d42, "cifs", "the map is the server's"),
-    (0x6573_5546, "fuse", "the map is in another program's hands"),
+    (NFS, "nfs", "the map is the server's"),
+    (CIFS, "cifs", "the map is the server's"),
+    (FUSE, "fuse", "the map is in another program's hands"),
     (0x2fc1_2fc1, "zfs", "every write relocates"),
     (0x9660, "iso9660", "it cannot be written"),
     (0x7371_7368, "squashfs", "it cannot be written"),
 ];
 
 const TMPFS: i64 = 0x0102_1994;
+const OVERLAY: i64 = 0x794c_7630;
+const NFS: i64 = 0x6969;
+const CIFS: i64 = 0xff53_4d42;
+const FUSE: i64 = 0x6573_5546;
 
 /// How long space that was just freed is waited for: XFS frees the blocks of deleted files in the background, which
 /// statfs(2) hurries, but does not await (`xfs_fs_statfs()`).
@@ -95,6 +103,8 @@ pub struct Filesystem {
     pub read_only: bool,
     xfs: Option<Geometry>,
     always_cow: bool,
+    /// Of ext2, ext3 and ext4, whether the feature `extent` is on, where that is told.
+    pub(crate) extents: Option<bool>,
 }
 
 /// Filesystems that were looked at, so that their files need not ask again. A descriptor holds each, so that no other can
@@ -157,6 +167,7 @@ impl Filesystem {
             read_only: statfs.flags().contains(FsFlags::ST_RDONLY),
             xfs: geometry,
             always_cow: geometry.is_some() && text("/sys/fs/xfs/debug/always_cow").as_deref() == Some("1"),
+            extents: if kind == Kind::Ext { ext::has_extents(&fd)? } else { None },
         })
     }
 
@@ -176,8 +187,15 @@ impl Filesystem {
     pub fn refusal(&self, hold: Hold) -> Option<&'static str> {
         match self.kind {
             Kind::F2fs if hold == Hold::Writable => None,
-            Kind::F2fs => {
+            Kind::F2fs if cfg!(feature = "guard") => {
                 Some("its garbage collection moves the blocks of immutable files; --hold writable has f2fs keep them")
+            }
+            Kind::F2fs => Some(
+                "its garbage collection moves the blocks of immutable files; only --hold writable, \
+                 which this daxfile was built without, has f2fs keep them",
+            ),
+            Kind::Ext if self.lacks_extents() => {
+                Some("its feature extent is off, as on ext2 and ext3: files are mapped by block pointers")
             }
             Kind::Xfs if self.xfs_has(GeometryFlags::ZONED) => Some("a zoned XFS relocates every write"),
             Kind::Xfs if self.always_cow => Some("always_cow of XFS, a debug setting, relocates every write"),
@@ -187,6 +205,39 @@ impl Filesystem {
                 Some(other.map_or("whether it keeps blocks where they are is not known", |other| other.2))
             }
         }
+    }
+
+    /// Whether this is an ext2, ext3 or ext4 that is known to have its feature `extent` off.
+    #[must_use]
+    pub fn lacks_extents(&self) -> bool {
+        self.extents == Some(false)
+    }
+
+    /// Whether this is an overlayfs, whose files are in other filesystems.
+    #[must_use]
+    pub fn is_overlay(&self) -> bool {
+        matches!(self.kind, Kind::Other(_, OVERLAY))
+    }
+
+    /// How many extents an inode of XFS has room for, at most (`XFS_INODE_CORE_SIZE` and `sizeof(xfs_bmbt_rec)`).
+    #[must_use]
+    pub fn extents_in_inode(&self) -> u64 {
+        self.xfs.map_or(0, |geometry| u64::from(geometry.inode_size.saturating_sub(176)) / 16)
+    }
+
+    /// Where the files of such a filesystem really are, if they are not in it.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Other(_, OVERLAY | NFS | CIFS | FUSE) => self.refusal(Hold::None),
+            _ => None,
+        }
+    }
+
+    /// Whether no hold can be had here.
+    #[must_use]
+    pub fn refuses_every_hold(&self) -> bool {
+        Hold::ALL.iter().all(|hold| self.refusal(*hold).is_some())
     }
 
     /// Whether it leaves the blocks of this file of its where they are. f2fs does so for those alone that it has pinned.
@@ -279,6 +330,42 @@ impl Filesystem {
         matches!(self.kind, Kind::Other("nfs" | "cifs", _))
     }
 
+    /// The free blocks with those that are reserved for root, which CAP_SYS_RESOURCE may use as well. ext4 keeps some from
+    /// everybody, for delayed allocation (`ext4_calculate_resv_clusters()`).
+    fn all_blocks(&self, fd: impl AsFd, statvfs: &Statvfs) -> Result<u64> {
+        let kept = match self.kind {
+            Kind::Ext => {
+                let told = devices::ext4_reserved_clusters(statx::get(fd)?.device);
+                told.unwrap_or_else(|| (statvfs.blocks() / 50).min(4096))
+            }
+            _ => 0,
+        };
+        Ok(statvfs.blocks_free().saturating_sub(kept).max(statvfs.blocks_available()))
+    }
+
+    /// Whether this process may use the blocks that a filesystem reserves: ext4 and f2fs reserve them for root as a user
+    /// (`ext4_has_free_clusters()`).
+    fn may_use_reserve(&self) -> Result<bool> {
+        if geteuid().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
+            return Ok(true);
+        }
+        caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE)
+            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))
+    }
+
+    /// The free space that this process may use.
+    pub(crate) fn free_bytes(&self, fd: impl AsFd) -> Result<u64> {
+        let statvfs = fstatvfs(&fd).named("fstatvfs")?;
+        let blocks = if self.may_use_reserve()? { self.all_blocks(&fd, &statvfs)? } else { statvfs.blocks_available() };
+        Ok(blocks.saturating_mul(statvfs.fragment_size()))
+    }
+
+    /// How many bytes of attributes an inode of ext4 has room for, and whether others than these need no room in it or in a
+    /// block. `None` where nobody tells.
+    pub(crate) fn room_in_inode(&self, fd: impl AsFd) -> Result<Option<(usize, bool)>> {
+        ext::room_for_attributes(fd)
+    }
+
     /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
     ///
     /// # Errors
@@ -286,14 +373,13 @@ impl Filesystem {
     pub(crate) fn require_space(&self, fd: impl AsFd, bytes: u64) -> Result<()> {
         let deadline = Instant::now() + DELETION;
         loop {
-            let statvfs = fstatvfs(&fd).named("fstatvfs")?;
-            let free = statvfs.blocks_available().saturating_mul(statvfs.fragment_size());
+            let free = self.free_bytes(&fd)?;
             if bytes <= free {
                 return Ok(());
             }
             if self.kind != Kind::Xfs || Instant::now() >= deadline {
                 let (bytes, free) = (size::format(bytes, false), size::format(free, false));
-                return Err(Error::call("fallocate", Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
+                return Err(Error::foreseen(Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
             }
             sleep(Duration::from_millis(10));
         }
@@ -312,7 +398,7 @@ impl Filesystem {
     pub(crate) fn require_extents(&self) -> Result<()> {
         match self.kind {
             Kind::Other(name, TMPFS) => {
-                Err(Error::call("ioctl(FS_IOC_FIEMAP)", Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
+                Err(Error::foreseen(Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
             }
             _ if self.is_remote() => {
                 let why = self.refusal(Hold::Frozen).unwrap_or_default();

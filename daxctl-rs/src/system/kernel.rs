@@ -50,10 +50,15 @@ impl Host {
             lsm: active_lsms(),
             lockdown: lockdown(),
             capabilities: used.map(ToString::to_string).collect(),
-            initial_user_namespace: text("/proc/self/uid_map").map(|map| is_everybody(&map)),
+            initial_user_namespace: initial_user_namespace(),
             lease_break_time: text("/proc/sys/fs/lease-break-time").and_then(|seconds| seconds.parse().ok()),
         })
     }
+}
+
+/// Whether this process is in the initial user namespace, where /proc tells.
+pub(crate) fn initial_user_namespace() -> Option<bool> {
+    text("/proc/self/uid_map").map(|map| is_everybody(&map))
 }
 
 /// The active Linux security modules, in order, where securityfs tells.

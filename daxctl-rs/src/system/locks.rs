@@ -25,6 +25,7 @@ const DIRECTORY: &str = "/run/daxfile";
 /// Busy where another process has it.
 pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File>> {
     let Some(file) = file(&format!("{major}:{minor}")) else { return Ok(None) };
+    #[expect(clippy::cast_possible_truncation, reason = "the two constants are 1 and 0")]
     let range = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,

@@ -1,7 +1,9 @@
 //! The machine around a file: filesystems and mounts, block devices, the kernel, active swap. Knows nothing of a file's map.
 
 pub mod devices;
+mod ext;
 pub mod filesystem;
+pub(crate) mod holders;
 pub mod kernel;
 pub(crate) mod locks;
 pub mod mounts;

@@ -1,7 +1,7 @@
 //! How filesystems are mounted: proc_pid_mountinfo(5).
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -18,6 +18,9 @@ pub struct Mount {
     /// What is mounted: usually the name of a device.
     #[serde(serialize_with = "name::serialize")]
     pub source: PathBuf,
+    /// As which filesystem.
+    #[serde(skip)]
+    pub filesystem: String,
     /// The mount's own options, then the filesystem's.
     pub options: Vec<String>,
     /// Whether all of the filesystem is mounted there, not only a directory of it.
@@ -27,13 +30,16 @@ pub struct Mount {
 
 impl Mount {
     /// Looks it up in /proc/self/mountinfo, by the number that /proc/self/fdinfo has of the descriptor; see
-    /// proc_pid_mountinfo(5). `None` where it is mounted in another namespace only.
+    /// proc_pid_mountinfo(5). `None` where it is mounted in another namespace only, or where /proc is not mounted.
     ///
     /// # Errors
     /// Where one of them cannot be read.
-    pub fn of(file: &File) -> Result<Option<Self>> {
-        let fdinfo = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
-        let fdinfo = std::fs::read_to_string(fdinfo).named("read(/proc/self/fdinfo)")?;
+    pub fn of(file: impl AsFd) -> Result<Option<Self>> {
+        let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
+        let fdinfo = match std::fs::read_to_string(fdinfo) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.named("read(/proc/self/fdinfo)")?,
+        };
         let number = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
         let of_line = |line: &[u8]| {
             let (mount, filesystem) = line.split_at(line.windows(3).position(|separator| separator == b" - ")?);
@@ -42,7 +48,8 @@ impl Mount {
             let root = mount.nth(2).filter(|_| here)?;
             let point = mount.next()?;
             let own = mount.next()?;
-            let mut filesystem = filesystem.split(|&byte| byte == b' ').skip(3);
+            let mut filesystem = filesystem.split(|&byte| byte == b' ').skip(2);
+            let kind = String::from_utf8_lossy(filesystem.next()?).into_owned();
             let (source, options) = (filesystem.next()?, filesystem.next()?);
             let mut all = Vec::new();
             for option in [own, options].iter().flat_map(|options| options.split(|&byte| byte == b',')) {
@@ -54,6 +61,7 @@ impl Mount {
             Some(Mount {
                 point: unescape(point).into(),
                 source: unescape(source).into(),
+                filesystem: kind,
                 options: all,
                 whole: root == b"/",
             })
@@ -63,7 +71,10 @@ impl Mount {
 }
 
 fn mountinfo() -> Result<Vec<u8>> {
-    std::fs::read("/proc/self/mountinfo").named("read(/proc/self/mountinfo)")
+    match std::fs::read("/proc/self/mountinfo") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.named("read(/proc/self/mountinfo)"),
+    }
 }
 
 /// The realtime device of the XFS on a device (major, minor), as its mount options name it; see proc_pid_mountinfo(5).

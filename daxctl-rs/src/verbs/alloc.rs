@@ -12,16 +12,18 @@ use libdaxfile::Errno;
 use libdaxfile::f2fs;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{Extents, Request};
+use libdaxfile::statx;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::fstatat;
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
 use super::each;
 use crate::error::{Error, Named, Result};
-use crate::file::blockers::{Blocker, Kind};
+use crate::file::blockers::{Blocker, Kind, turn_extents_on};
 use crate::file::layout::block_end;
 use crate::file::open;
 use crate::file::target::{Target, parent, unnamed};
+use crate::hold::Requirements;
 use crate::needs::{Hold, Needs};
 use crate::pin::survey::{self, Survey};
 use crate::prepare::zeros::Zeros;
@@ -62,15 +64,11 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     }
     match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Err(Errno::ENOENT) => {}
-        Ok(_) => return Err(exists(Errno::EEXIST)),
+        Ok(_) => return Err(exists()),
         Err(errno) => return Err(Error::call("newfstatat", errno)),
     }
     let filesystem = Filesystem::of(&directory)?;
-    let hold = holds_on(&filesystem);
-    if let Some(why) = filesystem.refusal(hold) {
-        let name = filesystem.name();
-        return Err(Error::new(Status::Unable, format!("no map can be held on {name}: {why}")));
-    }
+    require_hold(&directory, &filesystem)?;
     let rounded = block_end(options.size, filesystem.block_size);
     let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
     filesystem.require_space(&directory, reserve)?;
@@ -95,6 +93,20 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     Ok(())
 }
 
+/// Refuses to make a file where nothing could hold its map.
+fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
+    let statx = statx::get(&directory)?;
+    let missing = Requirements::default().missing(holds_on(filesystem), &directory, &statx, filesystem)?;
+    // Where it may not be made, a call will tell.
+    let refused = missing.into_iter().find(|missing| !missing.callers && missing.errno.is_none());
+    let Some(missing) = refused else { return Ok(()) };
+    let (name, mut why) = (filesystem.name(), missing.what);
+    if filesystem.lacks_extents() {
+        why = format!("{why}; {} turns it on", turn_extents_on(&directory, statx.device));
+    }
+    Err(Error::new(missing.status, format!("no map can be held on {name}: {why}")))
+}
+
 /// What a file there can be held by.
 fn holds_on(filesystem: &Filesystem) -> Hold {
     if filesystem.kind == filesystem::Kind::F2fs { Hold::Writable } else { Hold::Frozen }
@@ -106,8 +118,8 @@ fn last_component(path: &Path) -> Option<&OsStr> {
     (!matches!(name, b"" | b"." | b"..")).then(|| OsStr::from_bytes(name))
 }
 
-fn exists(errno: Errno) -> Error {
-    Error::call("linkat", errno).because("alloc never touches an existing file")
+fn exists() -> Error {
+    Error::foreseen(Errno::EEXIST).because("alloc never touches an existing file")
 }
 
 /// Allocates, aligns, zeroes and cuts the file, and looks at it.
@@ -115,7 +127,16 @@ fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress
     if target.filesystem.kind == filesystem::Kind::F2fs {
         f2fs::pin(target)?;
     }
-    fallocate(target, Mode::empty(), 0, reserve)?;
+    fallocate(target, Mode::empty(), 0, reserve).map_err(|error| {
+        let error = Error::from(error);
+        match error.errno {
+            // Not everybody is told.
+            Some(Errno::EOPNOTSUPP) if target.filesystem.kind == filesystem::Kind::Ext => {
+                error.because("is its feature extent off, as on ext2 and ext3? tune2fs -O extents turns it on")
+            }
+            _ => error,
+        }
+    })?;
     if let Some(align) = options.needs.align {
         collapse_head(target, align)?;
     }
@@ -190,7 +211,7 @@ fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
         }
         linked => linked,
     };
-    linked.map_err(|errno| if errno == Errno::EEXIST { exists(errno) } else { Error::call("linkat", errno) })
+    linked.map_err(|errno| if errno == Errno::EEXIST { exists() } else { Error::call("linkat", errno) })
 }
 
 /// Takes the name away again, since it could not be made durable; tells what failed.

@@ -1,18 +1,74 @@
-//! `check`: says whether `pin` with the same options would meet a blocker, and names every one.
+//! `check`: says whether `pin` with the same options could succeed, and names everything that prevents it.
 
 use std::path::PathBuf;
 
+use libdaxfile::Errno;
+
 use super::{each, judge};
-use crate::needs::Needs;
+use crate::error::Result;
+use crate::file::blockers::Kind;
+use crate::file::target::Target;
+use crate::hold::{Missing, Requirements, frozen, writable};
+use crate::needs::{Hold, Needs};
 use crate::pin::survey;
 use crate::progress::Progress;
-use crate::report::Sink;
+use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
 /// Checks each file. Nothing is changed, but dirty pages are written back.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::look_at_each(paths, progress, sink, |target, report| {
-        let survey = judge::or_unsupported(target, survey::with_sharers(target, *needs), report)?;
-        judge::judge(target, needs, &survey, report)
-    })
+    let requirements = Requirements::default();
+    each::look_at_each(paths, progress, sink, |target, report| check(target, needs, &requirements, report))
+}
+
+fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &mut FileReport) -> Result<()> {
+    let surveyed = survey::with_sharers(target, *needs);
+    let Some(survey) = judge::seen(target, needs, surveyed, report)? else { return Ok(()) };
+    let missing = requirements.missing(needs.hold, target, &survey.inode.statx, &target.filesystem)?;
+    let here = missing.iter().find(|missing| !missing.callers);
+    judge::judge(target, needs, &survey, here, report)?;
+    if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
+        judge::require_room(target, needs, &survey, 0, requirements, report)?;
+    }
+    // Neither is the file's: root will pin it, at a moment when nobody writes.
+    if !judge::is_pinned_so(&survey, needs) {
+        note_privileges(&judge::with_record_in_the_way(missing.clone(), needs, &survey)?, report);
+    }
+    match needs.hold {
+        Hold::Frozen if target.filesystem.refusal(needs.hold).is_none() => note_writers(target, report),
+        Hold::Writable if missing.is_empty() => note_kernel_writers(target, report),
+        _ => Ok(()),
+    }
+}
+
+fn note_privileges(missing: &[Missing], report: &mut FileReport) {
+    if let Some(missing) = missing.iter().find(|missing| missing.callers) {
+        report.notes.push(format!("pin would fail for this user: {}", missing.what));
+    }
+}
+
+/// Under hold writable, only what the kernel itself writes is in the way.
+fn note_kernel_writers(target: &Target, report: &mut FileReport) -> Result<()> {
+    match writable::probe(target) {
+        Err(error) if error.status == Status::Busy => {
+            report.notes.push(format!("at the moment {error}"));
+            Ok(())
+        }
+        Err(error) if error.errno == Some(Errno::EACCES) => Ok(()),
+        probed => probed,
+    }
+}
+
+fn note_writers(target: &Target, report: &mut FileReport) -> Result<()> {
+    let swapfile = report.blockers.iter().flatten().any(|blocker| blocker.kind == Kind::Swapfile);
+    match frozen::probe(target) {
+        // swapon(2) has it open for as long.
+        Err(error) if error.errno == Some(Errno::EAGAIN) && !swapfile => {
+            report.notes.push(format!("at the moment {}", judge::open_for_writing(target)?));
+            Ok(())
+        }
+        // It takes CAP_LEASE to ask about another's file.
+        Err(error) if matches!(error.errno, Some(Errno::EAGAIN | Errno::EACCES)) => Ok(()),
+        probed => probed,
+    }
 }

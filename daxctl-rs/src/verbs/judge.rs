@@ -1,36 +1,63 @@
-//! The judgement that `check`, `pin` and `prepare` share: what prevents pinning a file that was looked at.
+//! The judgement that `check` and `pin` share: what prevents pinning a file that was looked at.
+
+use libdaxfile::Errno;
 
 use crate::error::{Error, Result};
 use crate::file::blockers::{self, Kind};
 use crate::file::staging::Staging;
 use crate::file::target::Target;
+use crate::hold::{Missing, Requirements};
 use crate::needs::{Hold, Needs};
-use crate::pin::record::Stored;
+use crate::pin::record::{self, Stored, attribute};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::report::FileReport;
 use crate::size;
 use crate::status::Status;
+use crate::system::holders::{Holders, Use};
 
-/// Where a file's filesystem shows no map at all, that is the blocker.
+/// What was seen of a file. `None` where its filesystem shows no map: that is reported as the blocker.
 ///
 /// # Errors
 /// Those of the survey.
-pub(super) fn or_unsupported<T>(target: &Target, surveyed: Result<T>, report: &mut FileReport) -> Result<T> {
-    surveyed.inspect_err(|error| {
-        if error.status == Status::Unable {
-            report.blockers = Some(vec![blockers::unsupported(target)]);
+pub(super) fn seen<T>(
+    target: &Target,
+    needs: &Needs,
+    surveyed: Result<T>,
+    report: &mut FileReport,
+) -> Result<Option<T>> {
+    match surveyed {
+        Err(error) if error.status == Status::Unable => {
+            report.block(vec![blockers::unsupported(target, *needs)]);
+            // Why there is no map, the blocker tells, if it is known.
+            if target.filesystem.refusal(needs.hold).is_some() { Ok(None) } else { Err(error) }
         }
-    })
+        surveyed => surveyed.map(Some),
+    }
 }
 
-/// Reports a survey, and what in it stands against pinning.
+/// Whether the file is pinned with the same options, so that pinning it changes nothing.
+pub(super) fn is_pinned_so(survey: &Survey, needs: &Needs) -> bool {
+    survey.state == State::Pinned && matches!(&survey.stored, Stored::Own(record) if record.needs == *needs)
+}
+
+/// Reports a survey, and what prevents pinning: what the hold lacks here, then what the file has against it.
 ///
 /// # Errors
-/// A record that must be dealt with first.
-pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mut FileReport) -> Result<()> {
+/// What is missing for the hold, unless only the caller lacks it; a record that must be dealt with first.
+pub(super) fn judge(
+    target: &Target,
+    needs: &Needs,
+    survey: &Survey,
+    missing: Option<&Missing>,
+    report: &mut FileReport,
+) -> Result<()> {
     report.describe(target, survey);
     let mut blockers = survey.blockers.clone();
+    if is_pinned_so(survey, needs) {
+        // Swapped to since: the kernel itself keeps it in its place.
+        blockers.retain(|blocker| blocker.kind != Kind::Swapfile);
+    }
     if survey.state == State::Pinned && needs.hold != Hold::Writable {
         // What was copied since has not moved; verify says yes to it, too.
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
@@ -46,6 +73,13 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
     {
         report.differ(moved);
     }
+    // What the filesystem is refused for is a blocker.
+    if let Some(missing) = missing.filter(|missing| !missing.callers)
+        && !is_pinned_so(survey, needs)
+        && target.filesystem.refusal(needs.hold).is_none()
+    {
+        return Err(missing.error(needs.hold));
+    }
     match &survey.stored {
         Stored::UnknownVersion(_, version) => {
             return Err(Error::new(
@@ -54,7 +88,12 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
             ));
         }
         Stored::Own(record) if record.needs != *needs => {
-            return Err(Error::new(Status::No, "already pinned with other options: unpin first"));
+            let (theirs, ours) = record.needs.differences(needs);
+            let (theirs, ours) = (theirs.join(", "), ours.join(", "));
+            return Err(Error::new(
+                Status::No,
+                format!("already pinned with other options ({theirs}; now asked for {ours}): unpin first"),
+            ));
         }
         Stored::Own(_) if survey.state == State::Drifted || changed(survey) => {
             return Err(Error::new(Status::No, "pinned before, and changed since: see daxfile verify; unpin first"));
@@ -64,6 +103,65 @@ pub(super) fn judge(target: &Target, needs: &Needs, survey: &Survey, report: &mu
         Stored::Own(_) | Stored::Absent => {}
     }
     Ok(())
+}
+
+/// Finds out whether the record, with a note of so many bytes, has room, without writing it.
+///
+/// # Errors
+/// Where it has none; those of the calls that look.
+pub(super) fn require_room(
+    target: &Target,
+    needs: &Needs,
+    survey: &Survey,
+    note: usize,
+    requirements: &Requirements,
+    report: &mut FileReport,
+) -> Result<()> {
+    if matches!(survey.stored, Stored::Own(_)) {
+        // It is there, and stays.
+        return Ok(());
+    }
+    record::require_room(target, needs.hold, survey.overview.summary.extents, note)?;
+    if requirements.has_quotas(target, survey.inode.statx.device)? {
+        report.notes.push("quotas are on; whether they leave room for the pin record was not looked at".into());
+    }
+    Ok(())
+}
+
+/// Adds to what is missing the privilege to remove the enforced record that would hide one of hold none.
+///
+/// # Errors
+/// Where the kernel does not tell the process's capabilities.
+pub(super) fn with_record_in_the_way(
+    mut missing: Vec<Missing>,
+    needs: &Needs,
+    survey: &Survey,
+) -> Result<Vec<Missing>> {
+    let found = survey.stored.attribute();
+    if needs.hold == Hold::None && found.is_some_and(|found| found != attribute(Hold::None)) {
+        missing.extend(Missing::to_remove_the_record()?);
+    }
+    Ok(missing)
+}
+
+/// Says who has the file open for writing, and what makes them go.
+///
+/// # Errors
+/// Those of statx(2).
+pub(super) fn open_for_writing(target: &Target) -> Result<String> {
+    let holders = Holders::of(target, &target.statx()?, Use::Writing);
+    Ok(format!("open for writing{}", holders.name()))
+}
+
+/// Says who it is that keeps a file busy, in place of the refused lease.
+pub(super) fn name_writers(target: &Target, error: Error) -> Error {
+    if error.errno != Some(Errno::EAGAIN) {
+        return error;
+    }
+    match open_for_writing(target) {
+        Ok(writers) => error.in_words(format!("busy: {writers}, or use --wait")),
+        Err(_) => error,
+    }
 }
 
 /// Whether a file whose pin is not held has changed since.

@@ -19,12 +19,14 @@ use crate::file::target::Target;
 use crate::hold;
 use crate::name::quote;
 use crate::needs::{Hold, Needs};
+use crate::pin::record::Stored;
 use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
 use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
+use crate::size;
 use crate::status::Status;
-use crate::system::devices::SECTOR;
+use crate::system::devices::{self, SECTOR};
 
 /// Who is to read the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,10 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
     let (major, minor) = device(target, &survey)?;
     let device = format!("{major}:{minor}");
     report.mapping = Some(match format {
-        Format::Dmsetup => Mapping::Dmsetup { device, segments: segments(&runs, size)? },
+        Format::Dmsetup => {
+            let block_size = devices::logical_block_size((major, minor)).unwrap_or(SECTOR);
+            Mapping::Dmsetup { device, segments: segments(&runs, size, block_size)? }
+        }
         Format::Resume => {
             let (resume_offset, page_size) = resume_offset(&runs)?;
             // A number of a device can change from boot to boot; the realtime device has no other name.
@@ -88,6 +93,18 @@ fn not_pinned(state: State) -> String {
 /// Refuses what has no place of its own for every byte.
 fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> Result<()> {
     let mut against = survey.blockers.clone();
+    // What is pinned stays where it is, and so check says. Of the blocks that other files have, too, the reader must know.
+    let shared = survey.overview.summary.shared;
+    if shared > 0
+        && survey.state == State::Pinned
+        && !matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Writable)
+    {
+        against.retain(|blocker| blocker.kind != Kind::Shared);
+        let shared = size::format(shared, false);
+        report
+            .notes
+            .push(format!("{shared} shared with other files: what is written there through this map, they get, too"));
+    }
     against.retain(|blocker| match blocker.kind {
         // These say nothing of where the bytes are.
         Kind::TooManyExtents | Kind::Misaligned | Kind::Staging | Kind::PastEof => false,
@@ -129,11 +146,13 @@ fn is_realtime_device(target: &Target, number: (u32, u32)) -> Result<bool> {
     }
 }
 
-fn segments(runs: &[Run], size: u64) -> Result<Vec<Segment>> {
-    if !size.is_multiple_of(SECTOR) {
+fn segments(runs: &[Run], size: u64, block_size: u64) -> Result<Vec<Segment>> {
+    if !size.is_multiple_of(block_size) {
         return Err(Error::new(
             Status::No,
-            format!("its size, {size}, is no multiple of {SECTOR}: a table cannot end there"),
+            format!(
+                "its size, {size}, is no multiple of the device's blocks of {block_size}: a table cannot end there"
+            ),
         ));
     }
     let of_run = |run: &Run| Segment {
@@ -169,9 +188,11 @@ mod tests {
     #[test]
     fn a_table_ends_with_the_file() {
         let runs = [run(0, 8192, 4096), run(4096, 65536, 4096), run(8192, 1 << 20, 4096)];
-        let all = segments(&runs, 4608).map(|segments| segments.iter().map(|s| (s.physical, s.length)).collect());
+        let all = segments(&runs, 4608, 512).map(|segments| segments.iter().map(|s| (s.physical, s.length)).collect());
         assert_eq!(all, Ok(vec![(8192, 4096), (65536, 512)]));
-        assert_eq!(segments(&runs, 4609).map_err(|error| error.status), Err(Status::No));
+        for (size, block_size) in [(4609, 512), (4608, 4096)] {
+            assert_eq!(segments(&runs, size, block_size).map_err(|error| error.status), Err(Status::No));
+        }
     }
 
     #[test]

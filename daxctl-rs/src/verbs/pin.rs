@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use libdaxfile::Errno;
 use libdaxfile::lease::{Kind, Lease};
 
 use super::{each, judge};
 use crate::error::{Error, Result};
+use crate::file::blockers::Kind as Blocking;
 use crate::file::target::Target;
 use crate::hold::frozen::{self, Candidate};
-use crate::hold::{self, none, writable};
+use crate::hold::{self, Requirements, none, writable};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Note, Record, Stored};
 use crate::pin::state::State;
@@ -53,8 +53,9 @@ impl Deadline {
 
 /// Pins each file.
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    let requirements = Requirements::default();
     let deadline = Deadline::after(options.wait);
-    each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, deadline, progress))
+    each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, &requirements, deadline, progress))
 }
 
 /// What is to happen to a file that was looked at.
@@ -66,7 +67,13 @@ enum Next {
 }
 
 /// Pins the first of the files, at least one, and reports on these.
-fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress: &dyn Progress) -> Vec<FileReport> {
+fn pin_batch(
+    paths: &[PathBuf],
+    options: &Options,
+    requirements: &Requirements,
+    deadline: Deadline,
+    progress: &dyn Progress,
+) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut frozen = Vec::new();
     let mut pinned = Vec::new();
@@ -80,12 +87,12 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress:
         }
         let mut report = FileReport::new(path);
         let looked = opened.and_then(|target| {
-            // Where no map is held, locks may not be had either.
-            let lock = match target.filesystem.is_remote() {
+            // Where nothing can be pinned there may be no locks either.
+            let lock = match target.filesystem.refuses_every_hold() {
                 true => None,
                 false => Some(patiently(deadline, progress, || target.lock())?),
             };
-            let next = look(&target, options, deadline, progress, &mut report)?;
+            let next = look(&target, options, requirements, deadline, progress, &mut report)?;
             Ok((target, lock, next))
         });
         match looked {
@@ -132,6 +139,7 @@ fn pin_batch(paths: &[PathBuf], options: &Options, deadline: Deadline, progress:
 fn look(
     target: &Target,
     options: &Options,
+    requirements: &Requirements,
     deadline: Deadline,
     progress: &dyn Progress,
     report: &mut FileReport,
@@ -147,12 +155,10 @@ fn look(
         Some(Stored::Own(record)) => record.needs,
         _ => options.needs,
     };
-    let statx = target.statx()?;
-    let missing = hold::missing_capabilities(needs.hold, &statx)?;
-    let may_probe = missing.is_empty() && target.filesystem.refusal(needs.hold).is_none();
+    let missing = requirements.missing(needs.hold, target, &target.statx()?, &target.filesystem)?;
     let probed = match needs.hold {
-        Hold::Frozen if may_probe => patiently(deadline, progress, || frozen::probe(target)),
-        Hold::Writable if may_probe => patiently(deadline, progress, || writable::probe(target)),
+        Hold::Frozen if missing.is_empty() => patiently(deadline, progress, || frozen::probe(target)),
+        Hold::Writable if missing.is_empty() => patiently(deadline, progress, || writable::probe(target)),
         _ => Ok(()),
     };
     // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
@@ -161,16 +167,19 @@ fn look(
         Hold::Frozen | Hold::Writable => None,
     };
     let surveyed = survey::to_record(target, needs, options.note.as_ref(), lease.as_ref());
-    let recorded = judge::or_unsupported(target, surveyed, report)?;
+    let Some(recorded) = judge::seen(target, &needs, surveyed, report)? else { return Ok(Next::Nothing) };
     let survey = &recorded.survey;
-    judge::judge(target, &needs, survey, report)?;
+    judge::judge(target, &needs, survey, missing.first(), report)?;
     if let (Stored::Own(record), Some(_)) = (&survey.stored, &options.note)
         && record.note != options.note
     {
         return Err(Error::new(Status::No, "already pinned with another note: unpin first"));
     }
-    // Not before: of a file in use, too, all that stands against pinning is told.
-    probed?;
+    // Not before: of a file in use, too, all that stands against pinning is told. But that it is swapped to says it all.
+    let swapfile = report.blockers.iter().flatten().any(|blocker| blocker.kind == Blocking::Swapfile);
+    if !swapfile {
+        probed.map_err(|error| judge::name_writers(target, error))?;
+    }
     if report.exit_status != Status::Done {
         return Ok(Next::Nothing);
     }
@@ -182,18 +191,12 @@ fn look(
         report.action = Some(Action::AlreadyPinned);
         return Ok(Next::Nothing);
     }
-    if target.filesystem.read_only {
-        return Err(Error::call("fsetxattr", Errno::EROFS).because("a pin needs its record; remount it read-write"));
-    }
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        return Err(Error::new(
-            Status::NotPermitted,
-            format!("hold {} needs {missing}; --hold none records the map with write access alone", needs.hold.name()),
-        ));
+    if let Some(missing) = judge::with_record_in_the_way(missing, &needs, survey)?.first() {
+        return Err(missing.error(needs.hold));
     }
     if options.dry_run {
-        hold::rehearse(needs.hold, target)?;
+        let note = options.note.as_ref().map_or(0, |note| note.as_str().len());
+        judge::require_room(target, &needs, survey, note, requirements, report)?;
         report.action = Some(Action::WouldPin);
         return Ok(Next::Nothing);
     }

@@ -7,12 +7,15 @@ use crate::error::{Error, Result};
 use crate::file::blockers::{Blocker, Kind};
 use crate::file::staging::Staging;
 use crate::file::target::Target;
+use crate::name::for_shell;
 use crate::needs::{Allow, Needs};
+use crate::pin::record::{self, Stored};
 use crate::pin::survey::{self, Survey};
 use crate::prepare::{deduped, leased};
 use crate::progress::{Progress, Unit};
 use crate::report::{Action, FileReport, Sink, Work};
 use crate::status::Status;
+use crate::system::holders::{Holders, Use};
 
 /// Rounds beside others before the file is called busy.
 const ROUNDS: u32 = 3;
@@ -43,14 +46,19 @@ fn prepare(
     progress: &dyn Progress,
     report: &mut FileReport,
 ) -> Result<()> {
-    let survey = judge::or_unsupported(&target, survey::with_sharers(&target, *needs), report)?;
+    let surveyed = survey::with_sharers(&target, *needs);
+    let Some(survey) = judge::seen(&target, needs, surveyed, report)? else { return Ok(()) };
     let unsure =
         matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
     let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
-    let nothing_to_do = !unsure && !survey.blockers.iter().any(mendable);
-    if hopeless || nothing_to_do || survey.inode.immutable() {
+    let wanted = survey.blockers.iter().any(mendable);
+    let pinned = matches!(survey.stored, Stored::Own(_));
+    if hopeless || pinned || !wanted && !unsure || survey.inode.immutable() {
         report.describe(&target, &survey);
         report.block(survey.blockers);
+        if pinned && wanted {
+            return Err(is_pinned(&target));
+        }
         report.action = (report.exit_status == Status::Done).then_some(Action::AlreadyPrepared);
         return Ok(());
     }
@@ -65,6 +73,10 @@ fn prepare(
     }
     let target = target.into_writable()?;
     let _lock = target.lock()?;
+    // Pinning takes the same lock.
+    if matches!(record::load(&target, false)?, Stored::Own(_)) {
+        return Err(is_pinned(&target));
+    }
     progress.begin(work.write, Unit::Bytes);
     let mended = mend(&target, needs, survey, unsure, progress);
     progress.end();
@@ -75,6 +87,11 @@ fn prepare(
         report.action = Some(Action::Prepared);
     }
     Ok(())
+}
+
+/// What is recorded would move, whatever holds it.
+fn is_pinned(target: &Target) -> Error {
+    Error::new(Status::No, format!("pinned: unpin first (daxfile unpin {})", for_shell(&target.path)))
 }
 
 /// The bytes that it takes, at most.
@@ -97,12 +114,15 @@ fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: 
     if leased::mend(target, needs, unshares, progress)?.is_some() {
         return survey::take(target, *needs, None, |_| ());
     }
-    let busy = |why| Err(Error::new(Status::Busy, format!("others have it open, and {why}; see fuser(1)")));
+    let busy = |why| {
+        let holders = Holders::of(target, &target.statx()?, Use::Any);
+        Err(Error::new(Status::Busy, format!("busy: open{}: {why}", holders.name())))
+    };
     if target.filesystem.reflinking_xfs().is_none() {
-        return busy("only an XFS with reflink can be mended beside them");
+        return busy("only an XFS with reflink can be prepared while others have it open");
     }
     if has(&survey, Kind::PastEof) {
-        return busy("blocks past EOF can be cut only without them");
+        return busy("blocks past EOF can be cut only while nobody else has it open");
     }
     let mut survey = survey;
     for _ in 0..ROUNDS {
@@ -115,5 +135,5 @@ fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: 
             return Ok(survey);
         }
     }
-    busy("they keep changing it")
+    busy("the map keeps changing")
 }

@@ -10,6 +10,7 @@ use super::each;
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::hold::{self, writable};
+use crate::name;
 use crate::needs::Hold;
 use crate::pin::guarded;
 use crate::pin::record::{self, Stored, attribute};
@@ -38,15 +39,17 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
         }
         let mut report = FileReport::new(path);
         let unpinned = opened.and_then(|target| {
-            if target.filesystem.is_remote() {
-                target.filesystem.require_extents()?;
+            if let Some(why) = target.filesystem.elsewhere() {
+                let name = target.filesystem.name();
+                return Err(Error::new(Status::Unable, format!("no pin can be here, on {name}: {why}")));
             }
             let lock = target.lock()?;
             let action = unpin(&target, dry_run, &mut report)?;
             Ok((target, lock, action))
         });
         match unpinned {
-            Ok((_, _, action)) if dry_run => report.action = Some(action),
+            // Where nothing can be written, nothing has to be made durable.
+            Ok((target, _, action)) if dry_run || target.filesystem.read_only => report.action = Some(action),
             Ok((target, lock, action)) => ended.push((reports.len(), target, lock, action)),
             Err(error) => report.fail(&error),
         }
@@ -107,9 +110,13 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
     if let Some(what) = strange {
         report.notes.push(format!("has {what}: no flag is touched"));
         if target.inode_state()?.immutable() {
+            let file = name::for_shell(&target.path);
             return Err(Error::new(
                 Status::No,
-                format!("{what} on an immutable file: chattr -i first, if it is not pinned"),
+                format!(
+                    "immutable, with {what}, as bsdtar, borg, xfsrestore and restore leave a copy of a pinned file; to end \
+                     both: chattr -i {file} && daxfile unpin {file}"
+                ),
             ));
         }
     }
@@ -148,7 +155,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
 /// Finds, without touching the file, what would keep its pin from being ended.
 fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if target.filesystem.read_only {
-        return Err(Error::call("fremovexattr", Errno::EROFS));
+        return Err(Error::foreseen(Errno::EROFS).because("the record must go; remount it read-write"));
     }
     if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();

@@ -3,6 +3,7 @@
 mod remedies;
 mod scan;
 
+pub(crate) use remedies::turn_extents_on;
 pub use scan::{Beside, Scan, unsupported};
 
 use serde::Serialize;
@@ -138,6 +139,9 @@ pub struct Blocker {
     pub bytes: u64,
     /// What removes it: a command where there is one.
     pub remedy: String,
+    /// What the caller may ask for instead: an option.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alternative: Option<String>,
     /// Who else has the blocks, where the filesystem tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharers: Option<Vec<Sharer>>,

@@ -1,16 +1,16 @@
 //! What a blocker is in words, and what removes it.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::AsFd;
 
 use super::scan::Where;
 use super::{Blocker, Kind};
 use crate::file::dax;
 use crate::file::target::Target;
-use crate::name::quote;
-use crate::needs::Needs;
+use crate::name::{for_shell, quote};
+use crate::needs::{Hold, Needs};
 use crate::size;
 use crate::system::filesystem::Kind as FilesystemKind;
+use crate::system::mounts::Mount;
 
 /// What the words depend on.
 pub(super) struct Describe<'a> {
@@ -18,14 +18,26 @@ pub(super) struct Describe<'a> {
     pub(super) needs: Needs,
     pub(super) extents: u64,
     pub(super) size: u64,
+    pub(super) device: (u32, u32),
+    /// Whether it has a record of its own.
+    pub(super) pinned: bool,
+    pub(super) immutable: bool,
     pub(super) dax: Option<&'a dax::Lack>,
 }
 
 impl Describe<'_> {
     pub(super) fn blocker(&self, kind: Kind, found: Where) -> Blocker {
         let (range_count, bytes) = (found.ranges.total(), found.bytes);
-        let (detail, remedy) = (self.detail(kind), self.remedy(kind));
-        Blocker { kind, detail, ranges: found.ranges.into_kept(), range_count, bytes, remedy, sharers: None }
+        Blocker {
+            kind,
+            detail: self.detail(kind),
+            ranges: found.ranges.into_kept(),
+            range_count,
+            bytes,
+            remedy: self.remedy(kind),
+            alternative: self.alternative(kind),
+            sharers: None,
+        }
     }
 
     fn detail(&self, kind: Kind) -> String {
@@ -50,7 +62,10 @@ impl Describe<'_> {
             Kind::Empty => "no contents, so no map".into(),
             Kind::Immutable => "made immutable, but not by a pin".into(),
             Kind::AppendOnly => "append-only".into(),
-            Kind::Swapfile => "an active swapfile could not be swapped off".into(),
+            Kind::Swapfile if self.needs.hold == Hold::Writable => {
+                "an active swapfile: the kernel writes to it past the guard".into()
+            }
+            Kind::Swapfile => "an active swapfile: frozen, it could not be swapped off".into(),
             Kind::QuotaFile => "of the form of a disk quota file, to which the kernel writes whatever its flags".into(),
             Kind::Verity => "sealed by fs-verity".into(),
             Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
@@ -63,26 +78,34 @@ impl Describe<'_> {
         }
     }
 
+    /// What removes it: a shell command where there is one. It asks for what the caller asked for, and ends a pin that would
+    /// be in its way.
     fn remedy(&self, kind: Kind) -> String {
-        let path = &self.target.path;
-        // A name like an option must not be taken for one.
-        let path = if path.as_os_str().as_bytes().starts_with(b"-") { &Path::new(".").join(path) } else { path };
-        let file = quote(path);
-        let anew =
-            |wanted: String| format!("daxfile alloc {wanted} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync");
+        let file = self.file();
         match kind {
             Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof => {
-                format!("daxfile prepare {file}")
+                let options: String = self.needs.options().iter().map(|option| format!("{option} ")).collect();
+                self.in_place(&format!("daxfile prepare {options}{file}"))
             }
             Kind::Delalloc => format!("sync {file}"),
             // ext4 gives inline contents blocks of their own before any fallocate.
-            Kind::Inline => format!("fallocate -n -l 1 {file}"),
-            Kind::Merged => format!("chattr +e {file}"),
-            Kind::TooManyExtents if self.target.filesystem.kind == FilesystemKind::Xfs => format!("xfs_fsr -v {file}"),
-            Kind::TooManyExtents => format!("e4defrag {file}"),
-            Kind::Misaligned => anew(format!("--align {} -s {}", self.needs.align.unwrap_or(0), self.size)),
+            Kind::Inline => self.in_place(&format!("fallocate -n -l 1 {file}")),
+            Kind::Merged if self.target.filesystem.extents == Some(true) => self.in_place(&format!("chattr +e {file}")),
+            Kind::Merged => self.turn_extents_on(),
+            Kind::TooManyExtents => match self.target.filesystem.kind {
+                // Of a file whose extents fit into the inode, xfs_fsr may leave all where they are, without a word.
+                FilesystemKind::Xfs if self.extents > self.target.filesystem.extents_in_inode() => {
+                    self.in_place(&format!("xfs_fsr -v {file}"))
+                }
+                FilesystemKind::Ext => self.in_place(&format!("e4defrag {file}")),
+                _ => self.anew(self.size),
+            },
+            Kind::Misaligned => self.anew(self.size),
             Kind::Empty => "--allow empty, or write to it first".into(),
             Kind::Immutable => format!("chattr -i {file}"),
+            // unpin must change the flags, which ext4 does not let it while the file is append-only.
+            Kind::AppendOnly if self.pinned && self.immutable => format!("chattr -ia {file} && daxfile unpin {file}"),
+            Kind::AppendOnly if self.pinned => format!("chattr -a {file} && daxfile unpin {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
             Kind::Swapfile => format!("swapoff {file}"),
             Kind::QuotaFile => "quotaoff, and have quotas kept by the filesystem (tune2fs -O quota)".into(),
@@ -95,8 +118,46 @@ impl Describe<'_> {
                 self.dax.map_or(String::new(), |lack| lack.remedy(&file))
             }
             // f2fs pins whole sections.
-            Kind::F2fsUnpinned => anew(format!("-s {}", self.size.next_multiple_of(2 << 20))),
-            Kind::UnsupportedFilesystem => format!("cp {file} to XFS, or to ext4 with extents"),
+            Kind::F2fsUnpinned => self.anew(self.size.next_multiple_of(2 << 20)),
+            Kind::UnsupportedFilesystem if self.target.filesystem.lacks_extents() => self.turn_extents_on(),
+            Kind::UnsupportedFilesystem if self.target.filesystem.is_overlay() => {
+                "name the file in the upperdir or the lowerdir of the mount".into()
+            }
+            Kind::UnsupportedFilesystem => format!("cp {file} NEW, where NEW is on XFS, or on ext4 with extents"),
         }
     }
+
+    /// What the caller may ask for instead.
+    fn alternative(&self, kind: Kind) -> Option<String> {
+        (kind == Kind::Shared && self.needs.hold == Hold::Frozen).then(|| "--allow shared".into())
+    }
+
+    fn file(&self) -> String {
+        for_shell(&self.target.path)
+    }
+
+    /// A command that changes the file: a hold would refuse it, or the record not fit any more.
+    fn in_place(&self, command: &str) -> String {
+        if self.pinned { format!("daxfile unpin {} && {command}", self.file()) } else { command.into() }
+    }
+
+    /// A new file, made as the caller wants it.
+    fn anew(&self, size: u64) -> String {
+        let shape = Needs { align: self.needs.align, max_extents: self.needs.max_extents, ..Needs::default() };
+        let options: String = shape.options().iter().map(|option| format!("{option} ")).collect();
+        let file = self.file();
+        format!("daxfile alloc {options}-s {size} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync")
+    }
+
+    /// For a file that is mapped by block pointers because its filesystem knows no other way.
+    fn turn_extents_on(&self) -> String {
+        let tune = turn_extents_on(self.target, self.device);
+        self.in_place(&format!("{tune} && chattr +e {}", self.file()))
+    }
+}
+
+/// What turns the feature `extent` of an ext2 or ext3 on, mounted or not.
+pub(crate) fn turn_extents_on(fd: impl AsFd, (major, minor): (u32, u32)) -> String {
+    let source = Mount::of(fd).ok().flatten().map(|mount| quote(&mount.source).into_owned());
+    format!("tune2fs -O extents {}", source.unwrap_or_else(|| format!("/dev/block/{major}:{minor}")))
 }

@@ -163,6 +163,10 @@ impl Scan {
             // f2fs says it of every extent.
             self.found.remove(&Kind::Merged);
         }
+        if target.filesystem.lacks_extents() {
+            // The same once more: what the filesystem is refused for.
+            self.found.remove(&Kind::Merged);
+        }
         let xflags = inode.xflags();
         let refused = target.filesystem.refusal(self.needs.hold).is_some();
         let whole_file = [
@@ -173,7 +177,8 @@ impl Scan {
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
-            (Kind::Swapfile, swaps::active(&inode.statx)?),
+            // A record is in nobody's way: to be swapped to or off, a file that is only recorded is like any other.
+            (Kind::Swapfile, self.needs.hold != Hold::None && swaps::active(&inode.statx)?),
             (Kind::QuotaFile, self.needs.hold != Hold::None && keeps_quotas(target, inode, own_record, beside)?),
             (Kind::F2fsUnpinned, !refused && !target.filesystem.keeps_blocks(target)?),
             (Kind::UnsupportedFilesystem, refused),
@@ -185,7 +190,16 @@ impl Scan {
             self.found.insert(Kind::of_dax(lack), Where::default());
         }
         let dax = beside.dax.as_ref();
-        let describe = Describe { target, needs: self.needs, extents: self.extents, size: inode.statx.size, dax };
+        let describe = Describe {
+            target,
+            needs: self.needs,
+            extents: self.extents,
+            size: inode.statx.size,
+            device: inode.statx.device,
+            pinned: own_record,
+            immutable: inode.immutable(),
+            dax,
+        };
         Ok(self.found.into_iter().map(|(kind, found)| describe.blocker(kind, found)).collect())
     }
 }
@@ -210,8 +224,9 @@ fn stages(staging: Option<Staging>, hold: Hold) -> bool {
 
 /// The blocker of a file on a filesystem that shows no map.
 #[must_use]
-pub fn unsupported(target: &Target) -> Blocker {
-    let describe = Describe { target, needs: Needs::default(), extents: 0, size: 0, dax: None };
+pub fn unsupported(target: &Target, needs: Needs) -> Blocker {
+    let describe =
+        Describe { target, needs, extents: 0, size: 0, device: (0, 0), pinned: false, immutable: false, dax: None };
     describe.blocker(Kind::UnsupportedFilesystem, Where::default())
 }
 

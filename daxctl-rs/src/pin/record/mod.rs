@@ -2,8 +2,10 @@
 
 mod digests;
 mod format;
+mod room;
 mod storage;
 
 pub use digests::{Digester, Recorder};
 pub use format::{Kept, LIMIT, Note, Position, Record, Undecodable};
+pub use room::require_room;
 pub use storage::{Stored, attribute, load, load_kept_for};

@@ -10,7 +10,7 @@ use crate::file::target::Target;
 use crate::needs::Hold;
 
 /// Most bytes of any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
-const ATTRIBUTE_LIMIT: usize = 65536;
+pub(super) const ATTRIBUTE_LIMIT: usize = 65536;
 
 impl Record {
     /// Writes the record to the file, in the smaller form where the filesystem has no room for the larger. `rebuild`

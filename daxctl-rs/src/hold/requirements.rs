@@ -1,0 +1,165 @@
+//! What a hold needs besides a map without blockers: of this kernel, build, filesystem and mount, and of the caller.
+
+use std::os::fd::AsFd;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use caps::Capability;
+use libdaxfile::Errno;
+use libdaxfile::statx::{S_IFDIR, S_IFMT, Statx};
+use nix::fcntl::AtFlags;
+use nix::unistd::{AccessFlags, faccessat};
+
+use super::writable::{self, Lack, Part};
+use super::{frozen, lacked};
+use crate::error::{Error, Named, Result};
+use crate::needs::Hold;
+use crate::status::Status;
+use crate::system::filesystem::Filesystem;
+use crate::system::kernel;
+use crate::system::mounts::Mount;
+
+/// One thing that a hold needs and does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// The exit status of a pin that lacks it.
+    pub status: Status,
+    /// What is missing, in words.
+    pub what: String,
+    /// What the kernel would answer, where it would.
+    pub errno: Option<Errno>,
+    /// Whether only this caller lacks it, so that root can pin the file.
+    pub callers: bool,
+}
+
+impl Missing {
+    fn here(what: impl Into<String>) -> Self {
+        Missing { status: Status::Unable, what: what.into(), errno: None, callers: false }
+    }
+
+    fn callers(what: impl Into<String>) -> Self {
+        Missing { status: Status::NotPermitted, what: what.into(), errno: None, callers: true }
+    }
+
+    /// What this process lacks to remove the record of an enforced hold.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell the process's capabilities.
+    pub fn to_remove_the_record() -> Result<Option<Self>> {
+        let lacked = lacked(&[(Capability::CAP_SYS_ADMIN, true)])?;
+        Ok((!lacked.is_empty()).then(|| Missing {
+            errno: Some(Errno::EPERM),
+            ..Missing::callers("the record in the way is removed with CAP_SYS_ADMIN")
+        }))
+    }
+
+    /// The error of a pin that lacks it, with what to do instead.
+    #[must_use]
+    pub fn error(&self, hold: Hold) -> Error {
+        let instead = match hold {
+            _ if self.status == Status::Unable && hold != Hold::Writable => "",
+            Hold::Frozen => "; --hold none records the map with write access alone",
+            Hold::Writable => "; --hold frozen holds the map without it, --hold none only records it",
+            Hold::None => "",
+        };
+        let message = format!("hold {}: {}{instead}", hold.name(), self.what);
+        match self.errno {
+            Some(errno) => Error { status: self.status, ..Error::foreseen(errno).because(message) },
+            None => Error::new(self.status, message),
+        }
+    }
+}
+
+/// Finds what holds lack. What is the same for every file is looked at once.
+#[derive(Debug, Default)]
+pub struct Requirements {
+    guard: OnceLock<Vec<Lack>>,
+    initial_user_namespace: OnceLock<Option<bool>>,
+    quotas: Mutex<Vec<((u32, u32), bool)>>,
+}
+
+impl Requirements {
+    /// Lists what a hold lacks on an open file or directory; what comes first decides the exit status. What makes it idle to
+    /// ask for more is the last.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell the process's capabilities.
+    pub fn missing(&self, hold: Hold, fd: impl AsFd, statx: &Statx, filesystem: &Filesystem) -> Result<Vec<Missing>> {
+        if let Some(why) = filesystem.refusal(hold) {
+            return Ok(vec![Missing::here(why)]);
+        }
+        if filesystem.read_only {
+            return Ok(vec![Missing {
+                errno: Some(Errno::EROFS),
+                ..Missing::here("mounted read-only, and a pin needs its record: remount it read-write")
+            }]);
+        }
+        let needs = |capabilities: Vec<String>| {
+            (!capabilities.is_empty()).then(|| Missing::callers(format!("needs {}", capabilities.join(", "))))
+        };
+        let mut missing = Vec::new();
+        match hold {
+            Hold::Frozen => {
+                missing.extend(needs(frozen::missing_capabilities(statx)?));
+                if *self.initial_user_namespace.get_or_init(kernel::initial_user_namespace) == Some(false) {
+                    missing.push(Missing::callers("needs CAP_SYS_ADMIN outside of any user namespace"));
+                }
+            }
+            Hold::Writable => {
+                if filesystem.uuid.is_none() {
+                    missing.push(Missing::here("the filesystem has no UUID by which the guard could know it"));
+                }
+                let privileged = may_load_programs()?;
+                let lacks = self.guard.get_or_init(writable::lacks);
+                // What no privilege gives comes first, then what the caller can be given.
+                let idle = lacks.first().is_some_and(|lack| lack.part != Part::Permission);
+                let capabilities = needs(writable::missing_capabilities()?);
+                missing.extend(capabilities.clone().filter(|_| !idle));
+                missing.extend(lacks.iter().map(|lack| Missing {
+                    status: lack.part.status(),
+                    what: lack.message.clone(),
+                    errno: None,
+                    callers: lack.part == Part::Permission && !privileged,
+                }));
+                missing.extend(capabilities.filter(|_| idle));
+            }
+            Hold::None => {
+                if let Err(error) = may_write(fd, statx) {
+                    missing.push(Missing { errno: error.errno, ..Missing::callers("needs write access") });
+                }
+            }
+        }
+        Ok(missing)
+    }
+}
+
+impl Requirements {
+    /// Whether the filesystem of an open file, on this device, is mounted with quotas that are enforced.
+    ///
+    /// # Errors
+    /// Those of [`Mount::of`].
+    pub fn has_quotas(&self, fd: impl AsFd, device: (u32, u32)) -> Result<bool> {
+        const OPTIONS: [&str; 9] =
+            ["quota", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota", "usrjquota", "grpjquota"];
+        let mut known = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, quotas)) = known.iter().find(|(known, _)| *known == device) {
+            return Ok(*quotas);
+        }
+        let options = Mount::of(fd)?.map(|mount| mount.options).unwrap_or_default();
+        let quotas = options.iter().any(|option| OPTIONS.contains(&option.split('=').next().unwrap_or_default()));
+        known.push((device, quotas));
+        Ok(quotas)
+    }
+}
+
+/// Whether a refusal to load the guard's programs would be the machine's, not for want of a capability.
+fn may_load_programs() -> Result<bool> {
+    let needed = [Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON].map(|one| (one, true));
+    Ok(lacked(&needed)?.is_empty() || kernel::lockdown().as_deref() == Some("confidentiality"))
+}
+
+fn may_write(fd: impl AsFd, statx: &Statx) -> Result<()> {
+    if u32::from(statx.mode) & S_IFMT == S_IFDIR {
+        return faccessat(fd, ".", AccessFlags::W_OK, AtFlags::AT_EACCESS).named("faccessat");
+    }
+    faccessat(fd, "", AccessFlags::W_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH).named("faccessat")
+}

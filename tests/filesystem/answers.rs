@@ -1,0 +1,644 @@
+//! What `check`, `probe`, the dry runs and the verbs say of a file is one answer, and it can be acted on.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use daxfile_tests::child::{Killed, finish, spawn};
+use daxfile_tests::tools::{filefrag, on, require, sh, sh_status};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run, wait_until};
+use serde_json::Value;
+
+const HOLDS: [&str; 3] = ["frozen", "writable", "none"];
+
+/// Who runs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Caller {
+    Root,
+    /// Root without the capabilities that freezing needs.
+    Dropped,
+    /// Who owns the file, an ordinary user.
+    Owner,
+}
+
+fn call(caller: Caller, args: &[&str], file: &Path) -> Run {
+    let daxfile = Daxfile::new(args).arg("--").arg(file);
+    match caller {
+        Caller::Root => daxfile,
+        Caller::Dropped => daxfile.wrap(["setpriv", "--bounding-set=-linux_immutable,-lease,-sys_resource"]),
+        Caller::Owner => daxfile.as_nobody(),
+    }
+    .run()
+}
+
+/// A file in one state: its name, what makes it, and the status of root's `check` under `frozen` and under `none`.
+type Case = (&'static str, &'static str, i32, i32);
+
+/// `$F` is the file, `daxfile` the program.
+const CASES: [Case; 18] = [
+    ("plain", "", 0, 0),
+    ("hole", "truncate -s 1M $F", 1, 1),
+    ("unwritten", "fallocate -o 100K -l 64K $F", 1, 1),
+    ("past_eof", "fallocate -n -o 200K -l 64K $F", 1, 1),
+    ("empty", ": >$F", 1, 1),
+    ("immutable", "chattr +i $F", 1, 1),
+    ("append_only", "chattr +a $F", 1, 1),
+    ("fragmented", "fallocate -c -o 64K -l 4K $F", 0, 0),
+    ("swapfile", "chmod 600 $F; mkswap -q $F 2>/dev/null || mkswap $F >/dev/null; sync $F; swapon $F", 5, 0),
+    ("pinned", "daxfile pin -q $F", 0, 1),
+    ("recorded", "daxfile pin -q --hold none $F", 1, 0),
+    ("pinned with needs", "daxfile pin -q --align 4K --max-extents 9 $F", 1, 1),
+    ("drifted", "daxfile pin -q $F; chattr -i $F; echo more >>$F; sync $F; chattr +i $F", 1, 1),
+    ("not held", "daxfile pin -q $F; chattr -i $F", 0, 1),
+    ("foreign", "daxfile pin -q $F; cp -a --reflink=never $F $F.copy; daxfile unpin -q $F; mv $F.copy $F", 0, 0),
+    (
+        "restored",
+        "daxfile pin -q $F; cp -a --reflink=never $F $F.copy; daxfile unpin -q $F; mv $F.copy $F; chattr +i $F",
+        1,
+        1,
+    ),
+    ("bad record", "setfattr -n security.daxfile.pin -v junk $F", 0, 0),
+    ("of another version", "setfattr -n security.daxfile.pin -v 0x64617866696c6502 $F", 2, 2),
+];
+
+const OF_XFS: [Case; 2] = [
+    ("shared", "cp --reflink=always $F $F.copy", 1, 1),
+    ("shared since", "daxfile pin -q $F; cp --reflink=always $F $F.copy", 0, 1),
+];
+
+/// Makes the file anew, as it is in one state.
+fn make(file: &Path, script: &str) {
+    let program = Daxfile::new([""; 0]).command().get_program().to_owned();
+    let path = Path::new(&program).parent().unwrap().display();
+    sh(on(
+        file,
+        &format!(
+            "PATH={path}:$PATH; rm -f $F; head -c 100K /dev/urandom >$F; chown 65534:65534 $F; chmod 644 $F; sync $F
+             {script}"
+        ),
+    ));
+}
+
+/// Leaves nothing of it.
+fn remove(file: &Path) {
+    let program = Daxfile::new([""; 0]).command().get_program().to_owned();
+    let program = program.to_str().unwrap();
+    sh(on(
+        file,
+        &format!(
+            "swapoff $F 2>/dev/null || :; chattr -ia $F $F.copy 2>/dev/null || :; {program} unpin -q $F 2>/dev/null || :
+             rm -f $F $F.copy"
+        ),
+    ));
+}
+
+/// Compares what everybody is told of a file with what `pin` then does, and gives root's status.
+#[track_caller]
+fn agree(options: &[&str], file: &Path, script: &str) -> i32 {
+    let with = |verb: &[&'static str]| -> Vec<&str> { verb.iter().copied().chain(options.iter().copied()).collect() };
+    let mut of_root = None;
+    for caller in [Caller::Root, Caller::Dropped, Caller::Owner] {
+        make(file, script);
+        let check = call(caller, &with(&["check"]), file);
+        let dry = call(caller, &with(&["pin", "--dry-run"]), file);
+        let pin = call(caller, &with(&["pin"]), file);
+        let root = *of_root.get_or_insert(pin.status);
+        let all = format!("{script:?} {options:?} {caller:?}\n{check}\n{dry}\n{pin}");
+        // A privilege that the caller lacks is a note. That BPF is refused to root, too, is told to root alone.
+        if root != 4 || caller == Caller::Root {
+            assert_eq!(check.status, root, "check says what root's pin does: {all}");
+        }
+        assert_eq!(dry.status, pin.status, "the dry run does as well: {all}");
+        assert!(root == 4 || pin.status == root || pin.status == 4, "only a privilege makes a difference: {all}");
+        if pin.status == 4 && check.status == 0 {
+            assert!(check.text().contains("note: pin would fail for this user: "), "{all}");
+        }
+        remove(file);
+    }
+    of_root.unwrap()
+}
+
+#[test]
+fn check_answers_what_pin_does() {
+    require(&["setpriv", "mkswap", "swapon", "setfattr", "chattr"]);
+    let rmapbt = Xfs { rmapbt: true, block_size: 1024, ..Xfs::default() };
+    on_each(vec![rmapbt.into(), Kind::ext4()], |kind| {
+        let scratch = Scratch::new(kind.clone());
+        let file = scratch.path("file");
+        let of_xfs = if kind.name() == "xfs" { &OF_XFS[..] } else { &[] };
+        for (name, script, frozen, none) in CASES.iter().chain(of_xfs) {
+            assert_eq!(agree(&[], &file, script), *frozen, "{name}");
+            assert_eq!(agree(&["--hold", "none"], &file, script), *none, "{name}");
+            // That hold is had or lacked whatever the file is like.
+            if ["plain", "hole", "pinned"].contains(name) {
+                agree(&["--hold", "writable"], &file, script);
+            }
+        }
+        // Options that accept, and such that ask for more.
+        for (options, script, status) in [
+            (&["--allow", "hole"][..], "truncate -s 1M $F", 0),
+            (&["--allow", "hole", "--hold", "none"], "truncate -s 1M $F; fallocate -o 200K -l 4K $F", 1),
+            (&["--allow", "empty,unwritten"], "fallocate -o 100K -l 64K $F", 0),
+            (&["--max-extents", "1"], "fallocate -c -o 64K -l 4K $F", 1),
+            (&["--max-extents", "1"], "", 0),
+            (&["--align", "2M"], "fallocate -c -o 64K -l 4K $F", 1),
+            (&["--dax"], "", 3),
+            (&["--align", "4K", "--max-extents", "9"], "daxfile pin -q --align 4K --max-extents 9 $F", 0),
+        ] {
+            assert_eq!(agree(options, &file, script), status, "{options:?} {script}");
+        }
+    });
+}
+
+#[test]
+fn check_says_how_the_options_of_a_pin_differ() {
+    let scratch = Scratch::new(Kind::ext4());
+    let file = scratch.path("file");
+    make(&file, "daxfile pin -q --hold none --align 4K $F");
+    for verb in ["check", "pin"] {
+        let said = run(&[verb, "--max-extents", "3"], &file).expect(1);
+        let differ = "already pinned with other options (--hold none, --align 4096, no --max-extents; \
+                      now asked for --hold frozen, no --align, --max-extents 3): unpin first";
+        assert!(said.stderr.contains(differ), "{said}");
+    }
+    let said = run(&["check", "--hold", "none", "--align", "4K"], &file).expect(0);
+    assert!(said.text().ends_with(": pinned, 1 extent\n"), "{said}");
+}
+
+/// A filesystem on which nothing can be held, or nothing with this mount.
+struct Place {
+    dir: PathBuf,
+    /// What everybody says of it.
+    says: &'static str,
+}
+
+/// Every verb says that it cannot be done there, `probe` and the dry runs as well.
+#[track_caller]
+fn assert_refused(place: &Place) {
+    let file = place.dir.join("file");
+    let new = place.dir.join("new");
+    for hold in HOLDS {
+        let hold = ["--hold", hold];
+        for verb in [&["probe"][..], &["check"], &["pin", "--dry-run"], &["pin"]] {
+            for caller in [Caller::Root, Caller::Owner] {
+                let path = if verb == ["probe"] { &place.dir } else { &file };
+                let said = call(caller, &[verb, &hold].concat(), path).expect(3);
+                assert!(said.text().contains(place.says) || said.stderr.contains(place.says), "{said}");
+            }
+        }
+    }
+    for verb in [&["alloc", "--dry-run", "-s", "1M"][..], &["alloc", "-s", "1M"]] {
+        let said = run(verb, &new).expect(3);
+        assert!(said.stderr.contains(place.says), "{said}");
+        assert!(!new.exists());
+    }
+}
+
+/// Mounts below a scratch filesystem, which unmounts them with its own.
+#[test]
+fn every_verb_refuses_what_no_hold_can_be_had_on() {
+    require(&["mkfs.erofs", "mksquashfs", "mkfs.btrfs"]);
+    let scratch = Scratch::new(Kind::xfs());
+    let below = |name: &str, script: &str| -> PathBuf {
+        let dir = scratch.path(name);
+        sh(on(&dir, &format!("mkdir $F $F.files; seq 60000 >$F.files/file; {script}")));
+        dir
+    };
+    let erofs = "mkfs.erofs $F.image $F.files >/dev/null; mount -t erofs -o loop $F.image $F";
+    let squashfs = "mksquashfs $F.files $F.image -quiet -no-progress >/dev/null; mount -t squashfs -o loop $F.image $F";
+    let btrfs = "truncate -s 200M $F.image; mkfs.btrfs -q $F.image; mount -o loop $F.image $F; cp $F.files/file $F";
+    let tmpfs = "mount -t tmpfs tmpfs $F; cp $F.files/file $F";
+    let overlay =
+        "mkdir $F.upper $F.work; mount -t overlay -o lowerdir=$F.files,upperdir=$F.upper,workdir=$F.work o $F";
+    let ext3 =
+        "truncate -s 64M $F.image; mkfs.ext3 -q -b 4096 $F.image; mount -o loop $F.image $F; cp $F.files/file $F";
+    let old = "truncate -s 64M $F.image; mkfs.ext4 -q -O ^extent,^64bit $F.image; mount -t ext4 -o loop $F.image $F
+               cp $F.files/file $F";
+    for (name, script, says) in [
+        ("erofs", erofs, "whether it keeps blocks where they are is not known"),
+        ("squashfs", squashfs, "it cannot be written"),
+        ("btrfs", btrfs, "every write relocates"),
+        ("tmpfs", tmpfs, "its files have no blocks"),
+        ("overlay", overlay, "look at it on the filesystem below"),
+        ("ext3", ext3, "its feature extent is off"),
+    ] {
+        assert_refused(&Place { dir: below(name, script), says });
+    }
+    // Mounted as ext4, only who may read the device is told so.
+    let old = below("ext4 without extents", old);
+    let said = run(&["check"], &old.join("file")).expect(3);
+    assert!(said.text().contains("its feature extent is off"), "{said}");
+    let said = run(&["alloc", "--dry-run", "-s", "1M"], &old.join("new")).expect(3);
+    assert!(
+        said.stderr.contains("its feature extent is off") && said.stderr.contains("tune2fs -O extents /dev/"),
+        "{said}"
+    );
+
+    let said = run(&["unpin"], &scratch.path("overlay").join("file")).expect(3);
+    assert!(said.stderr.contains("look at it on the filesystem below"), "{said}");
+    // Unpinning what is not pinned succeeds.
+    for name in ["erofs", "squashfs", "btrfs", "tmpfs", "ext3"] {
+        run(&["unpin"], &scratch.path(name).join("file")).expect(0);
+    }
+}
+
+#[test]
+fn every_verb_refuses_a_read_only_mount() {
+    for kind in Kind::xfs_and_ext4() {
+        let mut scratch = Scratch::new(kind);
+        let (file, pinned) = (scratch.path("file"), scratch.path("pinned"));
+        make(&pinned, "daxfile pin -q $F");
+        make(&file, "");
+        scratch.remount_with("ro");
+        for hold in HOLDS {
+            for verb in [&["probe"][..], &["check"], &["pin", "--dry-run"], &["pin"]] {
+                run(&[verb, &["--hold", hold]].concat(), &file).expect(3);
+            }
+        }
+        for verb in [&["check"][..], &["pin", "--dry-run"], &["pin"]] {
+            run(verb, &pinned).expect(0);
+        }
+        scratch.remount();
+        run(&["unpin"], &pinned).expect(0);
+    }
+}
+
+/// Without /proc no verb says another thing than the others.
+#[test]
+fn without_proc_every_verb_says_so() {
+    require(&["chroot", "unshare"]);
+    let scratch = Scratch::new(Kind::xfs());
+    let root = scratch.path("root");
+    let program = Daxfile::new([""; 0]).command().get_program().to_owned();
+    sh(on(
+        &root,
+        &format!(
+            "mkdir -p $F/usr $F/mnt $F/dev; for name in bin lib lib64 sbin; do ln -s usr/$name $F/$name; done
+             mount --bind /usr $F/usr; cp {} $F/daxfile; head -c 100K /dev/urandom >$F/mnt/file
+             truncate -s 1M $F/mnt/holed; sync $F/mnt/file",
+            program.to_str().unwrap()
+        ),
+    ));
+    let inside = |args: &[&str]| -> (i32, String) {
+        let out = finish(Command::new("chroot").arg(&root).arg("/daxfile").args(args));
+        let said = [out.stdout, out.stderr].concat();
+        (out.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    // Every file is opened through /proc, so that nobody can put another in its place.
+    for args in [
+        &["check", "/mnt/file"][..],
+        &["pin", "--dry-run", "/mnt/file"],
+        &["pin", "/mnt/file"],
+        &["verify", "/mnt/file"],
+        &["unpin", "/mnt/file"],
+        &["prepare", "--dry-run", "/mnt/holed"],
+        &["prepare", "/mnt/holed"],
+    ] {
+        let (status, said) = inside(args);
+        assert!(status == 2 && said.contains("/proc is not mounted"), "{args:?}: {status} {said}");
+    }
+    let answers = ["--dry-run", "-q"].map(|option| inside(&["alloc", option, "-s", "1M", "/mnt/new"]));
+    assert_eq!(answers[0].0, answers[1].0, "{answers:?}");
+}
+
+/// Whoever has it open for writing is named; to `check` that is a note.
+#[test]
+fn a_busy_file_names_its_users() {
+    require(&["losetup", "perl", "mkswap", "swapon"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        make(&file, "");
+        let busy = |who: &str| {
+            let pin = report(&["pin"], &file, 5);
+            let message = pin["error"]["message"].as_str().unwrap();
+            assert_eq!(message, format!("busy: open for writing by {who}, or use --wait"));
+            assert_eq!(pin["error"]["call"], "fcntl(F_SETLEASE)");
+            assert_eq!(report(&["pin", "--dry-run"], &file, 5)["error"], pin["error"]);
+            let check = report(&["check"], &file, 0);
+            let note = Value::from(format!("at the moment open for writing by {who}"));
+            assert!(check["notes"].as_array().unwrap().contains(&note), "{check}");
+            // A record needs nobody to be gone.
+            run(&["check", "--hold", "none"], &file).expect(0);
+        };
+        let perl = |script: &str| {
+            let mut perl = Command::new("perl");
+            perl.args(["-e", &format!("{script}; open(my $ready, '>', \"$ARGV[0].ready\"); sleep 1000")]).arg(&file);
+            let child = Killed(spawn(&mut perl));
+            let ready = scratch.path("file.ready");
+            wait_until("it has the file open", || ready.exists());
+            fs::remove_file(ready).unwrap();
+            child
+        };
+        let writer = perl("open(my $file, '+<', $ARGV[0])");
+        busy(&format!("1 process (PID {}); close it", writer.0.id()));
+        let also = perl("open(my $file, '>>', $ARGV[0])");
+        let (one, other) = (writer.0.id().min(also.0.id()), writer.0.id().max(also.0.id()));
+        busy(&format!("2 processes (PID {one}, {other}); close them"));
+        drop((writer, also));
+
+        // A mapping outlives the descriptor that it was made through.
+        let mapper = super::main_job::mapped(&file);
+        busy(&format!("1 process (PID {}); close it", mapper.0.id()));
+        drop(mapper);
+
+        let device = sh(on(&file, "losetup --show -f $F")).trim().to_owned();
+        let found = std::panic::catch_unwind(|| busy(&format!("the loop device {device}; losetup -d {device}")));
+        sh(format!("losetup -d {device}"));
+        found.unwrap();
+        wait_until("the loop device lets go", || run(&["pin", "--dry-run"], &file).status == 0);
+
+        // A reader keeps prepare from it where it takes an exclusive lease.
+        if scratch.kind().name() == "ext4" {
+            let holed = scratch.path("holed");
+            File::create(&holed).unwrap().set_len(1 << 20).unwrap();
+            let _reader = File::open(&holed).unwrap();
+            let said = run(&["prepare"], &holed).expect(5);
+            let named = format!("busy: open by 1 process (PID {}); close it: only an XFS", std::process::id());
+            assert!(said.stderr.contains(&named), "{said}");
+        }
+    }
+}
+
+/// Frozen, a swapfile could not be swapped off; a record is in nobody's way.
+#[test]
+fn a_swapfile_is_like_any_other_to_hold_none() {
+    require(&["mkswap", "swapon", "swapoff"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        let swap = "chmod 600 $F; mkswap -q $F 2>/dev/null || mkswap $F >/dev/null; sync $F";
+        for order in ["swapon $F; daxfile pin -q --hold none $F", "daxfile pin -q --hold none $F; swapon $F"] {
+            make(&file, &format!("{swap}; {order}"));
+            for verb in ["check", "pin", "verify"] {
+                let hold = if verb == "verify" { &[][..] } else { &["--hold", "none"] };
+                let said = run(&[&[verb], hold].concat(), &file).expect(0);
+                assert!(!said.text().contains("swap"), "{said}");
+            }
+            let frozen = run(&["pin"], &file).expect(5);
+            assert!(frozen.text().contains("frozen, it could not be swapped off"), "{frozen}");
+            assert!(!frozen.stderr.contains("open for writing"), "one reason, once: {frozen}");
+            remove(&file);
+        }
+    }
+}
+
+/// What is recorded is not moved, whatever holds it.
+#[test]
+fn prepare_refuses_what_is_pinned() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    for (hold, allow) in [("frozen", &[][..]), ("none", &[]), ("none", &["--allow", "hole"])] {
+        let pin = [&["pin", "--hold", hold], allow].concat();
+        for (script, options) in [("cp --reflink=always $F $F.copy", &[][..]), ("", &["--allow", "hole"])] {
+            if !allow.is_empty() && !script.is_empty() {
+                continue;
+            }
+            make(&file, if allow.is_empty() { "" } else { "truncate -s 1M $F" });
+            run(&pin, &file).expect(0);
+            sh(on(&file, script));
+            let map = filefrag(&file);
+            let wanted = allow.is_empty() && options.is_empty() || !allow.is_empty() && options.is_empty();
+            for dry in [&["--dry-run"][..], &[]] {
+                let said = run(&[&["prepare"], options, dry].concat(), &file);
+                if wanted {
+                    let said = said.expect(1);
+                    let command = format!("pinned: unpin first (daxfile unpin {})", file.display());
+                    assert!(said.stderr.contains(&command), "{said}");
+                    assert!(
+                        said.text().contains(&format!("remedy: daxfile unpin {} && daxfile prepare", file.display())),
+                        "{said}"
+                    );
+                } else {
+                    // Nothing is to be done, which is no harm.
+                    said.expect(0);
+                }
+            }
+            assert_eq!(filefrag(&file).len(), map.len());
+            run(&["verify"], &file).expect(0);
+            remove(&file);
+        }
+    }
+}
+
+/// Copied since, a pinned file is where it was, to `check`, `pin`, `verify` and `map`.
+#[test]
+fn a_copy_of_a_pinned_file_changes_no_answer() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    for hold in ["frozen", "none"] {
+        make(&file, "");
+        run(&["pin", "--hold", hold], &file).expect(0);
+        let table = run(&["map", "--format", "dmsetup"], &file).expect(0);
+        assert_eq!(table.stderr, "");
+        sh(on(&file, "cp --reflink=always $F $F.copy"));
+        for verb in [&["check", "--hold", hold][..], &["pin", "--hold", hold], &["verify"]] {
+            let said = run(verb, &file).expect(0);
+            assert!(said.text().contains("shared with other files since"), "{said}");
+        }
+        let again = run(&["map", "--format", "dmsetup"], &file).expect(0);
+        assert_eq!(again.stdout, table.stdout);
+        assert!(again.stderr.contains("note: 100 KiB shared with other files"), "{again}");
+        remove(&file);
+    }
+    // Nothing keeps an unpinned one where it is, and both say no.
+    make(&file, "cp --reflink=always $F $F.copy");
+    run(&["check"], &file).expect(1);
+    run(&["map", "--format", "dmsetup", "--unpinned"], &file).expect(1);
+}
+
+/// bsdtar brings the immutable flag and the record of a pinned file along: one command ends both.
+#[test]
+fn a_restored_copy_is_ended_by_the_command_that_unpin_names() {
+    require(&["bsdtar", "lsattr"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("file");
+        make(&file, "daxfile pin -q $F");
+        let copy = scratch.path("restored 'here'/file");
+        let dir = copy.parent().unwrap();
+        fs::create_dir(dir).unwrap();
+        sh(on(&file, &format!("cd ${{F%/*}}; bsdtar -cf - file | bsdtar -xpf - -C {}", quoted(dir))));
+        assert!(sh(on(&copy, "lsattr $F")).contains('i'), "not brought along");
+        for verb in [&["unpin"][..], &["unpin", "--dry-run"]] {
+            let said = run(verb, &copy).expect(1);
+            assert!(said.stderr.contains("another file's pin record"), "{said}");
+            let command = said.stderr.trim().rsplit_once("to end both: ").unwrap().1.to_owned();
+            assert!(command.starts_with("chattr -i ") && command.contains(" && daxfile unpin "), "{command}");
+            if verb == ["unpin"] {
+                continue;
+            }
+            let program = Daxfile::new([""; 0]).command().get_program().to_owned();
+            let path = Path::new(&program).parent().unwrap().display().to_string();
+            sh(format!("PATH={path}:$PATH; {command}"));
+        }
+        assert_eq!(report(&["stat"], &copy, 0)["pin"]["state"], "unpinned");
+        assert!(!sh(on(&copy, "lsattr $F")).split(' ').next().unwrap().contains('i'));
+        run(&["pin"], &copy).expect(0);
+        run(&["unpin"], &copy).expect(0);
+        run(&["unpin"], &file).expect(0);
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_str().unwrap().replace('\'', r"'\''"))
+}
+
+/// The smallest remedies are for what `xfs_fsr` leaves alone, and for whole filesystems.
+#[test]
+fn remedies_ask_for_what_the_caller_asked_for() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    let remedies = |options: &[&str]| -> Vec<String> {
+        let checked = report(&[&["check"], options].concat(), &file, 1);
+        let all = checked["blockers"].as_array().unwrap().clone();
+        all.iter().map(|blocker| blocker["remedy"].as_str().unwrap().to_owned()).collect()
+    };
+    make(&file, "fallocate -o 100K -l 64K $F");
+    let name = file.display();
+    let options = ["--hold", "none", "--align", "64K", "--max-extents", "7", "--allow", "hole,shared"];
+    assert_eq!(
+        remedies(&options)[0],
+        format!("daxfile prepare --hold none --align 65536 --max-extents 7 --allow hole,shared {name}")
+    );
+    // Few extents, which xfs_fsr does not touch: a new file, of the wanted shape.
+    make(&file, "fallocate -c -o 64K -l 4K $F");
+    let [remedy] = &remedies(&["--max-extents", "1"])[..] else { panic!("not one") };
+    assert!(remedy.starts_with("daxfile alloc --max-extents 1 -s 98304 NEW && "), "{remedy}");
+    super::blockers::follow(remedy, &scratch.path("new"));
+    run(&["check", "--max-extents", "1"], &scratch.path("new")).expect(0);
+
+    // Of a pinned file, each that changes it ends the pin first.
+    make(&file, "truncate -s 1M $F; daxfile pin -q --allow hole $F");
+    let [remedy] = &remedies(&[])[..] else { panic!("not one") };
+    assert_eq!(*remedy, format!("daxfile unpin {name} && daxfile prepare {name}"));
+    super::blockers::follow(remedy, Path::new("/nonexistent"));
+    run(&["pin"], &file).expect(0);
+    remove(&file);
+    make(&file, "daxfile pin -q $F; chattr -i $F; chattr +ia $F");
+    let [remedy] = &remedies(&["--max-extents", "3"])[..] else { panic!("not one") };
+    super::blockers::follow(remedy, Path::new("/nonexistent"));
+    run(&["pin", "--max-extents", "3"], &file).expect(0);
+    remove(&file);
+
+    // Shared blocks may be accepted, where nobody writes.
+    make(&file, "cp --reflink=always $F $F.copy");
+    let shared = &report(&["check"], &file, 1)["blockers"][0];
+    assert_eq!(shared["alternative"], "--allow shared");
+    assert!(run(&["check"], &file).text().contains("    or:     --allow shared\n"));
+    run(&["pin", "--allow", "shared"], &file).expect(0);
+    run(&["unpin"], &file).expect(0);
+    assert_eq!(report(&["check", "--hold", "none"], &file, 1)["blockers"][0]["alternative"], Value::Null);
+}
+
+/// ext3, and an ext4 made without the feature: the remedy works on the mounted filesystem, and then all of it is as on ext4.
+#[test]
+fn the_remedy_of_ext3_turns_extents_on() {
+    require(&["tune2fs", "chattr"]);
+    let old: Kind = Ext4 { features: vec!["^extent".into()], ..Ext4::default() }.into();
+    let scratch = Scratch::new(old);
+    let file = scratch.path("file");
+    make(&file, "");
+    let checked = report(&["check"], &file, 3);
+    let [blocker] = &checked["blockers"].as_array().unwrap()[..] else { panic!("one reason, once: {checked}") };
+    assert_eq!(blocker["kind"], "unsupported_filesystem");
+    super::blockers::follow(blocker["remedy"].as_str().unwrap(), Path::new("/nonexistent"));
+    run(&["check"], &file).expect(0);
+    run(&["alloc", "-s", "1M"], &scratch.path("new")).expect(0);
+    run(&["probe", "--hold", "frozen"], scratch.mount_point()).expect(0);
+}
+
+/// A device-mapper table ends where a block of the device does.
+#[test]
+fn a_table_is_of_whole_blocks_of_the_device() {
+    require(&["losetup", "mkfs.xfs"]);
+    let below = Scratch::new(Kind::ext4());
+    let (image, at) = (below.path("image"), below.path("mnt"));
+    sh(on(&image, "truncate -s 400M $F; mkdir ${F%/*}/mnt"));
+    let device = sh(on(&image, "losetup --show -f --sector-size 4096 $F")).trim().to_owned();
+    let checked = std::panic::catch_unwind(|| {
+        sh(format!("mkfs.xfs -q -f -s size=4096 {device}; mount {device} {}", quoted(&at)));
+        for (size, status) in [("5632", 1), ("8192", 0)] {
+            let file = at.join(size);
+            run(&["alloc", "-s", size], &file).expect(0);
+            run(&["pin"], &file).expect(0);
+            let said = run(&["map", "--format", "dmsetup"], &file).expect(status);
+            assert_eq!(said.stderr.contains("no multiple of the device's blocks of 4096"), status == 1, "{said}");
+            run(&["unpin"], &file).expect(0);
+        }
+    });
+    let _ = sh_status(format!("umount {}; losetup -d {device}", quoted(&at)));
+    checked.unwrap();
+}
+
+/// Blocks that are reserved for root are root's, as fallocate(1) has it; nobody else is given them.
+#[test]
+fn root_may_use_reserved_blocks() {
+    let kind = Ext4 { mkfs_args: vec!["-m".into(), "10".into()], ..Ext4::default() };
+    let scratch = Scratch::new(kind);
+    let at = scratch.mount_point();
+    let available = || sh(on(at, "df --output=avail -B1 $F | tail -1")).trim().parse::<u64>().unwrap();
+    sh(on(scratch.path("fill"), &format!("chmod 1777 ${{F%/*}}; fallocate -l {} $F", available() - 400 * 1024)));
+    let holed = scratch.path("holed");
+    File::create(&holed).unwrap().set_len(4 << 20).unwrap();
+    fs::set_permissions(&holed, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    for verb in [&["alloc", "--dry-run", "-s", "4M"][..], &["alloc", "-s", "4M"]] {
+        let said = call(Caller::Owner, verb, &scratch.path("theirs")).expect(2);
+        assert!(said.stderr.contains(": No space left on device: needs 4 MiB"), "{said}");
+        let json = call(Caller::Owner, &[verb, &["--json"]].concat(), &scratch.path("theirs")).expect(2).file();
+        assert_eq!((&json["error"]["call"], &json["error"]["errno"]), (&Value::Null, &28.into()));
+        run(verb, &scratch.path("roots")).expect(0);
+    }
+    call(Caller::Owner, &["prepare"], &holed).expect(2);
+    run(&["prepare"], &holed).expect(0);
+    run(&["check"], &holed).expect(0);
+    // Beyond that there is nothing, and none of it is touched on the way.
+    let free = available();
+    run(&["alloc", "-s", "1G"], &scratch.path("large")).expect(2);
+    assert_eq!(available(), free);
+}
+
+/// `check` and the dry run know what room there is for the record, and write nothing to learn it.
+#[test]
+fn room_for_the_record_is_looked_at_before() {
+    require(&["setfattr", "dd"]);
+    let agree = |file: &Path, status: i32, says: &str| {
+        for verb in [&["check"][..], &["pin", "--dry-run"], &["pin"]] {
+            let said = report(verb, file, status);
+            if status != 0 {
+                assert_eq!(said["error"]["errno"], 28, "{said}");
+                assert!(verb == ["pin"] || said["error"]["message"].as_str().unwrap().contains(says), "{said}");
+            }
+        }
+        run(&["unpin"], file).expect(0);
+    };
+    let small = |mkfs_args: &[&str], block_size| Ext4 {
+        block_size,
+        mkfs_args: mkfs_args.iter().map(ToString::to_string).collect(),
+        ..Ext4::default()
+    };
+    // Other attributes are in the way, or leave just enough.
+    let scratch = Scratch::with_size(small(&[], 1024), 64 << 20);
+    for (bytes, status) in [(0, 0), (500, 0), (700, 0), (900, 2)] {
+        let file = scratch.path(format!("{bytes}"));
+        make(&file, &format!("setfattr -n user.x -v $(printf %0{bytes}d 0) $F"));
+        agree(&file, status, "other extended attributes leave no room");
+    }
+    // A full disk has no block for attributes; where inodes are large, none is needed.
+    for (inode_size, status) in [("256", 2), ("1024", 0)] {
+        let scratch = Scratch::with_size(small(&["-I", inode_size, "-m", "0"], 4096), 64 << 20);
+        let file = scratch.path("file");
+        make(&file, "");
+        let fill = "for size in 1M 4K; do dd if=/dev/zero of=$F.$size bs=$size 2>/dev/null || :; done; sync -f $F";
+        sh(on(&file, fill));
+        agree(&file, status, "takes another block");
+    }
+    // Quotas are not looked at, and this is said.
+    let scratch = Scratch::with_size(small(&[], 4096), 64 << 20);
+    let file = scratch.path("file");
+    sh(format!("mount -o remount,usrquota {}", quoted(scratch.mount_point())));
+    make(&file, "");
+    for verb in [&["check"][..], &["pin", "--dry-run"]] {
+        assert!(run(verb, &file).expect(0).text().contains("note: quotas are on"));
+    }
+}
