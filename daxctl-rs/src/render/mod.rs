@@ -67,6 +67,12 @@ impl Verb {
     }
 }
 
+impl Verb {
+    fn ends_in_totals(&self) -> bool {
+        self.takes_lists() || matches!(self, Verb::List { .. })
+    }
+}
+
 /// Whether a file is as it should be, as far as the verb tells.
 fn is_well(file: &FileReport) -> bool {
     let state = file.pin.as_ref().map(|pin| pin.state);
@@ -197,10 +203,8 @@ impl<'a> Printer<'a> {
                 }
             }
             Verb::List { null: true, .. } => {}
-            verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 => {
-                if verb.takes_lists() || matches!(verb, Verb::List { .. }) {
-                    writeln!(self.out, "{files} files: {}", self.tally)?;
-                }
+            verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 && verb.ends_in_totals() => {
+                writeln!(self.out, "{files} files: {}", self.tally)?;
             }
             _ => {}
         }
