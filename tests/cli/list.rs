@@ -293,29 +293,6 @@ fn list_finds_the_pins_of_random_trees_with_parent_pointers() {
     random_trees_on(&Scratch::with_parent_pointers(), &random, 4);
 }
 
-/// On XFS the attributes of a file are asked for only where BULKSTAT says that it has some, and no directory is read once
-/// all are found.
-#[test]
-fn list_of_an_xfs_looks_at_few_files() {
-    require(&["strace"]);
-    let scratch = Scratch::new(Kind::xfs());
-    let at = scratch.mount_point().display();
-    sh(format!(
-        "cd '{at}'; for i in {{1..50}}; do mkdir $i; touch $i/{{1..20}}; done; echo contents >1/pinned; sync 1/pinned"
-    ));
-    pin(&["--hold", "none"], &[scratch.path("1/pinned")]);
-    // Older straces do not know listxattrat(2), call 465, by its name.
-    let asked = |call: Daxfile| {
-        let trace = tempfile::NamedTempFile::new().unwrap();
-        call.wrap(["strace", "-f", "-qq", "-o", trace.path().to_str().unwrap()]).run().expect(0);
-        let trace = fs::read_to_string(trace.path()).unwrap();
-        trace.matches("syscall_0x1d1(").count() + trace.matches("listxattrat(").count()
-    };
-    assert_eq!(asked(list(scratch.mount_point())), 1, "files were asked for their attributes");
-    let all = asked(list(scratch.mount_point()).as_nobody_with(&["dac_read_search"]));
-    assert!(all >= 1001, "{all}");
-}
-
 /// Paths longer than any call takes, and more directories on the way than a process has descriptors at first.
 #[test]
 fn list_reaches_the_deepest_file() {

@@ -1,9 +1,9 @@
 //! Finds the files with a pin record, or whose inodes somebody has named, below a directory.
 //!
 //! On a mount of XFS, XFS_IOC_BULKSTAT tells which inodes can have attributes, so that only those are looked for, by a walk
-//! that ends when all are found. (Where the filesystem has parent pointers every file has attributes, for that is where
-//! these are kept: they would lead to the names, but there is nothing left to save.) Elsewhere, and without CAP_SYS_ADMIN,
-//! a walk asks every file for its attributes. No file is opened but those that have a record.
+//! that ends when all are found. (That is every file where the filesystem has parent pointers, which are attributes, and
+//! where a security module has XFS make room for them in every new file: the walk then asks each.) Elsewhere, and without
+//! CAP_SYS_ADMIN, a walk asks every file for its attributes. No file is opened but those that have a record.
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -67,6 +67,12 @@ impl Verb {
     }
 }
 
+impl Verb {
+    fn ends_in_totals(&self) -> bool {
+        self.takes_lists() || matches!(self, Verb::List { .. })
+    }
+}
+
 /// Whether a file is as it should be, as far as the verb tells.
 fn is_well(file: &FileReport) -> bool {
     let state = file.pin.as_ref().map(|pin| pin.state);
@@ -120,10 +126,6 @@ impl<'a> Printer<'a> {
         // Those that an interrupt left are told of in one line at the end.
         if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
             self.say(&format!("{}: {}", quote(&file.path), error.message));
-        }
-        // Its standard output is for another program.
-        if matches!(self.cli.verb, Verb::Map { .. }) && !self.cli.common.json {
-            file.notes.iter().for_each(|note| self.say(&format!("{}: note: {note}", quote(&file.path))));
         }
         // What could not be looked at, but of no file that is listed.
         if matches!(self.cli.verb, Verb::List { .. }) && file.pin.is_none() && !self.cli.common.json {
@@ -201,11 +203,7 @@ impl<'a> Printer<'a> {
                 }
             }
             Verb::List { null: true, .. } => {}
-            verb if self.cli.common.quiet == 0
-                && signal.is_none()
-                && files > 1
-                && (verb.takes_lists() || matches!(verb, Verb::List { .. })) =>
-            {
+            verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 && verb.ends_in_totals() => {
                 writeln!(self.out, "{files} files: {}", self.tally)?;
             }
             _ => {}
