@@ -36,6 +36,7 @@ while (($# > 0)); do
                 "KERNEL attacks attacks/"
                 "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab what_is_said --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
+                "--hibernate KERNEL faults hibernation::"
             )
             kills=20
             ;;
