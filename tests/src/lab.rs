@@ -1,8 +1,8 @@
 //! Guests that are killed without warning and booted again, with their persistent memory kept: `tests/lab.sh --kills`; and
 //! guests that hibernate: `tests/lab.sh --hibernate`.
 //!
-//! Under `--kills` a test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot but the last ends
-//! with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it should have met.
+//! Under `--kills` a test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot but
+//! the last ends with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it should have met.
 
 use std::fs;
 use std::io::Write;
