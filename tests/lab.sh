@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# lab.sh [--kills N] [--count] [--boot PARAMETERS] [--arch arm64|arm64-16k] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
+# lab.sh [--kills N] [--count] [--hibernate] [--boot PARAMETERS] [--arch arm64|arm64-16k] KERNEL PROGRAM[,PROGRAM...] [ARGUMENT...]
 # Runs test programs, with these arguments, in a virtual machine: tests/lab.sh 6.1 filesystem maps::a_test_name
 # KERNEL is one of Debian's (6.1, 6.12 or newest), or a path:
 #   DIRECTORY      holds boot/vmlinuz-VERSION (or vmlinuz beside the modules) and lib/modules/VERSION or usr/lib/modules/VERSION:
@@ -7,6 +7,8 @@
 #   IMAGE:MODULES  names a bzImage and its modules' directory, …/lib/modules/VERSION
 # With --kills, lab.sh runs them N + 1 times: it kills the machine when they ask for it, and boots it again.
 # With --count, the machine has one processor, on which an instruction takes a nanosecond: a time is a count of instructions.
+# With --hibernate, the machine has two disks. Where it powers off before the tests are done, lab.sh boots it again with the
+# parameters that they said last.
 # With --boot, the kernel gets these parameters as well: --boot 'lockdown=integrity apparmor=0'
 # With --arch, the machine is an arm64 one with pages of 4 KiB or 16 KiB, without persistent memory. Its kernels: 6.12, newest,
 # or a path. The first run fetches a Rust compiler and a userland for it, 200 MB.
@@ -17,6 +19,7 @@ usage() {
     exit 2
 }
 kills=0
+hibernate=
 boot_parameters=
 architecture=amd64
 processors=(-smp 2)
@@ -29,13 +32,21 @@ while [[ ${1-} == -* ]]; do
             continue
             ;;
         --arch=arm64 | --arch=arm64-16k) architecture=$2 ;;
+        --hibernate=*)
+            hibernate=yes
+            shift
+            continue
+            ;;
         --boot=*) boot_parameters=${2-} ;;
         *) usage ;;
     esac
     shift 2 || usage
 done
+if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]]; then
+    usage
+fi
 # What outlasts a kill is persistent memory.
-if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]] || ((kills > 0)) && [[ $architecture != amd64 ]]; then
+if [[ $architecture != amd64 ]] && { ((kills > 0)) || [[ -n $hibernate ]]; }; then
     usage
 fi
 linux=
@@ -77,7 +88,7 @@ packages=(apparmor attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpk
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem virtio_pci virtio_pmem)
 names_of_modules=("${devices[@]}" xfs ext4 quota_v2 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic
-    crc32c_cryptoapi dm_mod dm_crypt crypto_null)
+    crc32c_cryptoapi dm_mod dm_crypt crypto_null virtio_blk)
 IFS=, read -ra names <<<"$2"
 limit=2h
 
@@ -149,7 +160,6 @@ tests/scripts/lab/modules.sh "$modules" "$tree" "${names_of_modules[@]}"
 
 cp tests/scripts/lab/init "$tree/init"
 cp tests/scripts/lab/skipped "$tree/lab/skipped"
-printf '%s\n' "${devices[@]}" >"$tree/lab/modules"
 printf '%s\n' "${programs[@]}" >"$tree/lab/programs"
 printf '%s\0' "${@:3}" >"$tree/lab/arguments"
 pmem=(memmap=512M!1G)
@@ -164,6 +174,16 @@ if ((kills > 0)); then
     # The memory is a file, which outlives the machine.
     machine=(-M q35,memory-backend=ram -m 4G -object "memory-backend-file,id=ram,size=4G,mem-path=$work/ram,share=on")
 fi
+if [[ -n $hibernate ]]; then
+    pmem=()
+    devices=(loop virtio_pci virtio_blk)
+    nodes=(loop-control vda vdb)
+    machine=(-M q35 -m 2G)
+    for disk in "$work"/disk{0,1}; do
+        truncate -s 1G "$disk"
+        machine+=(-drive "file=$disk,format=raw,if=virtio,cache=unsafe")
+    done
+fi
 machine+=(-cpu max -serial "file:$work/console" -serial "file:$work/out")
 emulator="qemu-system-x86_64"
 lines="console=ttyS0 LAB_LINE=ttyS1"
@@ -176,6 +196,7 @@ if [[ $architecture != amd64 ]]; then
     pmem=()
     nodes=(loop-control)
 fi
+printf '%s\n' "${devices[@]}" >"$tree/lab/modules"
 printf '/dev/%s\n' "${nodes[@]}" >"$tree/lab/nodes"
 pages=(man/daxfile-attacks.7 man/daxfile-holds.7)
 realpath "${pages[@]}" >"$tree/lab/pages"
@@ -227,11 +248,19 @@ for ((boot = 0; boot < kills; boot++)); do
     tr -d '\r' <"$work/out" | sed '$d' | grep -a '^lab: ' >>"$work/said"
     add_boot $((boot + 1))
 done
-start
-tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -avE '^(page|status): ' || :
-status=0
-wait "$qemu" || status=$?
-qemu=
+while :; do
+    start
+    tail --pid="$qemu" -s 0.2 -n +1 -f "$work/out" | grep --line-buffered -avE '^(page|status): ' || :
+    status=0
+    wait "$qemu" || status=$?
+    qemu=
+    boot_with=$(tr -d '\r' <"$work/out" | sed -n 's/^lab: boot with //p' | tail -n 1)
+    if [[ -z $hibernate || -z $boot_with ]] || ((status != 0)) || grep -aq '^status: ' "$work/out"; then
+        break
+    fi
+    echo "lab.sh: powered off; boots with $boot_with"
+    boot_parameters=$boot_with
+done
 for page in "${pages[@]}"; do
     if [[ -v UPDATE_HOLDS ]] && grep -aq "^page: ${page##*/}: " "$work/out"; then
         tr -d '\r' <"$work/out" | sed -n "s/^page: ${page##*/}: //p" >"$page"

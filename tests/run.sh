@@ -36,6 +36,7 @@ while (($# > 0)); do
                 "KERNEL attacks attacks/"
                 "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab what_is_said --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
+                "--hibernate KERNEL faults hibernation::"
             )
             kills=20
             ;;
@@ -84,7 +85,8 @@ else
         mksquashfs=squashfs-tools bsdtar=libarchive-tools \
         mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
         man=man-db /usr/bin/time=time depmod=kmod rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
-        clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
+        bsdtar=libarchive-tools clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev \
+        zsh=zsh fish=fish
     # The guard is left out of no part that is tested.
     tested=(--workspace "${guard[@]}")
     # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's

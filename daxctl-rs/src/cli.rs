@@ -173,6 +173,9 @@ pub(crate) enum Verb {
         /// Also where nothing keeps the blocks there
         #[arg(long)]
         unpinned: bool,
+        /// Compare with what the kernel is set to resume from, and print both (with --format resume)
+        #[arg(long)]
+        compare: bool,
         /// The file
         file: PathBuf,
     },

@@ -98,7 +98,13 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
             list::run(paths, &options, meter, sink)
         }
         Verb::Man { page } => man(*page),
-        Verb::Map { format, unpinned, file } => map::run(file, format.0, *unpinned, meter, sink),
+        Verb::Map { format, unpinned, compare, file } => {
+            if *compare && format.0 != map::Format::Resume {
+                bail!("--compare goes with --format resume");
+            }
+            let options = map::Options { format: format.0, unpinned: *unpinned, compare: *compare };
+            map::run(file, options, meter, sink)
+        }
         Verb::Pin { needs, wait, as_recorded, note, dry_run, files } => {
             let options = pin::Options {
                 needs: needs.needs()?,

@@ -29,6 +29,7 @@ use crate::system::devices::Layer;
 use crate::system::filesystem::AddressSpace;
 use crate::system::kernel::Host;
 use crate::system::mounts::Mount;
+use crate::system::resume::Setting;
 
 /// Version of the format.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -313,7 +314,20 @@ pub enum Mapping {
         resume_offset: u64,
         /// Bytes a page.
         page_size: u64,
+        /// What the kernel is set to resume from, where that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        settings: Option<Vec<ResumeSetting>>,
     },
+}
+
+/// What one source says about the place to resume from, beside the file's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResumeSetting {
+    /// What it says.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Whether it names the file's blocks. `None` where it names no place.
+    pub matches: Option<bool>,
 }
 
 /// A piece of a file that is in one place, in bytes.

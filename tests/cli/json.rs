@@ -204,6 +204,10 @@ fn the_life_of_a_pin(checker: &Checker) {
         checker.run(0, with(&["verify"], &[file]));
         checker.run(0, with(&["map", "--format", "dmsetup"], &[file]));
         checker.run(0, with(&["map", "--format", "resume"], &[file]));
+        for offset in [0, 1] {
+            let compare = Daxfile::new(with(&["map", "--json", "--format", "resume", "--compare"], &[file]));
+            checker.check(&compare.resuming_from("quiet", "0:0", offset).run().expect(1));
+        }
         checker.run(0, with(&["probe", "--hold", "frozen"], &[file]));
         if on_xfs {
             shell(&scratch, "cp --reflink=always file copy");

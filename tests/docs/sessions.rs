@@ -2,8 +2,8 @@
 //!
 //! A transcript is its own script. Lines that begin with `$ ` are commands, those with `> ` continue them, those with `#`
 //! are prose; the rest is what the commands printed on either stream, and `[N]` the exit status where it was not 0. All
-//! commands of a session run in one bash, in the empty root of a fresh filesystem. `UPDATE_SESSIONS=1` rewrites what is
-//! not a command or prose.
+//! commands of a session run in one bash, in the empty root of a fresh filesystem: XFS, or ext4 where the session's name says
+//! so. `UPDATE_SESSIONS=1` rewrites what is not a command or prose.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ s/(inode|generation) [0-9]+/\1 N/g
 s/device [0-9]+:[0-9]+/device N:N/
 s/[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z/TIME/g
 s/[0-9.]+ [KMGT]iB are free/N are free/
+s/UUID=[0-9a-f-]+/UUID=UUID/g
+s/resume_offset=[0-9]+/resume_offset=N/g
 
 # Rows of changes: physical offsets, and so the widths of the columns.
 /^  logical +length +was/s/  +/  /g
@@ -114,10 +116,24 @@ fn normalise(text: &str) -> String {
 }
 
 fn session(name: &str) {
-    require(&["xfs_io", "jq", "filefrag", "chattr", "setfattr", "fallocate", "tar", "logrotate", "dpkg"]);
+    require(&[
+        "xfs_io",
+        "jq",
+        "filefrag",
+        "chattr",
+        "setfattr",
+        "fallocate",
+        "tar",
+        "logrotate",
+        "dpkg",
+        "swapon",
+        "bsdtar",
+        "rsync",
+    ]);
     let expected = sessions_dir().join(name).with_extension("txt");
     let text = fs::read_to_string(&expected).unwrap();
-    let now = normalise(&perform(&parse(&text), &Scratch::new(Kind::xfs())));
+    let kind = if name.ends_with("_ext4") { Kind::ext4() } else { Kind::xfs() };
+    let now = normalise(&perform(&parse(&text), &Scratch::new(kind)));
     if std::env::var_os("UPDATE_SESSIONS").is_some() {
         fs::write(&expected, now).unwrap();
     } else if now != text {
@@ -270,4 +286,9 @@ sessions! {
     who_pinned_this
     quiet_job
     monitoring
+    swap_xfs
+    swap_ext4
+    kernel_upgrade
+    restore
+    repin
 }

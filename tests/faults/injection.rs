@@ -78,6 +78,7 @@ const HARMLESS: &[Harmless] = &[
     ("openat2", "", "the name is walked instead"),
     ("fadvise64", "", "pages that stay are looked for as far as the kernel lets us"),
     ("cachestat", "", "as above"),
+    ("pread64", "10, 4086", "whether it has a swap header: only a note depends on it"),
 ];
 
 /// Calls that have no way to tell of an error: the C library would take it for a result.

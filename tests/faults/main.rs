@@ -3,6 +3,7 @@
 
 mod astray;
 mod exhausted;
+mod hibernation;
 mod hostile;
 mod injection;
 mod killed;

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::process::Command;
 
 use daxfile_tests::child::finish;
-use daxfile_tests::tools::{Piece, checksum, filefrag, flags, inode, on, require, sh};
-use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, on_each, report, run};
+use daxfile_tests::tools::{Piece, checksum, filefrag, flags, inode, on, require, sh, sh_status};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, notes, on_each, report, run};
 use serde_json::{Value, json};
 
 const K: u64 = 1 << 10;
@@ -459,6 +459,35 @@ fn swapfile() {
         follow(&remedies[0], &file);
         drop(swap);
         run(&["check"], &file).expect(0);
+    }
+}
+
+/// No order of pin and swapon works under frozen, which is no blocker: the file may be for another machine.
+#[test]
+fn swap_header_is_noted_under_frozen_alone() {
+    const NOTE: &str = "has a swap header, and swapon fails on a frozen file";
+    require(&["mkswap", "swapon"]);
+    for kind in [Kind::xfs(), Kind::ext4()] {
+        let scratch = Scratch::new(kind);
+        let file = scratch.path("swap");
+        sh(on(&file, "head -c 1M /dev/zero >$F; chmod 600 $F; sync $F"));
+        let noted = |verb: &[&str]| notes(&report(verb, &file, 0)).contains(NOTE);
+        assert!(!noted(&["check"]));
+        for page_size in [4096, 8192, 16384, 32768, 65536] {
+            sh(on(&file, &format!("mkswap --pagesize {page_size} $F 2>&1; sync $F")));
+            assert!(noted(&["check"]), "pages of {page_size}");
+            sh(on(&file, "head -c 64K /dev/zero | dd of=$F conv=notrunc status=none"));
+            assert!(!noted(&["check"]));
+        }
+        sh(on(&file, "mkswap $F; sync $F"));
+        assert!(!noted(&["check", "--hold", "none"]) && !noted(&["pin", "--hold", "none"]));
+        run(&["unpin"], &file).expect(0);
+        assert!(noted(&["pin", "--dry-run"]) && noted(&["pin"]) && noted(&["check"]));
+        assert_ne!(sh_status(on(&file, "swapon $F")), 0);
+        run(&["unpin"], &file).expect(0);
+        // Less than ten pages is no swap file.
+        sh(on(&file, "truncate -s 36K $F; sync $F"));
+        assert!(!noted(&["check"]));
     }
 }
 

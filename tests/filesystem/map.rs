@@ -6,7 +6,7 @@ use std::path::Path;
 
 use daxfile_tests::generate::{Generated, Random};
 use daxfile_tests::tools::{checksum, filefrag, on, require, sh, sh_status};
-use daxfile_tests::{Ext4, Kind, Run, Scratch, Xfs, on_each, report, run};
+use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run};
 use nix::sys::stat::{major, minor};
 
 const SECTOR: u64 = 512;
@@ -115,6 +115,78 @@ fn an_active_swapfile_can_be_resumed_from() {
     assert!(refused.clone().expect(5).stderr.contains("unwritten, swapfile"), "{refused}");
 }
 
+#[test]
+fn resume_compare_finds_stale_settings() {
+    require(&["unshare"]);
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let path = scratch.path("swap");
+        run(&["alloc", "-s", "1M", "--align", "4K"], &path).expect(0);
+        run(&["pin", "--hold", "none"], &path).expect(0);
+        let place = resume(&path).expect(0).text().trim().to_owned();
+        let mapping = report(&["map", "--format", "resume"], &path, 0)["mapping"].clone();
+        let (device, offset) = (mapping["device"].as_str().unwrap(), mapping["resume_offset"].as_u64().unwrap());
+        let stale = offset + 7;
+        let uuid = place.split(' ').next().unwrap();
+        let other = "resume=UUID=01234567-89ab-cdef-0123-456789abcdef";
+        let unset = ("0:0", 0);
+        let name = scratch.device().display();
+        // Status, and in which of the two places something differs.
+        for (line, power, status, differs) in [
+            (format!("quiet {place}"), (device, offset), 0, ""),
+            (format!("{place} quiet"), unset, 0, ""),
+            (format!("resume=/dev/nonesuch resume_offset=1 {place}"), unset, 0, ""),
+            (format!("{} resume_offset={offset}", uuid.to_uppercase().replace("RESUME=", "resume=")), unset, 0, ""),
+            (format!("resume={name} resume_offset={offset}"), unset, 0, ""),
+            (format!("resume={device} resume_offset={offset}"), unset, 0, ""),
+            ("quiet".into(), (device, offset), 0, ""),
+            // An initramfs may have the device from elsewhere.
+            (format!("resume_offset={offset}"), (device, offset), 0, ""),
+            (format!("{uuid} resume_offset={stale}"), (device, stale), 1, "cp"),
+            (format!("{uuid} resume_offset={stale}"), (device, offset), 1, "c"),
+            (place.clone(), (device, stale), 1, "p"),
+            (place.clone(), ("0:1", offset), 1, "p"),
+            (uuid.to_owned(), unset, 1, "c"),
+            (format!("{other} resume_offset={offset}"), unset, 1, "c"),
+            (format!("resume=/dev/nonesuch resume_offset={offset}"), unset, 1, "c"),
+            (format!("resume=/dev/null resume_offset={offset}"), unset, 1, "c"),
+            (format!("{place} noresume"), (device, offset), 1, "c"),
+            ("quiet".into(), unset, 1, ""),
+            (format!("x=\"{place}\" -- {place}"), unset, 1, ""),
+            (format!("resume_offset={offset}"), ("0:0", offset), 1, ""),
+        ] {
+            let compare = Daxfile::new(["map", "--format", "resume", "--compare"]).arg(&path);
+            let told = compare.clone().resuming_from(&line, power.0, power.1).run().expect(status);
+            let text = told.text();
+            let lines: Vec<_> = text.lines().collect();
+            let [first, file, command_line, sysfs] = lines[..] else { panic!("{told}") };
+            let says = if status == 0 { ": the kernel is set to resume" } else { ": the kernel is not set to resume" };
+            assert!(first.contains(says), "{line}: {told}");
+            assert!(file.contains(&format!("{place} (device {device})")), "{told}");
+            for (source, letter, told_there) in [("/proc/cmdline", 'c', command_line), ("/sys/power", 'p', sysfs)] {
+                assert!(told_there.trim().starts_with(source), "{told}");
+                assert_eq!(told_there.ends_with(": differs"), differs.contains(letter), "{line}: {told}");
+            }
+            if line.contains(&stale.to_string()) {
+                assert!(command_line.contains(&format!("resume_offset={stale}: differs")), "{told}");
+            }
+            let json = compare.arg("--json").resuming_from(&line, power.0, power.1).run().expect(status).file();
+            let matches = |source: usize| json["mapping"]["settings"][source]["matches"] == false;
+            assert_eq!([matches(0), matches(1)], ["c", "p"].map(|letter| differs.contains(letter)), "{json}");
+        }
+        // Neither yes nor no.
+        let compare = Daxfile::new(["map", "--format", "resume", "--compare"]).arg(&path);
+        let odd = compare.clone().resuming_from(&format!("resume=swap resume_offset={offset}"), "0:0", 0).run();
+        refused(odd, 2, "resume=swap: no name of a device");
+        let script = "mount -t tmpfs none /sys/power; exec \"$0\" \"$@\"";
+        let unable = compare.clone().wrap(["unshare", "--mount", "bash", "-euc", script]).run();
+        refused(unable, 3, "this kernel has no hibernation");
+        refused(run(&["map", "--format", "dmsetup", "--compare"], &path), 2, "--compare goes with --format resume");
+        run(&["unpin"], &path).expect(0);
+        refused(compare.resuming_from(&place, device, offset).run(), 1, "not pinned");
+    });
+}
+
 /// Standard output has a table or nothing, for a shell puts it on another program's command line.
 #[track_caller]
 fn refused(run: Run, status: i32, why: &str) {
@@ -177,8 +249,12 @@ fn what_has_no_place_of_its_own_is_refused() {
     let path = btrfs.path("file");
     sh(on(&path, "head -c 1M /dev/zero >$F; sync $F"));
     for unpinned in [&[][..], &["--unpinned"]] {
-        refused(run(&[&["map", "--format", "resume"], unpinned].concat(), &path), 3, "relied on with btrfs");
+        let run = run(&[&["map", "--format", "resume"], unpinned].concat(), &path);
+        refused(run.clone(), 3, "relied on with btrfs");
+        assert!(run.stderr.contains("'btrfs inspect-internal map-swapfile "), "{run}");
     }
+    let table = table(&path);
+    assert!(!table.stderr.contains("map-swapfile"), "{table}");
 }
 
 /// What the kernel makes of a table. Its filesystem is unmounted: mounted, it has the device to itself.

@@ -71,6 +71,19 @@ impl Daxfile {
         self
     }
 
+    /// Where the kernel has this command line, and is set to resume from this device and offset: files over its own.
+    pub fn resuming_from(self, command_line: &str, device: &str, offset: u64) -> Daxfile {
+        let script = format!(
+            "mount -t tmpfs settings /sys/power
+             echo '{device}' >/sys/power/resume
+             echo {offset} >/sys/power/resume_offset
+             echo '{command_line}' >/sys/power/command_line
+             mount --bind /sys/power/command_line /proc/cmdline
+             exec \"$0\" \"$@\""
+        );
+        self.wrap(["unshare", "--mount", "bash", "-euc", &script])
+    }
+
     /// With this on standard input, which otherwise is /dev/null.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Daxfile {
         self.stdin = Some(bytes.into());

@@ -1,7 +1,8 @@
-//! Guests that are killed without warning and booted again, with their persistent memory kept: `tests/lab.sh --kills`.
+//! Guests that are killed without warning and booted again, with their persistent memory kept: `tests/lab.sh --kills`; and
+//! guests that hibernate: `tests/lab.sh --hibernate`.
 //!
-//! A test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot but the last ends
-//! with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it should have met.
+//! Under `--kills` a test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot but
+//! the last ends with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it should have met.
 
 use std::fs;
 use std::io::Write;
@@ -28,6 +29,18 @@ pub fn said(name: &str) -> Vec<String> {
     let text = fs::read_to_string("/lab/said").expect("what was said");
     let after = |line: &str| line.strip_prefix("lab: ")?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);
     text.lines().filter_map(after).collect()
+}
+
+/// Has the guest booted with these parameters when it is powered off next, under `tests/lab.sh --hibernate`.
+pub fn boot_with(parameters: &str) {
+    say(&format!("boot with {parameters}"));
+}
+
+/// Powers the guest off, without unmounting anything.
+pub fn power_off() -> ! {
+    fs::write("/proc/sysrq-trigger", "o").expect("sysrq");
+    std::thread::sleep(Duration::from_secs(120));
+    panic!("the guest goes on");
 }
 
 /// Has the guest killed, within two seconds.

@@ -9,4 +9,5 @@ pub mod overview;
 pub mod sharers;
 pub mod staging;
 pub mod strip;
+pub(crate) mod swap_header;
 pub mod target;

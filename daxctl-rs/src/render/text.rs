@@ -18,7 +18,7 @@ use daxfile::file::strip::{CELLS, Strip};
 use daxfile::name::quote;
 use daxfile::pin::drift::{Change, Place};
 use daxfile::pin::state::State;
-use daxfile::report::{Action, FileReport, Mapping, PinFacts, flag_names, format_time, xflag_names};
+use daxfile::report::{Action, FileReport, Mapping, PinFacts, ResumeSetting, flag_names, format_time, xflag_names};
 use daxfile::size;
 use daxfile::status::Status;
 use daxfile::system::devices::{Layer, SECTOR};
@@ -157,10 +157,32 @@ impl<W: Write> Page<'_, W> {
                     [segment.logical, segment.length, segment.physical].map(|bytes| bytes / SECTOR);
                 writeln!(self.out, "{logical} {length} linear {device} {physical}")
             }),
-            Some(Mapping::Resume { resume, resume_offset, .. }) => {
+            Some(Mapping::Resume { resume, resume_offset, settings: None, .. }) => {
                 writeln!(self.out, "resume={resume} resume_offset={resume_offset}")
             }
+            Some(Mapping::Resume { device, resume, resume_offset, settings: Some(settings), .. }) => {
+                let says = match file.exit_status {
+                    Status::Done => self.good("the kernel is set to resume from it"),
+                    _ => self.bad("the kernel is not set to resume from it"),
+                };
+                self.headline(file, &says)?;
+                writeln!(self.out, "  this file      resume={resume} resume_offset={resume_offset} (device {device})")?;
+                settings.iter().try_for_each(|setting| self.resume_setting(setting))
+            }
         }
+    }
+
+    fn resume_setting(&mut self, ResumeSetting { setting, matches }: &ResumeSetting) -> Result<()> {
+        // The command line is root's, but not all of what it is made of.
+        let device = setting.resume.as_ref().map(|resume| format!("resume={}", quote(Path::new(resume))));
+        let offset = setting.resume_offset.map(|offset| format!("resume_offset={offset}"));
+        let set: Vec<_> = device.into_iter().chain(offset).collect();
+        let differs = match matches {
+            Some(false) => format!(": {}", self.bad("differs")),
+            Some(true) | None => String::new(),
+        };
+        let set = if set.is_empty() { "not set".to_owned() } else { set.join(" ") };
+        writeln!(self.out, "  {:<15}{set}{differs}", setting.source)
     }
 
     fn probe(&mut self, file: &FileReport) -> Result<()> {

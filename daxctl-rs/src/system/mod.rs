@@ -8,5 +8,6 @@ pub mod kernel;
 pub(crate) mod locks;
 pub mod mounts;
 pub(crate) mod quotas;
+pub mod resume;
 pub(crate) mod swaps;
 pub(crate) mod walk;

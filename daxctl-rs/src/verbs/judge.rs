@@ -5,6 +5,7 @@ use libdaxfile::Errno;
 use crate::error::{Error, Result};
 use crate::file::blockers::{self, Kind};
 use crate::file::staging::Staging;
+use crate::file::swap_header;
 use crate::file::target::Target;
 use crate::hold::{Missing, Requirements};
 use crate::needs::{Hold, Needs};
@@ -63,7 +64,16 @@ pub(super) fn judge(
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
         report.note_shared();
     }
+    // Of an active swap file, the blocker says as much.
+    let swap = needs.hold == Hold::Frozen
+        && !blockers.iter().any(|blocker| blocker.kind == Kind::Swapfile)
+        && swap_header::present(target, survey.inode.statx.size);
     report.block(blockers);
+    if swap {
+        report
+            .notes
+            .push("has a swap header, and swapon fails on a frozen file: use --hold none for swap files".into());
+    }
     if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
         let bytes = size::format(bytes, false);
         report.notes.push(format!("up to {bytes} may be copy-on-write staging; daxfile prepare drops it"));

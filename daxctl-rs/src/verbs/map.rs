@@ -1,6 +1,7 @@
 //! `map`: a file's blocks as other programs take them: a device-mapper table, or where to resume from hibernation.
 //!
 //! Such numbers are as good as the promise that the blocks stay. So the file must be pinned, and as it was.
+//! `--compare` holds them against the place that the kernel is set to resume from.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -23,10 +24,11 @@ use crate::pin::record::Stored;
 use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
 use crate::progress::Progress;
-use crate::report::{FileReport, Mapping, Segment, Sink, format_uuid};
+use crate::report::{FileReport, Mapping, ResumeSetting, Segment, Sink, format_uuid};
 use crate::size;
 use crate::status::Status;
 use crate::system::devices::{self, SECTOR};
+use crate::system::resume::{self, Setting};
 
 /// Who is to read the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +39,26 @@ pub enum Format {
     Resume,
 }
 
-/// Maps the file; one that is not pinned, or has changed since, only if `unpinned`.
-pub fn run(path: &Path, format: Format, unpinned: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::each(&[path.to_owned()], progress, sink, |target, report| map(target, format, unpinned, report))
+/// How `map` goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Who is to read the map.
+    pub format: Format,
+    /// Maps also a file that is not pinned, or has changed since.
+    pub unpinned: bool,
+    /// Of [`Format::Resume`], compares with what the kernel is set to resume from.
+    pub compare: bool,
 }
 
-fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport) -> Result<()> {
+/// Maps the file.
+pub fn run(path: &Path, options: Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    each::each(&[path.to_owned()], progress, sink, |target, report| map(target, options, report))
+}
+
+fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()> {
+    let Options { format, unpinned, compare } = options;
     if let Some(why) = target.filesystem.refusal(Hold::Frozen) {
-        let name = target.filesystem.name();
-        return Err(Error::new(Status::Unable, format!("no map can be relied on with {name}: {why}")));
+        return Err(Error::new(Status::Unable, unreliable(target, format, why)));
     }
     let mut runs = Vec::new();
     // Where to resume is told by the first.
@@ -77,10 +90,55 @@ fn map(target: &Target, format: Format, unpinned: bool, report: &mut FileReport)
             // A number of a device can change from boot to boot; the realtime device has no other name.
             let uuid = target.filesystem.uuid.filter(|_| !survey.inode.xflags().contains(Xflags::REALTIME));
             let resume = uuid.map_or_else(|| device.clone(), |uuid| format!("UUID={}", format_uuid(uuid)));
-            Mapping::Resume { device, resume, resume_offset, page_size }
+            let settings = if compare {
+                let settings = settings((major, minor), &resume, resume_offset)?;
+                if !resumes_here(&settings) {
+                    report.exit_status = report.exit_status.max(Status::No);
+                }
+                Some(settings)
+            } else {
+                None
+            };
+            Mapping::Resume { device, resume, resume_offset, page_size, settings }
         }
     });
     Ok(())
+}
+
+/// Why numbers of a file on such a filesystem mean nothing.
+fn unreliable(target: &Target, format: Format, why: &str) -> String {
+    let name = target.filesystem.name();
+    let mut message = format!("no map can be relied on with {name}: {why}");
+    if name == "btrfs" && format == Format::Resume {
+        let file = quote(&target.path);
+        message += &format!("; 'btrfs inspect-internal map-swapfile {file}' prints a swap file's offset");
+    }
+    message
+}
+
+/// Compares each place that the kernel is set to resume from with the file's.
+fn settings(device: (u32, u32), resume: &str, resume_offset: u64) -> Result<Vec<ResumeSetting>> {
+    let uuid = |name: &str| name.strip_prefix("UUID=").map(str::to_ascii_lowercase);
+    let compared = |setting: Setting| {
+        let matches = match (&setting.resume, setting.resume_offset) {
+            (None, None) => None,
+            // Where the offset differs, it does not matter which device that is.
+            (_, offset) if offset != Some(resume_offset) => Some(false),
+            (None, _) => Some(true),
+            (Some(other), _) => Some(match (uuid(other), uuid(resume)) {
+                (Some(other), Some(own)) => other == own,
+                _ => resume::device(other)? == Some(device),
+            }),
+        };
+        Ok(ResumeSetting { setting, matches })
+    };
+    [resume::command_line()?, resume::power()?].map(compared).into_iter().collect()
+}
+
+/// Whether one source at least names the file's device and offset, and none names other ones.
+fn resumes_here(settings: &[ResumeSetting]) -> bool {
+    let named = |it: &ResumeSetting| it.matches == Some(true) && it.setting.resume.is_some();
+    settings.iter().any(named) && settings.iter().all(|it| it.matches != Some(false))
 }
 
 fn not_pinned(state: State) -> String {
