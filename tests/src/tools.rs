@@ -245,7 +245,6 @@ fn package_of(program: &str) -> &str {
         "getcap" | "setcap" | "capsh" => "libcap2-bin",
         "perl" => "perl-base",
         "man" => "man-db",
-        "bsdtar" => "libarchive-tools",
         same => same,
     }
 }
