@@ -58,7 +58,7 @@ const CASES: [Case; 18] = [
         1,
     ),
     ("bad record", "setfattr -n security.daxfile.pin -v junk $F", 0, 0),
-    ("of another version", "setfattr -n security.daxfile.pin -v 0x64617866696c6502 $F", 2, 2),
+    ("of another version", "setfattr -n security.daxfile.pin -v 0x64617866696c6563 $F", 2, 2),
 ];
 
 const OF_XFS: [Case; 2] = [
@@ -295,7 +295,7 @@ fn without_proc_every_verb_says_so() {
         &["prepare", "/mnt/holed"],
     ] {
         let (status, said) = inside(args);
-        assert!(status == 2 && said.contains("/proc is not mounted"), "{args:?}: {status} {said}");
+        assert!(status == 3 && said.contains("needs /proc, which is not mounted here"), "{args:?}: {status} {said}");
     }
     let answers = ["--dry-run", "-q"].map(|option| inside(&["alloc", option, "-s", "1M", "/mnt/new"]));
     assert_eq!(answers[0].0, answers[1].0, "{answers:?}");

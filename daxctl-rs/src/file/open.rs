@@ -111,7 +111,8 @@ fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
     }
     let file = reopen(found, OFlag::O_RDONLY).map_err(|error| match error.errno {
         Some(Errno::EAGAIN) => error.because("somebody holds a lease on it"),
-        Some(Errno::ENOENT) => error.because("/proc is not mounted"),
+        // The file itself was found. To verify, ENOENT would mean that it is gone.
+        Some(Errno::ENOENT) => Error::new(Status::Unable, "needs /proc, which is not mounted here"),
         _ => error,
     })?;
     Ok((file, statx))
