@@ -91,7 +91,12 @@ else
     tested=(--workspace "${guard[@]}")
     # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
     # background job ignores SIGINT, and so would all that the tests start.
-    runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal)
+    # sudo drops the environment, and with it UPDATE_PICTURES and its like.
+    updates=()
+    for name in "${!UPDATE_@}"; do
+        updates+=("$name=${!name}")
+    done
+    runner=$(printf "'%s'," "${sudo[@]}" unshare --mount --propagation private env --default-signal "${updates[@]}")
 fi
 step cargo build "${tested[@]}" --all-targets
 

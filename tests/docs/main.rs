@@ -4,6 +4,7 @@
 mod floors;
 mod json_page;
 mod man;
+mod pictures;
 mod sessions;
 
 use std::path::Path;

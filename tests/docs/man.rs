@@ -13,7 +13,7 @@ use strum::VariantArray;
 
 use crate::read;
 
-type Names = BTreeSet<String>;
+pub(crate) type Names = BTreeSet<String>;
 
 fn daxfile(args: &[&str]) -> Output {
     finish(&mut Daxfile::new(args).command())
@@ -36,7 +36,7 @@ fn options_of_help(args: &[&str]) -> Vec<Vec<String>> {
     names.map(|names| names.map(|name| name.trim_end_matches('.').to_owned()).collect()).collect()
 }
 
-fn verbs() -> Names {
+pub(crate) fn verbs() -> Names {
     let help = help(&[]);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = commands.map(|line| line.split_whitespace().next().unwrap().to_owned());

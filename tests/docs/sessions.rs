@@ -50,7 +50,7 @@ for command; do
 done
 "#;
 
-enum Item {
+pub(crate) enum Item {
     Prose(String),
     Command(String),
 }
@@ -59,7 +59,7 @@ fn sessions_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sessions")
 }
 
-fn parse(transcript: &str) -> Vec<Item> {
+pub(crate) fn parse(transcript: &str) -> Vec<Item> {
     let mut items = Vec::new();
     let mut lines = transcript.lines().peekable();
     let starts_item = |line: Option<&&str>| line.is_none_or(|line| line.starts_with('#') || line.starts_with("$ "));
@@ -78,7 +78,7 @@ fn parse(transcript: &str) -> Vec<Item> {
 }
 
 /// The transcript of these items as it is now, but for what [`NORMALISE`] hides.
-fn perform(items: &[Item], scratch: &Scratch) -> String {
+pub(crate) fn perform(items: &[Item], scratch: &Scratch) -> String {
     let commands = items.iter().filter_map(|item| match item {
         Item::Command(command) => Some(command),
         Item::Prose(_) => None,
@@ -164,7 +164,7 @@ fn readme() {
 }
 
 /// Runs a script where `daxfile` is the one under test, and `pins` stands for the list in /etc.
-fn script(text: &str, dir: &Path) -> Run {
+pub(crate) fn script(text: &str, dir: &Path) -> Run {
     let text = text.replace("/etc/daxfile/pins", "pins");
     Daxfile::new([text]).wrap(["bash", "-c", "PATH=${0%/*}:$PATH; eval \"$1\" 2>&1"]).dir(dir).run()
 }
