@@ -127,6 +127,10 @@ impl<'a> Printer<'a> {
         if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
             self.say(&format!("{}: {}", quote(&file.path), error.message));
         }
+        // Its standard output is for another program.
+        if matches!(self.cli.verb, Verb::Map { .. }) && !self.cli.common.json {
+            file.notes.iter().for_each(|note| self.say(&format!("{}: note: {note}", quote(&file.path))));
+        }
         // What could not be looked at, but of no file that is listed.
         if matches!(self.cli.verb, Verb::List { .. }) && file.pin.is_none() && !self.cli.common.json {
             file.notes.iter().for_each(|note| self.say(&format!("{}: {note}", quote(&file.path))));
