@@ -85,8 +85,7 @@ else
         mksquashfs=squashfs-tools bsdtar=libarchive-tools \
         mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
         man=man-db /usr/bin/time=time depmod=kmod rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
-        bsdtar=libarchive-tools clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev \
-        zsh=zsh fish=fish
+        clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
     # The guard is left out of no part that is tested.
     tested=(--workspace "${guard[@]}")
     # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
