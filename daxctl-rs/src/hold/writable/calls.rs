@@ -82,11 +82,11 @@ fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     Err(Error::new(Status::Unable, "/proc/kcore does not have the kernel's text"))
 }
 
-/// `call rel32`
+/// `call rel32`. A kprobe that stands there already has put int3 over the first byte.
 #[cfg(target_arch = "x86_64")]
 fn calls(text: &[u8], start: u64, callee: u64) -> Vec<u64> {
     let is_call = |(at, bytes): (usize, &[u8])| {
-        let [0xe8, target @ ..] = <[u8; 5]>::try_from(bytes).ok()? else { return None };
+        let [0xe8 | 0xcc, target @ ..] = <[u8; 5]>::try_from(bytes).ok()? else { return None };
         let next = start.wrapping_add(at as u64 + 5);
         (next.wrapping_add_signed(i32::from_le_bytes(target).into()) == callee).then_some(at as u64)
     };

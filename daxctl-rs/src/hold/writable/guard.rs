@@ -103,10 +103,13 @@ const PLACES: [Place; 37] = [
     passing("inode_setattr_old", INODE_SETATTR),
 ];
 
-/// What the guard lacks on this kernel, or in this process: loads it, and lets it go. An empty answer promises that a file
-/// can be held.
+/// What the guard lacks on this kernel, or in this process: loads it, and lets it go, unless this build's guard stands
+/// already. An empty answer promises that a file can be held.
 #[must_use]
 pub fn lacks() -> Vec<Lack> {
+    if directories_of_links().is_ok_and(|found| stands(&found)) {
+        return Vec::new();
+    }
     load(false).map_or_else(|lacks| lacks, |_| Vec::new())
 }
 
@@ -292,19 +295,26 @@ fn digest() -> String {
     Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether a directory has the links of this build.
+fn is_mine(path: &Path) -> bool {
+    path.file_name().unwrap_or_default().to_string_lossy().starts_with(&format!("links-{}-", digest()))
+}
+
+/// Whether this build's guard is there, with all its links.
+fn stands(found: &[(PathBuf, usize)]) -> bool {
+    found.iter().any(|(path, number)| is_mine(path) && has_all(path, *number))
+}
+
 /// Has this build's programs at work, and no other's.
 fn ensure() -> Result<()> {
-    let mine = format!("links-{}-", digest());
-    let is_mine = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().starts_with(&mine);
     let found = directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")?;
-    let there = found.iter().any(|(path, number)| is_mine(path) && has_all(path, *number));
-    if !there {
+    if !stands(&found) {
         let mut object = load(true).map_err(|lacks| lacks.first().map_or_else(unknown, Lack::error))?;
         let new = Path::new(PINS).join("new");
         remove_all(&new)?;
         DirBuilder::new().mode(0o700).create(&new).named("mkdir(/sys/fs/bpf/daxfile/new)")?;
         let number = attach(&mut object, &new)?;
-        let path = Path::new(PINS).join(format!("{mine}{number}"));
+        let path = Path::new(PINS).join(format!("links-{}-{number}", digest()));
         remove_all(&path)?;
         fs::rename(&new, &path).named("rename(/sys/fs/bpf/daxfile/new)")?;
     }
