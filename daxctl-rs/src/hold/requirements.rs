@@ -122,11 +122,12 @@ impl Requirements {
                 }));
                 missing.extend(capabilities.filter(|_| idle));
             }
-            Hold::None => {
-                if let Err(error) = may_write(fd, statx) {
+            Hold::None => match may_write(fd, statx) {
+                Err(error) if matches!(error.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
                     missing.push(Missing { errno: error.errno, ..Missing::callers("needs write access") });
                 }
-            }
+                answer => answer?,
+            },
         }
         Ok(missing)
     }
