@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-/// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
+/// Quotes a name so that bash(1) reads it back. Escapes bytes that could control a terminal or are not UTF-8.
 ///
 /// ```
 /// use daxfile::name::quote;

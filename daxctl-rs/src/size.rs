@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. Before such a
-/// suffix the number may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
+/// Parses a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. A number
+/// with such a suffix may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
 ///
 /// ```
 /// use daxfile::size::{format, parse};
@@ -17,7 +17,7 @@ use std::fmt::{self, Display, Formatter};
 /// ```
 ///
 /// # Errors
-/// What is wrong with it, in words; a size above [`i64::MAX`], which no file can have, included.
+/// A message that says what is wrong with the text. A size above [`i64::MAX`], which no file can have, is an error.
 pub fn parse(text: &str) -> Result<u64, String> {
     let not_a_number = || "expected a number, such as 64MiB".to_owned();
     let too_large = || "too large: above 8 EiB - 1".to_owned();

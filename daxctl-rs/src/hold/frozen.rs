@@ -50,7 +50,7 @@ pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
     ])
 }
 
-/// Checks whether another process has the file open for writing, without touching the file.
+/// Checks whether the file is open for writing elsewhere, without touching the file.
 ///
 /// # Errors
 /// Busy if so; any other error of F_SETLEASE.
@@ -166,7 +166,7 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
-    /// Proves, under flag and lease, that the file matches the record, and that no process opened it meanwhile.
+    /// Proves, under flag and lease, that the file matches the record, and that nothing opened it meanwhile.
     fn prove(&mut self) -> Result<()> {
         let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
         let lease = self.lease.as_ref().ok_or_else(interrupted)?;

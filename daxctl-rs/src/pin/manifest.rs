@@ -116,7 +116,7 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// A description of what is wrong with the manifest.
+    /// A message that describes the defect of the manifest.
     pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
         let unknown = |version| format!("schema_version {version} is not known");
         let raw: RawManifest = serde_json::from_slice(json).map_err(|error| match serde_json::from_slice(json) {
@@ -196,7 +196,7 @@ impl Entry {
     }
 }
 
-/// Describes what is wrong with a manifest. The parser repeats unexpected input, however long that is.
+/// Describes the defect of a manifest. The parser repeats unexpected input, however long that is.
 fn describe(error: &serde_json::Error) -> String {
     const LONGEST: usize = 300;
     let text = error.to_string();

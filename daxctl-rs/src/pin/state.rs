@@ -8,7 +8,8 @@ use super::drift::Moved;
 use super::record::{Record, Stored};
 use crate::needs::Hold;
 
-/// The state of a pin, computed from flag or guard, record and map: nothing could be written under IMMUTABLE.
+/// The state of a pin, computed from flag or guard, record and map. The state is not stored, because a file with
+/// IMMUTABLE cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 #[serde(into = "&'static str")]

@@ -30,7 +30,7 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
     if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
         judge::require_room(target, needs, &survey, 0, requirements, report)?;
     }
-    // Missing privileges and current writers are not the file's fault: root will pin it, when nothing writes to it.
+    // Missing privileges and current writers only cause notes: root will pin the file, when nothing writes to it.
     if !judge::is_pinned_so(&survey, needs) {
         note_privileges(&judge::with_record_in_the_way(missing.clone(), needs, &survey)?, report);
     }

@@ -66,7 +66,7 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         report.notes.extend(Some(say).filter(|say: &String| !say.is_empty()));
         report.raise(Status::No);
     }
-    // Then shared blocks can be written, and the writes go elsewhere.
+    // Under hold writable, shared blocks can be written, and the writes go elsewhere.
     let writable = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Writable);
     if report.note_shared() && (strict || writable) {
         report.raise(Status::No);

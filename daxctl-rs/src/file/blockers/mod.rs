@@ -59,9 +59,9 @@ pub enum Kind {
     QuotaFile,
     /// Sealed by fs-verity.
     Verity,
-    /// On the realtime device of XFS, and which one that is cannot be told.
+    /// On the realtime device of XFS, and the tool cannot determine which device that is.
     Realtime,
-    /// On the realtime device of XFS, and the tool cannot tell which device that is.
+    /// Not accessed as DAX.
     NotDax,
     /// On a device, or a mount, that has no DAX.
     DaxUnavailable,

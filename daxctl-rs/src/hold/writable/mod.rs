@@ -1,6 +1,6 @@
 //! Hold `writable`: the guard, BPF LSM programs that refuse whatever would change the map, and let writes within the
 //! file through. The programs and the list of files are pinned in bpffs, and stay until the last file is unpinned or
-//! the machine goes down. The record stays, and pinning the file again arms the guard with the recorded options.
+//! the machine goes down. The record stays; pinning the file again puts the unchanged file back under the guard.
 //!
 //! The guard does not stop a call that was past its checks when the file came under the guard. So pin reads the map
 //! again a little later. That does not catch a call that is delayed longer, but `verify` detects its effect.

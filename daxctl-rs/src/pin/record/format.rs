@@ -1,7 +1,8 @@
-//! The pin record: what was true when a file was pinned, kept with the file in an extended attribute.
+//! The pin record: the facts that were true when a file was pinned, kept with the file in an extended attribute.
 //!
-//! `security.daxfile.pin` for holds that are enforced: everyone reads it, and only CAP_SYS_ADMIN writes it, so that the
-//! file's owner can neither forge nor remove it. `user.daxfile.pin` for hold `none`. All integers are little-endian:
+//! The attribute is `security.daxfile.pin` for enforced holds: every user can read it, but only a process with
+//! CAP_SYS_ADMIN can write it, so the file's owner can neither forge nor remove it. For hold `none` it is
+//! `user.daxfile.pin`. All integers are little-endian:
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
@@ -26,10 +27,10 @@
 //! | then | | length of a span (8), and for each span of the file the first 16 bytes of a SHA-256 over its runs |
 //! | end - 8 | 8 | the first 8 bytes of the SHA-256 of all before |
 //!
-//! A daxfile that knows version 1 alone reads every record but those with a note, and leaves these alone.
+//! A daxfile that knows only version 1 reads every record without a note, and leaves records with a note alone.
 //!
-//! A span's digest is over the runs that touch it, cut to it, in the form in which runs are kept. Spans are powers of
-//! two, at least 1 MiB; runs that begin past the last span count to it.
+//! The digest of a span covers the runs that overlap the span, cut to the span, in the form in which a record keeps runs.
+//! Spans are powers of two, at least 1 MiB. Runs that begin past the last span count as part of the last span.
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
@@ -210,7 +211,7 @@ impl Record {
     /// Decodes a record. Everything that [`encode`](Self::encode) could not have written is an error.
     ///
     /// # Errors
-    /// What is wrong with the record, or that it has another version.
+    /// The defect of the record, or its version if that is not known here.
     pub fn decode(bytes: &[u8]) -> std::result::Result<Record, Undecodable> {
         let bad = Undecodable::Bad;
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(bad("does not begin with 'daxfile'"))?;
