@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// Parses a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. A number
-/// with such a suffix may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
+/// Parses a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. A
+/// number with such a suffix may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
 ///
 /// ```
 /// use daxfile::size::{format, parse};

@@ -29,8 +29,8 @@
 //!
 //! A daxfile that knows only version 1 reads every record without a note, and leaves records with a note alone.
 //!
-//! The digest of a span covers the runs that overlap the span, cut to the span, in the form in which a record keeps runs.
-//! Spans are powers of two, at least 1 MiB. Runs that begin past the last span count as part of the last span.
+//! The digest of a span covers the runs that overlap the span, cut to the span, in the form in which a record keeps
+//! runs. Spans are powers of two, at least 1 MiB. Runs that begin past the last span count as part of the last span.
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
