@@ -83,7 +83,7 @@ fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     Err(Error::new(Status::Unable, "/proc/kcore does not have the kernel's text"))
 }
 
-/// `call rel32`. A kprobe that stands there already has put int3 over the first byte.
+/// `call rel32`. A kprobe that is attached there already has put int3 over the first byte.
 #[cfg(target_arch = "x86_64")]
 fn calls(text: &[u8], start: u64, callee: u64) -> Vec<u64> {
     let is_call = |(at, bytes): (usize, &[u8])| {
