@@ -1,47 +1,47 @@
-//! What goes wrong: the call, its errno, and what to do about it.
+//! Errors: the failed call, its errno, and what to do about it.
 
 use libdaxfile::Errno;
 
 use crate::status::Status;
 
-/// A failure to look at, or to act on, one file.
+/// A failure to look at one file, or to change it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.describe())]
 pub struct Error {
-    /// The exit status that it stands for.
+    /// The exit status for this error.
     pub status: Status,
     /// The kernel call that failed, if one did.
     pub call: Option<&'static str>,
-    /// What the kernel answered.
+    /// The errno from the kernel.
     pub errno: Option<Errno>,
-    /// What it means here, and what to do.
+    /// The meaning of the error here, and what to do.
     pub message: String,
-    /// Whether it was the user who ended it.
+    /// Whether the user interrupted the work.
     pub interrupted: bool,
-    /// Whether the message says it all, so that call and errno are not named before it.
+    /// Whether the message is complete, so that output does not put call and errno before it.
     pub complete: bool,
 }
 
-/// What most functions of this crate return.
+/// The result type of most functions in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A failure that no kernel call reported.
+    /// Makes the error of a failure that no kernel call reported.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
         Error { status, call: None, errno: None, message: message.into(), interrupted: false, complete: true }
     }
 
-    /// The user ended it; `left` says what that leaves.
+    /// Makes the error of work that the user interrupted; `left` says what state that leaves.
     pub fn interrupted(left: &str) -> Self {
         Error { interrupted: true, ..Error::new(Status::Failed, format!("interrupted; {left}")) }
     }
 
-    /// A failed kernel call; the errno decides the exit status.
+    /// Makes the error of a failed kernel call; the errno decides the exit status.
     pub fn call(call: &'static str, errno: Errno) -> Self {
         Error { call: Some(call), ..Error::foreseen(errno) }
     }
 
-    /// What a kernel call would answer, had it been made.
+    /// Makes the error that a kernel call would have returned.
     pub fn foreseen(errno: Errno) -> Self {
         let status = match errno {
             Errno::EPERM | Errno::EACCES => Status::NotPermitted,
@@ -52,13 +52,13 @@ impl Error {
         Error { status, call: None, errno: Some(errno), message: String::new(), interrupted: false, complete: false }
     }
 
-    /// The same failure with what it means here.
+    /// Adds the meaning of the error here.
     #[must_use]
     pub fn because(self, message: impl Into<String>) -> Self {
         Error { message: message.into(), ..self }
     }
 
-    /// The same failure, said in these words alone.
+    /// Replaces all words of the error by these.
     #[must_use]
     pub fn in_words(self, message: impl Into<String>) -> Self {
         Error { message: message.into(), complete: true, ..self }
@@ -80,12 +80,12 @@ impl From<libdaxfile::Error> for Error {
     }
 }
 
-/// Names the call that a bare errno came from.
+/// Adds the name of the call to a bare errno.
 pub trait Named<T> {
-    /// The error of this call.
+    /// Turns the errno into an error of this call.
     ///
     /// # Errors
-    /// That of the result.
+    /// The error of the result, with the name of the call.
     fn named(self, call: &'static str) -> Result<T>;
 }
 
@@ -104,7 +104,7 @@ impl<T> Named<T> for std::io::Result<T> {
     }
 }
 
-/// `None` where the filesystem does not know the call at all; every other failure stays one.
+/// Returns `None` if the filesystem does not know the call at all; passes on every other error.
 pub(crate) fn if_known<T>(result: libdaxfile::Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,8 +1,8 @@
 //! Makes the extent map of a file immutable, and proves that it stayed so.
 //!
-//! [`verbs`] holds one module a verb: options in, a [`report::FileReport`] of each file out; nothing is printed. Beneath them lie the
-//! [`hold`]s, then what a file is ([`file`], [`pin::survey`]), what stands against pinning it ([`file::blockers`]), what is kept
-//! of it ([`pin::record`]) and what has moved since ([`pin::drift`]).
+//! [`verbs`] has one module per verb: it takes options, and returns a [`report::FileReport`] of each file; nothing is
+//! printed. Below the verbs are the [`hold`]s; then the facts of a file ([`file`], [`pin::survey`]), what prevents
+//! pinning it ([`file::blockers`]), the record of its pin ([`pin::record`]), and what has moved since ([`pin::drift`]).
 //!
 //! ```
 //! use daxfile::verbs::check;

@@ -1,21 +1,22 @@
-//! Lists of bounded length: what a file's owner can make without end is counted, and its first items are kept.
+//! Lists of bounded length. A file's owner can make some lists arbitrarily long: this counts all items, and keeps the
+//! first.
 
 use std::ops::Deref;
 
-/// Items that are kept of one list.
+/// Most items to keep in one list.
 pub const MOST: usize = 10_000;
 
-/// The first items of a list, and how many there are.
+/// The first items of a list, and the number of all items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed<T> {
     kept: Vec<T>,
-    /// The last one, where it is not kept, for the next may be joined with it.
+    /// The last item, if it is beyond the limit: the next item may be joined with it.
     last: Option<T>,
     left_out: u64,
 }
 
 impl<T> Listed<T> {
-    /// An empty list.
+    /// Makes an empty list.
     #[must_use]
     pub fn new() -> Self {
         Listed { kept: Vec::new(), last: None, left_out: 0 }
@@ -31,18 +32,18 @@ impl<T> Listed<T> {
         }
     }
 
-    /// The last item, kept or not.
+    /// The last item, whether it is within the limit or not.
     pub fn last_mut(&mut self) -> Option<&mut T> {
         self.last.as_mut().or(self.kept.last_mut())
     }
 
-    /// How many there are, where some were left out.
+    /// The number of all items, if some were left out.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
         (self.left_out > 0).then_some(self.kept.len() as u64 + self.left_out)
     }
 
-    /// The items that were kept.
+    /// The items within the limit.
     #[must_use]
     pub fn into_kept(self) -> Vec<T> {
         self.kept

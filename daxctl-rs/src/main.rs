@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             let signal = meter.signal();
             let printed = printer.finish(status, named.get(), signal);
             if let Some(signal) = signal {
-                // Undone and tidied up; now die of the signal, as whoever sent it expects.
+                // The work is undone and cleaned up. Now die of the signal, as its sender expects.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             let unprinted = printed.err().and_then(|error| unprinted(&error)).unwrap_or_default();
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the command line says; `named` is how many files that names.
+/// Runs the command line; `named` receives the number of files that it names.
 fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Result<Status> {
     let changing = |files: &Files| -> Result<Vec<PathBuf>> {
         let paths = paths(files)?;
@@ -72,7 +72,7 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
     let looking = |files: &Files| -> Result<Vec<PathBuf>> {
         let paths = paths(files)?;
         named.set(paths.len());
-        // One file is looked at without pause.
+        // Work on one file has no point at which it could stop, so a signal may end the program.
         if paths.len() > 1 {
             meter.catch_signals_briefly().context("sigaction")?;
         }
@@ -130,14 +130,14 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
     })
 }
 
-/// Prints help, version, or what is wrong with the command line.
+/// Prints help, the version, or what is wrong with the command line.
 fn usage(message: &clap::Error) -> ExitCode {
     let printed = message.print().and_then(|()| std::io::stdout().flush());
     let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| unprinted(&error));
     failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
 }
 
-/// To a directory among the files adds the command that takes the files in it.
+/// If a named file is a directory, adds the command that works on the files in it.
 fn name_way_into_directory(verb: &Verb, file: &mut FileReport) {
     if let Some(error) = &mut file.error
         && verb.takes_lists()
@@ -159,8 +159,8 @@ fn completions(shell: Shell) -> Status {
     print(&script)
 }
 
-/// As it is generated, the script proposes options where a verb takes files. Where it proposes nothing, bash itself completes
-/// names of files.
+/// The generated script proposes options where a verb takes files. If the script proposes nothing, bash itself
+/// completes file names.
 fn complete_files(script: &str) -> String {
     let verbs = Cli::command();
     let take_files = verbs.get_subcommands().filter(|verb| {
@@ -194,7 +194,7 @@ fn man(page: Page) -> Status {
     if std::io::stdout().is_terminal()
         && let Ok(mut man) = Command::new("man").args(["-l", "-"]).stdin(Stdio::piped()).spawn()
     {
-        // A reader who quits early has seen enough.
+        // A reader who quits early needs no more.
         let _ = man.stdin.take().map(|mut stdin| stdin.write_all(source.as_bytes()));
         if man.wait().is_ok_and(|status| status.success()) {
             return Status::Done;
@@ -209,7 +209,7 @@ fn print(text: &[u8]) -> Status {
     printed.err().and_then(|error| unprinted(&error)).unwrap_or_default()
 }
 
-/// The files that were named.
+/// The named files.
 fn paths(files: &Files) -> Result<Vec<PathBuf>> {
     let mut paths = files.files.clone();
     if let Some(list) = &files.files_from {
@@ -248,7 +248,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// Says that standard output failed; not to who closed it, and has seen enough.
+/// Reports that standard output failed, unless the reader closed it: then it needs no more.
 fn unprinted(error: &std::io::Error) -> Option<Status> {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         return None;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-/// Quotes a name as bash(1) would read it. What could steer a terminal, or is not UTF-8, is escaped.
+/// Quotes a name so that bash(1) reads it back. Escapes bytes that could control a terminal or are not UTF-8.
 ///
 /// ```
 /// use daxfile::name::quote;
@@ -45,7 +45,7 @@ pub fn quote(path: &Path) -> Cow<'_, str> {
     }
 }
 
-/// Quotes a name for use as an argument in a shell: one that begins with a dash is not to be taken for an option.
+/// Quotes a name for use as an argument in a shell, so that no command takes a leading dash for an option.
 #[must_use]
 pub fn for_shell(path: &Path) -> String {
     match path.as_os_str().as_bytes() {
@@ -56,12 +56,12 @@ pub fn for_shell(path: &Path) -> String {
 
 fn escape(quoted: &mut String, bytes: &[u8]) {
     for byte in bytes {
-        // Octal, because bash reads no more than three digits of it; hex would swallow what follows.
+        // Octal, because bash reads at most three digits; hex would swallow the characters that follow.
         let _ = write!(quoted, "\\{byte:03o}");
     }
 }
 
-/// Writes a name as JSON has it: a string, or its bytes in base64 where it is not UTF-8.
+/// Serialises a name for JSON: as a string, or as its bytes in base64 if it is not UTF-8.
 pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     if let Some(text) = path.to_str() {
         return text.serialize(serializer);
@@ -71,7 +71,7 @@ pub(crate) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::
     map.end()
 }
 
-/// The same, `null` where there is none.
+/// Like `serialize`, but `null` for no name.
 pub(crate) fn serialize_some<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => serialize(path, serializer),

@@ -1,11 +1,11 @@
-//! What the caller asks of a file's map: the options that `check`, `prepare` and `pin` share.
+//! The caller's requirements on a file's map: the options that `check`, `prepare` and `pin` share.
 
 use std::iter::zip;
 
 use serde::Serialize;
 use strum::IntoStaticStr;
 
-/// What keeps a map from changing.
+/// The method that keeps a map from changing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[serde(into = "&'static str")]
@@ -13,9 +13,9 @@ pub enum Hold {
     /// The IMMUTABLE inode flag.
     #[default]
     Frozen,
-    /// BPF LSM programs: the contents may change in place.
+    /// BPF LSM programs; the contents may change in place.
     Writable,
-    /// Nothing: drift is found, not prevented.
+    /// Nothing: `verify` detects drift, but nothing prevents it.
     None,
 }
 
@@ -31,14 +31,14 @@ impl Hold {
 }
 
 bitflags::bitflags! {
-    /// Kinds of blockers that the caller puts up with, so that the map is pinned as it stands.
+    /// Kinds of blockers that the caller accepts, so that pin holds the map as it is.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     pub struct Allow: u8 {
         /// Ranges without blocks.
         const HOLE = 1;
-        /// Blocks never written.
+        /// Unwritten blocks.
         const UNWRITTEN = 2;
-        /// Blocks that other files have, too.
+        /// Blocks shared with other files.
         const SHARED = 4;
         /// A file without contents.
         const EMPTY = 8;
@@ -50,37 +50,37 @@ impl Allow {
     pub const KINDS: [(Allow, &'static str); 4] =
         [(Allow::HOLE, "hole"), (Allow::UNWRITTEN, "unwritten"), (Allow::SHARED, "shared"), (Allow::EMPTY, "empty")];
 
-    /// The names of those that are set.
+    /// The names of the kinds that are set.
     #[must_use]
     pub fn names(self) -> Vec<&'static str> {
         Allow::KINDS.iter().filter(|(kind, _)| self.contains(*kind)).map(|(_, name)| *name).collect()
     }
 }
 
-/// The needs of one command.
+/// The requirements of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// What is to hold the map.
+    /// The hold to use.
     pub hold: Hold,
-    /// Every piece of so many bytes must be one extent that starts at a multiple of it.
+    /// Each piece of this many bytes must be one extent aligned to that size.
     pub align: Option<u64>,
-    /// The map may have no more extents than this.
+    /// The most extents that the map may have.
     pub max_extents: Option<u64>,
-    /// What is put up with.
+    /// Accepted blockers.
     pub allow: Allow,
-    /// The file must be accessed as DAX, and the kernel grant `MAP_SYNC`.
+    /// The file must be accessed as DAX, and the kernel must grant `MAP_SYNC`.
     pub dax: bool,
 }
 
 impl Needs {
-    /// The options of the command line that ask for this, each with its value, as far as they are not the defaults.
+    /// The command-line options for these requirements, each with its value, without those that have their default.
     #[must_use]
     pub fn options(&self) -> Vec<String> {
         let default = Needs::default().all();
         zip(self.all(), default).filter(|(one, default)| one != default).map(|(one, _)| one).collect()
     }
 
-    /// The options that differ: those that ask for this, then those that ask for the other.
+    /// The options that differ: first those for these requirements, then those for the others.
     #[must_use]
     pub fn differences(&self, other: &Needs) -> (Vec<String>, Vec<String>) {
         zip(self.all(), other.all()).filter(|(one, other)| one != other).unzip()

@@ -1,27 +1,27 @@
-//! How a verb tells how far it is, and learns that it should stop, without knowing where either comes from.
+//! How a verb reports its progress, and learns that it should stop, independent of any terminal or signal.
 
-/// Receives how far a verb is.
+/// Receives a verb's progress.
 pub trait Progress {
-    /// Work of `total` units begins.
+    /// Begins work of `total` units.
     fn begin(&self, total: u64, unit: Unit);
-    /// So many units more are done.
+    /// Reports `units` more units as done.
     fn advance(&self, units: u64);
-    /// The work is over.
+    /// Ends the work.
     fn end(&self);
-    /// Whether the user wants it to stop. A verb that sees this undoes what it has begun.
+    /// Whether the user wants the work to stop. A verb that sees this undoes what it has begun.
     fn interrupted(&self) -> bool {
         false
     }
 }
 
-/// What is counted.
+/// The unit of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes of one file.
     Bytes,
     /// Files of a list.
     Files,
-    /// Files that are found; nobody knows how many there are.
+    /// Files found by a search; their total is not known.
     Found,
 }
 

@@ -1,4 +1,4 @@
-//! What verbs tell of each file. Serialised, it is the JSON that the program prints; it only ever grows.
+//! The reports of verbs on files. Serialised, they are the JSON that the program prints; its format only ever grows.
 
 use std::path::{Path, PathBuf};
 
@@ -31,59 +31,59 @@ use crate::system::kernel::Host;
 use crate::system::mounts::Mount;
 use crate::system::resume::Setting;
 
-/// Version of the format.
+/// Version of the JSON format.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Receives each file's report as soon as it is known, in the order in which the files were named.
+/// Receives each file's report as soon as it is known, in the order in which the user named the files.
 pub type Sink<'a> = dyn FnMut(FileReport) + 'a;
 
-/// What a verb did to one file.
+/// The result of a verb for one file.
 #[derive(Debug, Serialize)]
 pub struct FileReport {
     /// Its name.
     #[serde(serialize_with = "name::serialize")]
     pub path: PathBuf,
-    /// The status that this file alone would have given.
+    /// The exit status that this file alone would give.
     pub exit_status: Status,
-    /// What failed.
+    /// The error, if the verb failed.
     pub error: Option<ErrorReport>,
-    /// What was done, or would be under `--dry-run`.
+    /// The action taken, or the one that would be taken without `--dry-run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<Action>,
-    /// The file.
+    /// Facts about the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<FileFacts>,
     /// The map's totals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub map: Option<MapFacts>,
-    /// The map's runs, where they were asked for.
+    /// The map's runs, if requested.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "extents")]
     pub extents: Option<Runs>,
-    /// Where its bytes are, as other programs take it.
+    /// Where its bytes are, in the form that other programs take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapping>,
-    /// What preparing it takes.
+    /// What preparing the file takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work: Option<Work>,
-    /// What stands against pinning it.
+    /// What prevents pinning the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blockers: Option<Vec<Blocker>>,
-    /// What can be had here.
+    /// Which holds work here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeFacts>,
-    /// Its pin.
+    /// The file's pin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<PinFacts>,
-    /// Whether there is no such file any more.
+    /// Whether the file no longer exists.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
-    /// Where the map differs from what it was.
+    /// Where the map differs from the recorded one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
-    /// How many such places there are, where not all are listed.
+    /// The number of differences, if the list is incomplete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change_count: Option<u64>,
-    /// The file as it was recorded, and as it is, where runs were recorded and moved.
+    /// The file as recorded and as it is now, if the record has runs and some moved.
     #[serde(skip)]
     pub strips: Option<[Strip; 2]>,
     /// What else is worth knowing.
@@ -91,7 +91,7 @@ pub struct FileReport {
 }
 
 impl FileReport {
-    /// An empty report of a file.
+    /// Makes an empty report on a file.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         FileReport {
@@ -115,7 +115,7 @@ impl FileReport {
         }
     }
 
-    /// A report of a failure.
+    /// Makes a report of a failure.
     #[must_use]
     pub fn failed(path: &Path, error: &Error) -> Self {
         let mut report = FileReport::new(path);
@@ -139,13 +139,13 @@ impl FileReport {
         self.exit_status = self.exit_status.max(status);
     }
 
-    /// Says that there is no such file any more, which is the answer no.
+    /// Reports that the file no longer exists, which means the answer no.
     pub(crate) fn lose(&mut self) {
         self.gone = true;
         self.raise(Status::No);
     }
 
-    /// Adds where the map differs from the record, in words and drawn.
+    /// Adds the differences between map and record, as a list and as strips.
     pub(crate) fn compare(&mut self, survey: &Survey) {
         let Some(moved) = &survey.moved else { return };
         if let Stored::Own(record) = &survey.stored
@@ -160,7 +160,7 @@ impl FileReport {
         self.differ(moved);
     }
 
-    /// Adds what stands against pinning, which raises the status.
+    /// Adds blockers, which raise the status.
     pub(crate) fn block(&mut self, blockers: Vec<Blocker>) {
         for blocker in &blockers {
             self.raise(blocker.kind.status());
@@ -168,7 +168,7 @@ impl FileReport {
         self.blockers = Some(blockers);
     }
 
-    /// Notes that blocks have come to be shared since the pin, if so; says whether.
+    /// Adds a note if blocks became shared since the pin; returns whether they did.
     pub(crate) fn note_shared(&mut self) -> bool {
         let shared = self.pin.as_ref().map_or(0, |pin| pin.shared_since);
         if shared > 0 {
@@ -178,13 +178,13 @@ impl FileReport {
         shared > 0
     }
 
-    /// Adds where the map is not as it was.
+    /// Adds the places where the map differs from the record.
     pub(crate) fn differ(&mut self, moved: &Moved) {
         self.changes = Some(moved.changes.clone());
         self.change_count = moved.change_count;
     }
 
-    /// Adds what a survey found, blockers and drift apart.
+    /// Adds the results of a survey, except blockers and drift.
     pub fn describe(&mut self, target: &Target, survey: &Survey) {
         let realtime = survey.inode.xflags().contains(Xflags::REALTIME);
         self.file = Some(FileFacts::new(target, survey));
@@ -207,14 +207,14 @@ pub struct ErrorReport {
     pub call: Option<&'static str>,
     /// Its errno.
     pub errno: Option<i32>,
-    /// All of it in words.
+    /// The whole error in words.
     pub message: String,
-    /// Whether it was the user who ended it.
+    /// Whether the user interrupted the work.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
 }
 
-/// What a verb did.
+/// An action of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, VariantArray)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -238,28 +238,29 @@ pub enum Action {
     Prepared,
     /// It would be made pinnable.
     WouldPrepare,
-    /// Nothing was to be done.
+    /// Nothing had to be done.
     AlreadyPrepared,
 }
 
 /// What preparing a file takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Work {
-    /// To be written.
+    /// Bytes to write.
     pub write: u64,
-    /// To be allocated, for a while at least.
+    /// Bytes to allocate, at least for a while.
     pub allocate: u64,
 }
 
-/// What a place, its machine and the caller have to do with holds.
+/// Facts about a place, its machine and the caller that holds depend on.
 #[derive(Debug, Serialize)]
 pub struct ProbeFacts {
-    /// The kernel, and what bounds the caller in it.
+    /// The kernel, and the limits of the caller in it.
     #[serde(flatten)]
     pub host: Host,
     /// The filesystem.
     pub filesystem: FilesystemFacts,
-    /// The device it is on, and what is below, outermost first; empty where it is on none, or on several.
+    /// The device of the filesystem and the layers below it, outermost first; empty if it is on no device, or on
+    /// several.
     pub devices: Vec<Layer>,
     /// Each hold.
     pub holds: Vec<HoldFacts>,
@@ -274,26 +275,26 @@ pub struct FilesystemFacts {
     pub uuid: Option<String>,
     /// Its block size in bytes.
     pub block_size: u64,
-    /// Its features, where it tells of them.
+    /// Its features, if it reports them.
     pub features: Option<Vec<String>>,
     /// Where and how it is mounted.
     pub mount: Option<Mount>,
 }
 
-/// Whether a hold can be had.
+/// Whether a hold works.
 #[derive(Debug, Clone, Serialize)]
 pub struct HoldFacts {
-    /// Which.
+    /// The hold.
     pub hold: Hold,
-    /// What a pin would end with: 0, or 3 or 4.
+    /// The exit status of a pin: 0, or 3 or 4.
     pub exit_status: Status,
-    /// The one thing that decides that it cannot be had.
+    /// The unmet requirement that decides the status.
     pub missing: Option<String>,
-    /// All that is known to be missing, that first.
+    /// All requirements known to be unmet, with the deciding one first.
     pub lacks: Vec<String>,
 }
 
-/// Where a file's bytes are, for one kind of reader.
+/// Where a file's bytes are, for one kind of reading program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "format", rename_all = "snake_case")]
 pub enum Mapping {
@@ -312,25 +313,25 @@ pub enum Mapping {
         resume: String,
         /// The value of the kernel's parameter `resume_offset`, in pages.
         resume_offset: u64,
-        /// Bytes a page.
+        /// Bytes in a page.
         page_size: u64,
-        /// What the kernel is set to resume from, where that was asked for.
+        /// The place that the kernel is set to resume from, if requested.
         #[serde(skip_serializing_if = "Option::is_none")]
         settings: Option<Vec<ResumeSetting>>,
     },
 }
 
-/// What one source says about the place to resume from, beside the file's own.
+/// The place to resume from according to one source, compared with the file's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ResumeSetting {
-    /// What it says.
+    /// The setting.
     #[serde(flatten)]
     pub setting: Setting,
-    /// Whether it names the file's blocks. `None` where it names no place.
+    /// Whether it names the file's blocks. `None` if it names no place.
     pub matches: Option<bool>,
 }
 
-/// A piece of a file that is in one place, in bytes.
+/// A contiguous piece of a file, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Segment {
     /// Where it starts in the file.
@@ -373,7 +374,7 @@ pub struct FileFacts {
     pub flags: Xflags,
     /// The same as an integer.
     pub raw_flags: u32,
-    /// Whether accesses go past the page cache, to persistent memory.
+    /// Whether accesses bypass the page cache and go straight to persistent memory.
     pub dax: bool,
     /// Whether the kernel grants mappings with `MAP_SYNC`, if it could be asked.
     pub map_sync: Option<bool>,
@@ -405,19 +406,19 @@ impl FileFacts {
 /// A map's totals.
 #[derive(Debug, Serialize)]
 pub struct MapFacts {
-    /// Whether the map is proved untorn.
+    /// Whether the map is proved consistent.
     pub consistent: bool,
-    /// What physical offsets count from.
+    /// The base of physical offsets.
     pub address_space: AddressSpace,
-    /// The realtime device, where the file is on one.
+    /// The realtime device, if the file is on one.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "name::serialize_some")]
     pub realtime_device: Option<PathBuf>,
-    /// Copy-on-write staging, on filesystems that have such.
+    /// Copy-on-write staging, on filesystems that have it.
     pub staging: Option<Staging>,
     /// The totals.
     #[serde(flatten)]
     pub summary: Summary,
-    /// The strip that text shows.
+    /// The strip, as text output shows it.
     #[serde(skip)]
     pub strip: Option<Strip>,
 }
@@ -427,30 +428,30 @@ pub struct MapFacts {
 pub struct PinFacts {
     /// Its state.
     pub state: State,
-    /// What holds it.
+    /// Its hold.
     pub hold: Option<Hold>,
     /// When it was pinned.
     #[serde(serialize_with = "maybe_time")]
     pub pinned_at: Option<Time>,
-    /// What was written about it.
+    /// The note on the pin.
     pub note: Option<String>,
-    /// The alignment that was demanded, in bytes.
+    /// The required alignment, in bytes.
     pub align: Option<u64>,
-    /// The most extents that were allowed.
+    /// The allowed number of extents.
     pub max_extents: Option<u64>,
-    /// Whether DAX was demanded.
+    /// Whether the pin requires DAX.
     pub dax: Option<bool>,
-    /// Kinds of blockers that were put up with.
+    /// Kinds of blockers that the pin allows.
     pub allowed: Vec<&'static str>,
-    /// The `FS_XFLAG_*` bits that unpinning takes away.
+    /// The `FS_XFLAG_*` bits that unpinning clears.
     pub added_flags: Vec<String>,
-    /// The size that was recorded, where it is another now.
+    /// The recorded size, if it differs from the current one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_was: Option<u64>,
-    /// The mtime that was recorded, where it is another now and the hold fixes it.
+    /// The recorded mtime, if it differs from the current one and the hold fixes it.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
     pub mtime_was: Option<Time>,
-    /// Bytes shared now that were not when it was pinned.
+    /// Bytes that are shared now but were not when the file was pinned.
     pub shared_since: u64,
 }
 
@@ -485,14 +486,14 @@ fn lower<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     names.map(str::to_lowercase).collect()
 }
 
-/// Writes a UUID as everybody does.
+/// Formats a UUID in the usual form.
 #[must_use]
 pub fn format_uuid(bytes: [u8; 16]) -> String {
     uuid::Uuid::from_bytes(bytes).to_string()
 }
 
-/// Writes a time as RFC 3339, in UTC; `None` outside of the years 0 to 9999, for which it has no form. XFS and ext4 have
-/// no such times, btrfs has.
+/// Formats a time as RFC 3339, in UTC. `None` outside of the years 0 to 9999, which the format cannot express. XFS and
+/// ext4 have no such times; btrfs has.
 #[must_use]
 pub fn format_time(time: Time) -> Option<String> {
     const YEAR_0: i64 = -62_167_219_200;

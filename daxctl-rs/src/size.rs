@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// Reads a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. Before such a
-/// suffix the number may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
+/// Parses a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. A
+/// number with such a suffix may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
 ///
 /// ```
 /// use daxfile::size::{format, parse};
@@ -17,7 +17,7 @@ use std::fmt::{self, Display, Formatter};
 /// ```
 ///
 /// # Errors
-/// What is wrong with it, in words; a size above [`i64::MAX`], which no file can have, included.
+/// A message that says what is wrong with the text. A size above [`i64::MAX`], which no file can have, is an error.
 pub fn parse(text: &str) -> Result<u64, String> {
     let not_a_number = || "expected a number, such as 64MiB".to_owned();
     let too_large = || "too large: above 8 EiB - 1".to_owned();
@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
         _ => (10, text),
     };
     let (number, rest) = split_digits(digits, radix);
-    // So that 08 is refused, and not read as 0 with a strange suffix.
+    // Refuses 08, which would otherwise be read as 0 with a strange suffix.
     if number.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(not_a_number());
     }
@@ -48,7 +48,7 @@ fn split_digits(text: &str, radix: u32) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_digit(radix)).unwrap_or(text.len()))
 }
 
-/// The bytes that a suffix stands for.
+/// The number of bytes that a suffix means.
 fn unit(suffix: &str) -> Result<u64, String> {
     let unknown = || format!("unknown suffix '{suffix}'; K, M, G, T, P, E, with iB or B");
     let upper = suffix.to_ascii_uppercase();
@@ -62,7 +62,7 @@ fn unit(suffix: &str) -> Result<u64, String> {
     power.and_then(|(_, power)| base.checked_pow(power)).ok_or_else(unknown)
 }
 
-/// The whole bytes in a decimal fraction of a unit. Digits beyond the nineteenth are not worth a byte.
+/// The whole bytes in a decimal fraction of a unit. Digits beyond the nineteenth never amount to a byte.
 fn part_of(unit: u64, fraction: &str) -> u64 {
     let digits = &fraction[..fraction.len().min(19)];
     let scale = 10u128.pow(u32::try_from(digits.len()).unwrap_or(0));
@@ -70,7 +70,7 @@ fn part_of(unit: u64, fraction: &str) -> u64 {
     u64::try_from(numerator * u128::from(unit) / scale).unwrap_or(0)
 }
 
-/// A size for people: exact where `exact`, else in the largest IEC unit that keeps two digits of it.
+/// Formats a size for people: exactly if `exact`, else in the largest IEC unit that keeps two digits.
 #[must_use]
 pub fn format(bytes: u64, exact: bool) -> impl Display {
     Size { bytes, exact }

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-/// The exit status; of several files, the largest counts.
+/// The exit status; for several files, the largest one counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(u8)]
 pub enum Status {
@@ -11,7 +11,7 @@ pub enum Status {
     Done = 0,
     /// Answered, and the answer is no.
     No = 1,
-    /// Usage, not a regular file, or an operation failed.
+    /// Wrong usage, not a regular file, or a failed operation.
     Failed = 2,
     /// This kernel, filesystem or mount cannot do it.
     Unable = 3,

@@ -1,4 +1,5 @@
-//! DAX: accesses that go past the page cache, to persistent memory; and what keeps a file from being accessed so.
+//! DAX: accesses that bypass the page cache and go straight to persistent memory, and the reasons why a file cannot be
+//! accessed this way.
 //!
 //! Reference: `Documentation/filesystems/dax.rst`; `xfs_inode_should_enable_dax()`, `ext4_should_enable_dax()`.
 
@@ -13,10 +14,10 @@ use crate::name::quote;
 use crate::system::devices;
 use crate::system::mounts::Mount;
 
-/// Whether the kernel grants mappings with `MAP_SYNC`. Where a file is not accessed as DAX, it is not asked.
+/// Whether the kernel grants mappings with `MAP_SYNC`. Does not ask the kernel if the file is not accessed as DAX.
 ///
 /// # Errors
-/// Those of mmap(2): where a security module refuses, say.
+/// An error of mmap(2), for example when a security module refuses the mapping.
 pub fn grants_map_sync(target: &Target, statx: &Statx) -> Result<bool> {
     if !statx.attributes.contains(Attributes::DAX) {
         return Ok(false);
@@ -25,32 +26,32 @@ pub fn grants_map_sync(target: &Target, statx: &Statx) -> Result<bool> {
     Ok(mapping::grants_sync(target)?)
 }
 
-/// What stands against `--dax`.
+/// A reason why a file does not meet `--dax`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lack {
     /// The device has no DAX.
     Device,
-    /// The filesystem's blocks are no pages.
+    /// The filesystem's block size differs from the page size.
     BlockSize {
-        /// Bytes a block.
+        /// Block size in bytes.
         block: u64,
-        /// Bytes a page.
+        /// Page size in bytes.
         page: u64,
     },
-    /// The mount excludes DAX.
+    /// The mount options exclude DAX.
     Never(Mount),
     /// The file's DAX flag is off.
     Flag,
-    /// The flag was set while the kernel had the inode.
+    /// The flag was set while the kernel had the inode in memory.
     Stale,
-    /// All files of the mount are to be accessed so, but not this one.
+    /// The mount asks for DAX on all files, but the kernel does not use it for this one.
     Excepted,
     /// The kernel grants no `MAP_SYNC`.
     MapSync,
 }
 
 impl Lack {
-    /// What it is.
+    /// The reason in words.
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
@@ -64,7 +65,7 @@ impl Lack {
         }
     }
 
-    /// What removes it, of a file that a shell knows by this name.
+    /// The command that removes the reason; `file` is the file's name, quoted for a shell.
     #[must_use]
     pub fn remedy(&self, file: &str) -> String {
         match self {
@@ -79,16 +80,16 @@ impl Lack {
             Lack::Flag => format!("chattr +x {file}"),
             // The kernel reads the flag when it reads the inode.
             Lack::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
-            // ext4 does this where it journals, encrypts or verifies data.
+            // ext4 excepts files whose data it journals, encrypts or verifies.
             Lack::Excepted => format!("cp --reflink=never {file} NEW"),
         }
     }
 }
 
-/// What keeps a file from being accessed as DAX with `MAP_SYNC`, which the kernel grants or not.
+/// Returns the reason why a file is not accessed as DAX with `MAP_SYNC`. `map_sync` says whether the kernel grants it.
 ///
 /// # Errors
-/// Those of sysconf(3), and of reading how the filesystem is mounted.
+/// An error of sysconf(3), or of reading how the filesystem is mounted.
 pub fn lack(target: &Target, inode: &InodeState, map_sync: bool) -> Result<Option<Lack>> {
     if inode.statx.attributes.contains(Attributes::DAX) {
         return Ok((!map_sync).then_some(Lack::MapSync));

@@ -1,15 +1,15 @@
-//! How blocks lie: their states as a person tells them apart, and their alignment.
+//! The layout of blocks: their states as a person tells them apart, and their alignment.
 
 use libdaxfile::fiemap::ExtentFlags;
 
 use super::map::Run;
 
-/// Joins runs that follow one another both in the file and in place, whatever their states.
+/// Joins runs that are adjacent both in the file and on the device, whatever their states.
 #[derive(Debug, Default)]
 pub(super) struct Pieces(Option<Run>);
 
 impl Pieces {
-    /// Takes the next run; gives the piece that it ended.
+    /// Takes the next run and returns the piece that this run ends.
     pub(super) fn push(&mut self, run: &Run) -> Option<Run> {
         if let Some(piece) = &mut self.0
             && piece.logical.checked_add(piece.length) == Some(run.logical)
@@ -21,13 +21,13 @@ impl Pieces {
         self.0.replace(*run)
     }
 
-    /// Gives the last piece.
+    /// Returns the last piece.
     pub(super) fn finish(&mut self) -> Option<Run> {
         self.0.take()
     }
 }
 
-/// Finds which parts of a map can be reached in aligned pieces, in one pass. Physical adjacency counts, states do not.
+/// Finds which parts of a map can be reached in aligned pieces, in one pass. Physical adjacency counts; states do not.
 #[derive(Debug)]
 pub struct Alignment {
     align: u64,
@@ -36,31 +36,32 @@ pub struct Alignment {
     pieces: Pieces,
 }
 
-/// A part of a file that is in one physical piece, as alignment sees it.
+/// A part of a file that is physically contiguous, as the alignment check sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// The part: start and end in the file.
     pub part: (u64, u64),
-    /// By how much its place is off, modulo the alignment.
+    /// The remainder of its physical position modulo the alignment.
     pub off: u64,
-    /// What of it consists of whole, well-placed pieces; at the end of the file a piece may be cut short.
+    /// The range within the part that consists of whole, aligned pieces. The last piece may be cut short by the end of
+    /// the file.
     pub whole: Option<(u64, u64)>,
 }
 
 impl Alignment {
-    /// Looks at a file whose last block ends at `end`, in pieces of `align` bytes. Its physical offsets count from `start`.
+    /// Checks a file whose last block ends at `end`, in pieces of `align` bytes. Physical offsets count from `start`.
     #[must_use]
     pub fn new(align: u64, start: u64, end: u64) -> Self {
         Alignment { align, start: start % align, end, pieces: Pieces::default() }
     }
 
-    /// Takes the next run; gives the part that it ended.
+    /// Takes the next run and returns the part that this run ends.
     pub fn push(&mut self, run: &Run) -> Option<Placed> {
         let ended = self.pieces.push(run)?;
         Some(self.place(&ended))
     }
 
-    /// Gives the last part.
+    /// Returns the last part.
     pub fn finish(&mut self) -> Option<Placed> {
         let ended = self.pieces.finish()?;
         Some(self.place(&ended))
@@ -80,15 +81,15 @@ impl Alignment {
 /// The states that a person tells apart, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layout {
-    /// Written, unshared, at a known place.
+    /// Written and unshared, at a known physical address.
     Written,
-    /// Other files have the blocks, too.
+    /// Shared with other files.
     Shared,
     /// Never written.
     Unwritten,
     /// In other blocks than were recorded.
     Moved,
-    /// At no known place.
+    /// At no known physical address.
     Unknown,
     /// No blocks.
     Hole,
@@ -107,7 +108,7 @@ impl Layout {
     }
 }
 
-/// Where the block ends that holds a file's last byte.
+/// Returns the end of the block that holds the file's last byte.
 #[must_use]
 pub fn block_end(size: u64, block_size: u64) -> u64 {
     size.checked_next_multiple_of(block_size).unwrap_or(size)

@@ -1,4 +1,4 @@
-//! Extent maps: read in one pass, joined into runs, and proved untorn where that can be.
+//! Extent maps: read in one pass, joined into runs, and proved consistent where possible.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::sync_channel;
@@ -17,11 +17,11 @@ use crate::system::filesystem::Kind;
 /// Extents joined where they are adjacent both logically and physically and their material flags are equal.
 pub type Run = Extent;
 
-/// Flags that say nothing of where the bytes are: the record boundaries of FIEMAP change by themselves on ext4.
+/// Flags that say nothing about where the bytes are. On ext4, FIEMAP's record boundaries change by themselves.
 const IMMATERIAL: ExtentFlags = ExtentFlags::LAST.union(ExtentFlags::MERGED);
 
-/// Most extents that are asked of XFS in one call, 48 bytes each: where they are to be shown, and where they only prove that
-/// the map is untorn.
+/// The most extents to request from XFS in one call, 48 bytes each: first the limit for a map to be shown, then the
+/// limit for a map that is read in one call only to prove it consistent.
 const ONE_CALL: [usize; 2] = [1 << 22, 1 << 18];
 
 /// Joins extents into runs, one at a time.
@@ -45,19 +45,19 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    /// Joins what differs in nothing but record boundaries.
+    /// Joins extents that differ only in record boundaries.
     #[must_use]
     pub fn new() -> Self {
         Joiner { ignored: IMMATERIAL, last: None }
     }
 
-    /// Joins by position and written state alone; who else has the blocks is left out.
+    /// Joins extents by position and written state alone, and ignores whether they are shared.
     #[must_use]
     pub fn by_position() -> Self {
         Joiner { ignored: IMMATERIAL | ExtentFlags::SHARED, last: None }
     }
 
-    /// Takes the next extent; gives the run that it ended.
+    /// Takes the next extent and returns the run that this extent ends.
     pub fn push(&mut self, extent: Extent) -> Option<Run> {
         let extent = Run { flags: extent.flags - (self.ignored - ExtentFlags::MERGED), ..extent };
         if let Some(last) = &mut self.last
@@ -73,7 +73,7 @@ impl Joiner {
         self.last.replace(extent)
     }
 
-    /// Gives the last run.
+    /// Returns the last run.
     pub fn finish(&mut self) -> Option<Run> {
         self.last.take()
     }
@@ -85,12 +85,12 @@ impl Default for Joiner {
     }
 }
 
-/// A map that was read, held once: as XFS gave it in one call, or as a list.
+/// A map that was read, in one of two forms: as XFS returned it in one call, or as a list of runs.
 #[derive(Debug)]
 pub enum Runs {
-    /// What one call gave.
+    /// The result of one call.
     Whole(xfs::WholeMap),
-    /// Each run.
+    /// All runs.
     Listed(Vec<Run>),
 }
 
@@ -101,7 +101,7 @@ impl Default for Runs {
 }
 
 impl Runs {
-    /// Goes through its runs, in logical order.
+    /// Iterates over the runs in logical order.
     pub fn iter(&self) -> impl Iterator<Item = Run> {
         let (whole, listed) = match self {
             Runs::Whole(map) => (Some(map.extents()), None),
@@ -116,13 +116,13 @@ impl Runs {
     }
 }
 
-/// Reads the whole map, blocks past EOF included, and gives each run to `visit` in logical order; `kept` gets them to go
-/// through again. Dirty pages are written back first. Returns whether the map is proved to have been like this at one
-/// moment: because the file was immutable all the while since `before`, because `lease` stood undisturbed, or because XFS
-/// gave all of it in one call.
+/// Reads the whole map, including blocks past EOF, and passes each run to `visit` in logical order; `kept` receives the
+/// runs for a second pass. The kernel first writes back dirty pages. Returns whether the map is proved to have been
+/// like this at one moment. Any of these proves it: the file was immutable the whole time since `before`, `lease` was
+/// not broken, or XFS returned the whole map in one call.
 ///
 /// # Errors
-/// Those of FIEMAP; `EOPNOTSUPP` where the filesystem has no extents to show.
+/// An error of FIEMAP; `EOPNOTSUPP` where the filesystem has no extents to show.
 pub fn read(
     target: &Target,
     before: &InodeState,
@@ -167,14 +167,14 @@ pub fn read(
     Ok(consistent)
 }
 
-/// The time of the last change to an inode that is immutable. Clearing the flag and setting it again changes that time.
+/// Returns the ctime of an immutable inode. Clearing the flag and setting it again changes that time.
 fn immutable_since(statx: &Statx) -> Option<Time> {
     statx.attributes.contains(Attributes::IMMUTABLE).then_some(statx.ctime)
 }
 
-/// Gives every extent to `act`. Of a long map, the next are fetched meanwhile.
+/// Calls `act` with every extent. For a long map, another thread fetches the next extents meanwhile.
 fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
-    /// Calls before another thread pays.
+    /// The number of calls from which a second thread pays off.
     const SHORT: usize = 2;
     let mut extents = Extents::new(target, 0..u64::MAX, Request::SYNC);
     for _ in 0..SHORT {
@@ -190,7 +190,7 @@ fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
             loop {
                 let batch = extents.batch();
                 let over = batch.as_ref().is_ok_and(VecDeque::is_empty);
-                // Nobody listens any more after an error.
+                // After an error the receiver is gone.
                 if over || sender.send(batch).is_err() {
                     return;
                 }
@@ -208,10 +208,10 @@ fn one_call(target: &Target, state: &InodeState, most: usize) -> Result<Option<x
     if target.filesystem.kind != Kind::Xfs || state.xflags().contains(Xflags::REALTIME) {
         return Ok(None);
     }
-    // The inode tells its number of extents, but shared ones come in more pieces than that.
+    // The inode reports its number of extents, but FIEMAP may split shared extents into more pieces.
     let mut limit = state.fsxattr.map_or(0, |fsxattr| fsxattr.nextents as usize) + 16;
-    // GETBMAPX writes back only what awaits allocation. Writing back the rest changes the map where blocks are unwritten, or
-    // where others wait to replace them.
+    // GETBMAPX writes back only delayed allocations. Writing back the rest changes the map where blocks are unwritten,
+    // or where copy-on-write blocks wait to replace others.
     let sync = || fiemap::count(target, 0..1, Request::SYNC);
     let mut synced = !target.filesystem.overwrites_in_place(&state.statx);
     if synced {

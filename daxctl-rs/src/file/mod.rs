@@ -1,4 +1,4 @@
-//! A file as it is: what it is called, where its blocks are, and what prevents pinning it. Knows nothing of pins.
+//! A file as it is: its name, its blocks, and what prevents pinning it. This module does not know about pins.
 
 pub mod blockers;
 pub mod dax;

@@ -1,8 +1,10 @@
-//! Opening by name. This tool runs as root on names that others can change, so a name is first resolved to a file without
-//! opening that (`O_PATH`), and what it led to is looked at and opened through /proc: no FIFO and no device is ever opened.
+//! Opening files by name. This tool runs as root on names that others can change. So it first resolves a name to a file
+//! without opening that file (`O_PATH`), then checks the result and opens it through /proc. It never opens a FIFO or a
+//! device.
 //!
-//! A symbolic link in the last place is refused. One on the way is followed only where nobody could have put it there but
-//! root, or the caller. openat2(2) resolves names without links at once; the others are walked, one name at a time.
+//! The tool refuses a symbolic link in the last component. It follows a link in an earlier component only where nobody
+//! but root or the caller could have put it there. openat2(2) resolves names without links in one call; the tool walks
+//! all other names one component at a time.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
@@ -20,30 +22,30 @@ use crate::error::{Error, Named, Result};
 use crate::name::quote;
 use crate::status::Status;
 
-/// Links followed on one way: `MAXSYMLINKS` of the kernel.
+/// Most symbolic links to follow in one path: the kernel's `MAXSYMLINKS`.
 const LINKS: usize = 40;
 
-/// Most attempts of openat2(2) while others rename what is on the way.
+/// Most attempts of openat2(2) while other processes rename components of the path.
 const ATTEMPTS: usize = 64;
 
-/// A directory that names do not lead out of.
+/// A directory that confines the resolution of names below it.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
 
 impl Root {
-    /// Opens a directory to look for names below it.
+    /// Opens a directory to resolve names below it.
     ///
     /// # Errors
-    /// Those of [`directory`].
+    /// As for [`directory`].
     pub fn open(path: &Path) -> Result<Self> {
         require_directory(find(path, true)?).map(Root)
     }
 
-    /// Opens a regular file below it. A link in the last place is refused; one on the way leads, like `..`, not out of the
-    /// root.
+    /// Opens a regular file below the root. Refuses a link in the last component. A link in an earlier component, like
+    /// `..`, cannot lead out of the root.
     ///
     /// # Errors
-    /// Those of [`regular`].
+    /// As for [`regular`].
     pub(super) fn regular(&self, path: &Path) -> Result<(File, Statx)> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let path: PathBuf = [Component::CurDir]
@@ -55,19 +57,19 @@ impl Root {
     }
 }
 
-/// Opens a regular file for reading. It never waits, not for a FIFO's writer, nor for a lease.
+/// Opens a regular file for reading. Never waits, neither for a FIFO's writer nor for a lease.
 ///
 /// # Errors
-/// Those of openat2(2) and open(2); status 2 for what is no regular file, a symbolic link included, and where another user
-/// could have led the way.
+/// An error of openat2(2) or open(2). Status 2 if the path names anything but a regular file (a symbolic link
+/// included), or if another user could have redirected the path.
 pub(super) fn regular(path: &Path) -> Result<(File, Statx)> {
     reopen_regular(&find(path, false)?)
 }
 
-/// Opens a regular file by its name in a directory, where nothing is mounted on it.
+/// Opens a regular file by its name in a directory, if nothing is mounted on it.
 ///
 /// # Errors
-/// Those of [`regular`]; `EXDEV` where something is.
+/// As for [`regular`]; `EXDEV` if something is mounted on it.
 pub(super) fn regular_in(directory: BorrowedFd<'_>, name: &CStr) -> Result<(File, Statx)> {
     let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_BENEATH;
     let name = Path::new(OsStr::from_bytes(name.to_bytes()));
@@ -77,7 +79,7 @@ pub(super) fn regular_in(directory: BorrowedFd<'_>, name: &CStr) -> Result<(File
 /// Opens a directory for reading.
 ///
 /// # Errors
-/// Those of [`regular`], but for what is no directory.
+/// As for [`regular`], except that status 2 means that the path does not name a directory.
 pub(crate) fn directory(path: &Path) -> Result<File> {
     reopen(&require_directory(find(path, true)?)?, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
 }
@@ -85,7 +87,7 @@ pub(crate) fn directory(path: &Path) -> Result<File> {
 /// Opens a regular file or a directory for reading.
 ///
 /// # Errors
-/// Those of [`regular`].
+/// As for [`regular`], except that a directory is accepted.
 pub(crate) fn either(path: &Path) -> Result<File> {
     let found = find(path, false)?;
     match kind(&statx::get(&found)?) {
@@ -94,7 +96,7 @@ pub(crate) fn either(path: &Path) -> Result<File> {
     }
 }
 
-/// Opens for other access what is open already.
+/// Reopens an open file with other access flags.
 pub(super) fn reopen(file: impl AsFd, flags: OFlag) -> Result<File> {
     let same = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
@@ -111,7 +113,7 @@ fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
     }
     let file = reopen(found, OFlag::O_RDONLY).map_err(|error| match error.errno {
         Some(Errno::EAGAIN) => error.because("somebody holds a lease on it"),
-        // The file itself was found. To verify, ENOENT would mean that it is gone.
+        // The file itself was found. `verify` would take ENOENT to mean that the file is gone.
         Some(Errno::ENOENT) => Error::new(Status::Unable, "needs /proc, which is not mounted here"),
         _ => error,
     })?;
@@ -151,16 +153,17 @@ fn resolved(from: BorrowedFd<'_>, path: &Path, follow: bool, resolve: ResolveFla
     openat2(from, path, how)
 }
 
-/// Resolves a name to a descriptor that cannot be read from. A link in the last place is followed like the others, or is
-/// itself what was found.
+/// Resolves a name to a descriptor that cannot be read from. If `follow` is set, follows a link in the last component
+/// like the others; otherwise returns the link itself.
 fn find(path: &Path, follow: bool) -> Result<OwnedFd> {
-    // Whoever owns a directory can move it, and `..` then leads elsewhere; the caller's own place is the caller's choice.
+    // The owner of a directory can move it, and `..` then leads elsewhere. The caller's own working directory is the
+    // caller's choice.
     let climbs =
         path.components().skip_while(|part| *part == Component::ParentDir).any(|part| part == Component::ParentDir);
     if !climbs {
         let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         match resolved(AT_FDCWD, path, follow, resolve) {
-            // There is a link; or a filter of system calls does not know the call.
+            // The path contains a link, or a filter of system calls does not know the call.
             Err(Errno::ELOOP | Errno::ENOSYS | Errno::EPERM) => {}
             found => return found.map_err(of_open),
         }
@@ -168,7 +171,7 @@ fn find(path: &Path, follow: bool) -> Result<OwnedFd> {
     Walk::begin(path)?.walk_to_end(follow)
 }
 
-/// Users, and a group, that names may be left to.
+/// The users and the group that may control a component of a path.
 struct Trusted {
     users: [u32; 3],
     group: u32,
@@ -176,14 +179,15 @@ struct Trusted {
 
 impl Trusted {
     fn look() -> Result<Self> {
-        // Who owns the root directory can lead anybody anywhere. In a user namespace that may be nobody it knows.
+        // The owner of the root directory can redirect any path. In a user namespace that owner may be a user unknown
+        // to it.
         let root = stat("/").named("stat")?.st_uid;
         let user = geteuid();
         let group = if user.is_root() { 0 } else { getegid().as_raw() };
         Ok(Trusted { users: [0, user.as_raw(), root], group })
     }
 
-    /// Whether others can give the name of `entry` in `directory` to something else.
+    /// Whether other users can make the name of `entry` in `directory` refer to something else.
     fn changeable(&self, directory: &FileStat, entry: &FileStat) -> bool {
         let ours = |stat: &FileStat| self.users.contains(&stat.st_uid);
         let mode = Mode::from_bits_truncate(directory.st_mode);
@@ -195,13 +199,13 @@ impl Trusted {
     }
 }
 
-/// A way, walked one name at a time.
+/// A path, walked one component at a time.
 struct Walk {
     at: OwnedFd,
-    /// What is still to be walked, the next name last.
+    /// The components still to walk, the next one last.
     rest: Vec<OsString>,
     trusted: Trusted,
-    /// Whether a name on the way was one that others can change: then they may have chosen all that follows.
+    /// Whether other users can change a component already walked. If so, they may have chosen everything after it.
     astray: bool,
     links: usize,
 }
@@ -218,7 +222,7 @@ impl Walk {
 
     fn add(&mut self, path: &Path) {
         let bytes = path.as_os_str().as_bytes();
-        // What ends with a slash is a directory, or must not be found.
+        // A path that ends with a slash must name a directory.
         let directory = (bytes.ends_with(b"/") || bytes.ends_with(b"/.")).then(|| OsString::from("."));
         let names = path.components().filter_map(|part| match part {
             Component::ParentDir | Component::Normal(_) => Some(part.as_os_str().to_owned()),
@@ -262,7 +266,7 @@ impl Walk {
     }
 }
 
-/// Where a way begins.
+/// Opens the directory where a path begins.
 fn start(path: &Path) -> Result<OwnedFd> {
     let from = if path.is_absolute() { "/" } else { "." };
     open_by_name(from, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).named("open")

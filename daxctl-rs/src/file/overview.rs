@@ -1,4 +1,4 @@
-//! What a map adds up to: how much of a file is in which state, and the strip.
+//! The totals of a map: the bytes in each state, and the strip.
 
 use serde::Serialize;
 
@@ -6,24 +6,24 @@ use super::layout::{Alignment, Layout, Pieces, block_end};
 use super::map::Run;
 use super::strip::Strip;
 
-/// How many bytes of a file are in which state.
+/// The number of bytes of a file in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// Runs.
+    /// Number of runs.
     pub extents: u64,
-    /// Bytes mapped by written, unshared blocks at a known place, before EOF (rounded up to a block).
+    /// Bytes mapped by written, unshared blocks at a known physical address, before EOF (rounded up to a block).
     pub written: u64,
-    /// Bytes mapped by blocks never written.
+    /// Bytes mapped by unwritten blocks.
     pub unwritten: u64,
-    /// Bytes whose blocks other files have, too.
+    /// Bytes whose blocks are shared with other files.
     pub shared: u64,
-    /// Bytes at no known place.
+    /// Bytes at no known physical address.
     pub unknown: u64,
     /// Bytes without blocks.
     pub hole: u64,
     /// Bytes of blocks past EOF.
     pub past_eof: u64,
-    /// Bytes that page-table entries of 2 MiB can map: whole pieces that start at a multiple of it.
+    /// Bytes that page-table entries of 2 MiB can map: whole pieces of 2 MiB, aligned to 2 MiB.
     pub mappable_2m: u64,
     /// Bytes that page-table entries of 1 GiB can map.
     pub mappable_1g: u64,
@@ -49,7 +49,7 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// Looks at a file of so many bytes in blocks of so many, whose physical offsets count from `start`.
+    /// Starts on a file of `size` bytes in blocks of `block_size` bytes. Physical offsets count from `start`.
     #[must_use]
     pub fn new(size: u64, block_size: u64, start: u64) -> Self {
         Overview {
@@ -85,7 +85,7 @@ impl Overview {
         self.paint(run.logical, run_end, layout);
     }
 
-    /// Ends the map: what no run covered is a hole.
+    /// Ends the map. Whatever no run covered is a hole.
     #[must_use]
     pub fn finish(mut self) -> Self {
         self.hole_up_to(self.end);
@@ -98,7 +98,7 @@ impl Overview {
         let Some(piece) = piece.filter(|piece| piece.length >= HUGE[0]) else { return };
         let counts = [&mut self.summary.mappable_2m, &mut self.summary.mappable_1g];
         for (count, align) in counts.into_iter().zip(HUGE) {
-            // Only a whole entry counts: what lies past EOF cannot be mapped.
+            // Only whole entries count: bytes past EOF cannot be mapped.
             let whole = Alignment::new(align, self.start, self.end).place(&piece).whole;
             *count += whole.map_or(0, |(first, last)| (last - first) - (last - first) % align);
         }

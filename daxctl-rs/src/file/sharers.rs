@@ -1,4 +1,4 @@
-//! Who else has a file's blocks.
+//! The other files that share a file's blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,33 +15,34 @@ use crate::file::open;
 use crate::file::target::Target;
 use crate::name;
 
-/// Directory entries that are looked at for names.
+/// Most directory entries to look at when searching for names.
 const BOUND: usize = 10_000;
 
-/// Another file that has some of the blocks.
+/// Another file that shares some of the blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sharer {
     /// Its inode number.
     pub inode: u64,
-    /// A name of it, if it has one in the same directory.
+    /// One of its names, if it has one in the same directory.
     #[serde(serialize_with = "name::serialize_some")]
     pub path: Option<PathBuf>,
 }
 
-/// Ranges that are looked up at a time.
+/// Number of ranges in one lookup.
 const TOGETHER: usize = 4096;
 
-/// Finds the inodes that own blocks in some ranges of the device besides the file itself.
+/// Finds the other inodes that own blocks in given ranges of the device.
 #[derive(Debug)]
 pub struct Sharers<'a> {
     target: &'a Target,
     ranges: Vec<Range<u64>>,
-    /// `None` where the filesystem keeps no owners, or does not tell them to us: it takes CAP_SYS_ADMIN.
+    /// `None` if the filesystem does not record owners, or does not report them to this process: that needs
+    /// CAP_SYS_ADMIN.
     owners: Result<Option<BTreeMap<u64, Option<PathBuf>>>>,
 }
 
 impl<'a> Sharers<'a> {
-    /// Begins with none. Where they are not `wanted`, nobody is asked.
+    /// Starts with no owners. Queries nothing if the owners are not `wanted`.
     #[must_use]
     pub fn new(target: &'a Target, wanted: bool) -> Self {
         let told = wanted && target.filesystem.records_owners();
@@ -59,10 +60,10 @@ impl<'a> Sharers<'a> {
         }
     }
 
-    /// Who has them.
+    /// Returns the owners found.
     ///
     /// # Errors
-    /// Those of GETFSMAP.
+    /// An error of GETFSMAP.
     pub fn found(mut self) -> Result<Option<Vec<Sharer>>> {
         self.look();
         let Some(mut owners) = self.owners? else { return Ok(None) };
@@ -82,7 +83,7 @@ impl<'a> Sharers<'a> {
     }
 }
 
-/// Adds the owners of these ranges; `false` where the filesystem does not tell them.
+/// Adds the owners of these ranges; returns `false` if the filesystem does not report them.
 fn add_owners(target: &Target, ranges: Vec<Range<u64>>, owners: &mut BTreeMap<u64, Option<PathBuf>>) -> Result<bool> {
     for range in merged(ranges) {
         for record in Records::new(target, target.device(), range.start, range.end - range.start) {
@@ -97,7 +98,7 @@ fn add_owners(target: &Target, ranges: Vec<Range<u64>>, owners: &mut BTreeMap<u6
     Ok(true)
 }
 
-/// One query serves all that lies together on the device.
+/// Merges ranges: one query covers everything that is adjacent on the device.
 fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.sort_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::new();
@@ -110,11 +111,12 @@ fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     merged
 }
 
-/// XFS has no way from an inode to its name but parent pointers, which few have: a look around has to do.
+/// XFS leads from an inode to its name only by parent pointers, which few filesystems have. So this searches the file's
+/// own directory.
 fn find_names(target: &Target, owners: &mut BTreeMap<u64, Option<PathBuf>>) {
     let (major, minor) = target.device();
     let Ok(parent) = open::directory(target.parent()) else { return };
-    // A file can be mounted over another: then its directory's inode numbers mean something else.
+    // If a file is mounted over another one, the inode numbers in its directory mean something else.
     let here = makedev(major.into(), minor.into());
     if parent.metadata().map(|metadata| metadata.dev()).ok() != Some(here) {
         return;

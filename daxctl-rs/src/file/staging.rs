@@ -1,9 +1,10 @@
 //! Copy-on-write staging of XFS: blocks that wait to replace written ones, and that no map shows.
 //!
-//! After one block of a file was shared, written and left alone again, FIEMAP shows nothing of it, but the file keeps a
-//! preallocation of 128 KiB by default, and the next write to a neighbour goes there. `st_blocks` counts these blocks
-//! (`xfs_inode.i_nblocks`), so what it counts above the map, the attributes and the map's own btree is staging. The
-//! btree's size is known exactly where GETFSMAP names owners, and within bounds elsewhere.
+//! When one block of a file was shared, then written, and is no longer shared, FIEMAP shows no trace of this. But the
+//! file keeps a preallocation of 128 KiB by default, and the next write to a neighbouring block goes there. `st_blocks`
+//! counts these blocks (`xfs_inode.i_nblocks`). So the staging is what `st_blocks` counts beyond the map, the
+//! attributes and the map's own btree. The btree's size is known exactly where GETFSMAP names owners, and within bounds
+//! elsewhere.
 
 use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::fsmap::{FMR_OWN_UNKNOWN, RecordFlags, Records};
@@ -13,7 +14,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::file::target::{InodeState, Target};
 
-/// What is known of a file's staging.
+/// What this tool knows about a file's staging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Staging {
@@ -31,17 +32,18 @@ pub enum Staging {
     },
 }
 
-/// Looks for staging; `None` where the filesystem has no such thing. `mapped` is the sum of the map's extents, blocks past
-/// EOF included, and `before` what the inode told before they were read. The owners of realtime blocks are kept elsewhere, and not looked at.
+/// Looks for staging; returns `None` where the filesystem has no staging. `mapped` is the sum of the map's extents,
+/// including blocks past EOF. `before` is the state of the inode before the map was read. XFS keeps the owners of
+/// realtime blocks elsewhere, and this function does not read them.
 ///
 /// # Errors
-/// Those of statx(2), FIEMAP and GETFSMAP.
+/// An error of statx(2), FIEMAP or GETFSMAP.
 pub fn detect(target: &Target, before: &InodeState, mapped: u64) -> Result<Option<Staging>> {
     let Some(geometry) = target.filesystem.reflinking_xfs() else { return Ok(None) };
     if target.filesystem.overwrites_in_place(&before.statx) {
         return Ok(Some(Staging::None));
     }
-    // Reading the map wrote back what was dirty.
+    // Reading the map wrote back the dirty pages.
     let statx = target.statx()?;
     if statx.allocated <= mapped {
         return Ok(Some(Staging::None));
@@ -66,12 +68,12 @@ pub fn detect(target: &Target, before: &InodeState, mapped: u64) -> Result<Optio
             _ => Staging::CannotTell { bytes: unexplained.saturating_sub(least) },
         }
     };
-    // Somebody at work on the file: what was added up belongs to different moments.
+    // Another process changed the file meanwhile, so the numbers belong to different moments.
     let moved = target.statx()?.allocated != statx.allocated;
     Ok(Some(if moved { Staging::CannotTell { bytes: unexplained } } else { verdict }))
 }
 
-/// What the inode owns on the device, as far as the filesystem records owners and tells them to us.
+/// Bytes that the inode owns on the device, if the filesystem records owners and reports them to this process.
 fn owned(target: &Target, device: (u32, u32), inode: u64) -> Result<Option<u64>> {
     let mut owned = 0u64;
     for record in Records::new(target, device, 0, u64::MAX) {
@@ -87,11 +89,11 @@ fn owned(target: &Target, device: (u32, u32), inode: u64) -> Result<Option<u64>>
     Ok(Some(owned))
 }
 
-/// Least and most bytes of the btree that maps so many extents (`fs/xfs/libxfs/xfs_bmap_btree.c`).
+/// Least and most bytes of the btree that maps `extents` extents (`fs/xfs/libxfs/xfs_bmap_btree.c`).
 fn btree(extents: u64, block_size: u64, inode_size: u64) -> (u64, u64) {
     /// `XFS_BMBT_BLOCK_LEN` with checksums.
     const HEAD: u64 = 72;
-    /// Bytes of an extent, and of a key with its pointer.
+    /// Bytes of an extent record, and of a key with its pointer.
     const RECORD: u64 = 16;
     /// The inode's core of version 3.
     const CORE: u64 = 176;

@@ -2,10 +2,10 @@
 
 use super::layout::Layout;
 
-/// Cells of a strip.
+/// Number of cells of a strip.
 pub const CELLS: usize = 64;
 
-/// A file from its start to its end in [`CELLS`] cells, each of which shows the worst state within it.
+/// A file from start to end in [`CELLS`] cells. Each cell shows the worst state within it.
 #[derive(Debug, Clone, Copy)]
 pub struct Strip {
     /// The cells.
@@ -14,7 +14,7 @@ pub struct Strip {
 }
 
 impl Strip {
-    /// A strip of a file that ends at `end`, in bytes; all of it counts as written until it is painted.
+    /// Creates the strip of a file that ends at byte `end`. All bytes count as written until painted.
     #[must_use]
     pub fn new(end: u64) -> Self {
         Strip { cells: [Layout::Written; CELLS], end }

@@ -1,17 +1,18 @@
-//! The header that mkswap(8) writes, and by which swapon(8) knows a swap file.
+//! The header that mkswap(8) writes, and by which swapon(8) recognises a swap file.
 
 use nix::sys::uio::pread;
 
 use super::target::Target;
 
-/// The header's last bytes, which end the first page.
+/// The last bytes of the header, at the end of the first page.
 const MAGIC: &[u8; 10] = b"SWAPSPACE2";
-/// The page sizes of Linux: a header is as long as a page of the machine that it was made on.
+/// The page sizes of Linux: a header is as long as a page of the machine that made it.
 const PAGE_SIZES: [u32; 5] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
-/// mkswap(8) makes none of fewer pages.
+/// mkswap(8) makes no swap area of fewer pages.
 const LEAST_PAGES: u64 = 10;
 
-/// Whether a file of this size has one. What cannot be read counts as none: only a note depends on it.
+/// Whether a file of this size has a swap header. A header that cannot be read counts as absent: only a note depends on
+/// it.
 pub(crate) fn present(target: &Target, size: u64) -> bool {
     PAGE_SIZES.into_iter().filter(|page_size| u64::from(*page_size) * LEAST_PAGES <= size).any(|page_size| {
         let mut end = [0; MAGIC.len()];

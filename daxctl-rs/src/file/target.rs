@@ -1,4 +1,4 @@
-//! A file, opened once: everything is done through this descriptor, and its path serves for messages only.
+//! A file, opened once. Every operation uses this descriptor; the path serves for messages only.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::system::filesystem::{Filesystem, Kind, Known};
 use crate::system::locks;
 use crate::system::mounts::Mount;
 
-/// Which file it is, whatever its name: an inode number can be used again, but not with the same generation.
+/// The identity of a file, whatever its name. A filesystem can reuse an inode number, but not with the same generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// Inode number.
@@ -32,27 +32,27 @@ pub struct Identity {
 /// An open regular file.
 #[derive(Debug)]
 pub struct Target {
-    /// The name it was opened by.
+    /// The name that opened it.
     pub path: PathBuf,
     /// Which file it is.
     pub identity: Identity,
-    /// What holds it.
+    /// The filesystem it is on.
     pub filesystem: Filesystem,
-    /// What its physical offsets count from, as page-table entries see it: where its device begins in physical memory if it
-    /// is accessed as DAX, else 0.
+    /// The base of its physical offsets, as page-table entries see it: the start of its device in physical memory if
+    /// the file is accessed as DAX, else 0.
     pub start: u64,
     file: File,
     opened: Statx,
 }
 
-/// Keeps other `daxfile`s off a file until it is dropped.
+/// Excludes other `daxfile` processes from a file until dropped.
 #[derive(Debug)]
 pub struct Lock {
     flock: Option<Flock<File>>,
     _of_root: Option<File>,
 }
 
-/// What an inode tells at one moment, from whichever interface tells it.
+/// The state of an inode at one moment, from all interfaces that report it.
 #[derive(Debug, Clone, Copy)]
 pub struct InodeState {
     /// Size, times, attributes.
@@ -62,8 +62,8 @@ pub struct InodeState {
 }
 
 impl InodeState {
-    /// The flags of `FS_IOC_FSGETXATTR`, and of those that it does not know on every kernel what statx(2) tells. (Of IMMUTABLE
-    /// that is too much: filesystems that cannot be written tell it of every file.)
+    /// The flags of `FS_IOC_FSGETXATTR`, and from statx(2) those flags that this ioctl does not know on every kernel.
+    /// (For IMMUTABLE alone statx(2) would report too much: read-only filesystems report it for every file.)
     #[must_use]
     pub fn xflags(&self) -> Xflags {
         let mut told = Xflags::empty();
@@ -83,13 +83,13 @@ impl InodeState {
         self.immutable().then_some(self.statx.ctime)
     }
 
-    /// Whether it may have extended attributes: XFS tells where there are none (`xfs_fill_fsxattr()`).
+    /// Whether it may have extended attributes: XFS reports files that have none (`xfs_fill_fsxattr()`).
     #[must_use]
     pub fn may_have_xattrs(&self, target: &Target) -> bool {
         target.filesystem.kind != Kind::Xfs || self.fsxattr.is_none() || self.xflags().contains(Xflags::HASATTR)
     }
 
-    /// Whether the contents are encrypted by the filesystem.
+    /// Whether the filesystem encrypts the contents.
     #[must_use]
     pub fn encrypted(&self) -> bool {
         self.statx.attributes.contains(Attributes::ENCRYPTED)
@@ -97,36 +97,36 @@ impl InodeState {
 }
 
 impl Target {
-    /// Opens a regular file for reading. It never waits: not for a FIFO's writer, nor for a lease. A symbolic link is
-    /// refused, so that who owns the directory cannot choose another file for root to act on.
+    /// Opens a regular file for reading. Never waits, neither for a FIFO's writer nor for a lease. Refuses a symbolic
+    /// link, so that the owner of the directory cannot choose another file for root to act on.
     ///
     /// # Errors
-    /// Those of open(2), and status 2 for what is not a regular file.
+    /// An error of open(2); status 2 if it is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         Target::opened(path, open::regular(path)?, |file, _| Filesystem::of(file))
     }
 
-    /// The same, where it may be on a filesystem that is known already.
+    /// Like [`Target::open`], for a file that may be on a filesystem already in `known`.
     ///
     /// # Errors
-    /// Those of [`Target::open`].
+    /// As for [`Target::open`].
     pub fn open_on(path: &Path, known: &Known) -> Result<Self> {
         Target::opened(path, open::regular(path)?, |file, statx| known.of(statx.device, file))
     }
 
-    /// Opens a regular file by its name in a directory that is open, on the same mount. `path` is what messages call it.
+    /// Opens a regular file by its name in an open directory, on the same mount. Messages call it `path`.
     ///
     /// # Errors
-    /// Those of [`Target::open`]; `EXDEV` where something is mounted on it.
+    /// As for [`Target::open`]; `EXDEV` if something is mounted on it.
     pub(crate) fn open_in(directory: impl AsFd, name: &CStr, path: &Path, known: &Known) -> Result<Self> {
         let opened = open::regular_in(directory.as_fd(), name)?;
         Target::opened(path, opened, |file, statx| known.of(statx.device, file))
     }
 
-    /// Opens a regular file by its name below a root. `path` is what messages call it.
+    /// Opens a regular file by its name below a root. Messages call it `path`.
     ///
     /// # Errors
-    /// Those of [`Target::open`].
+    /// As for [`Target::open`].
     pub fn open_below(root: &Root, name: &Path, path: &Path) -> Result<Self> {
         Target::opened(path, root.regular(name)?, |file, _| Filesystem::of(file))
     }
@@ -152,21 +152,21 @@ impl Target {
         self.opened.device
     }
 
-    /// The directory that its path names.
+    /// The directory part of its path.
     #[must_use]
     pub fn parent(&self) -> &Path {
         parent(&self.path)
     }
 
-    /// Opens the same file for writing, as its only descriptor: the one for reading is closed.
+    /// Reopens the file for writing, and closes the descriptor for reading, so that one descriptor remains.
     ///
     /// # Errors
-    /// Those of open(2); busy where somebody executes it, holds a lease on it, or has made it immutable.
+    /// An error of open(2); busy if another process executes the file, holds a lease on it, or has made it immutable.
     pub fn into_writable(self) -> Result<Self> {
         let file = open::reopen(&self.file, OFlag::O_RDWR).map_err(|error| {
             let error = Error { call: Some("open(O_RDWR)"), ..error };
             match error.errno {
-                // It was not immutable when it was looked at.
+                // It was not immutable when this process looked at it.
                 Some(Errno::EPERM) => {
                     Error { status: Status::Busy, ..error }.because("another daxfile has pinned it meanwhile")
                 }
@@ -179,30 +179,30 @@ impl Target {
     /// Reads size, times and attributes.
     ///
     /// # Errors
-    /// Those of statx(2).
+    /// An error of statx(2).
     pub fn statx(&self) -> Result<Statx> {
         Ok(statx::get(self)?)
     }
 
-    /// Has what follows leave the access time alone, where the caller owns the file or has CAP_FOWNER.
+    /// Makes later reads leave the access time alone, if the caller owns the file or has CAP_FOWNER.
     pub(crate) fn spare_access_time(&self) {
         if let Ok(flags) = fcntl(self, FcntlArg::F_GETFL) {
             let _ = fcntl(self, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NOATIME));
         }
     }
 
-    /// How its filesystem is mounted.
+    /// Returns how its filesystem is mounted.
     ///
     /// # Errors
-    /// Those of [`Mount::of`].
+    /// As for [`Mount::of`].
     pub(crate) fn mount(&self) -> Result<Option<Mount>> {
         Mount::of(self)
     }
 
-    /// Tells whether the caller may write to it, without doing so.
+    /// Checks whether the caller may write to the file, without writing.
     ///
     /// # Errors
-    /// Those of faccessat(2): why not.
+    /// The error of faccessat(2), if the caller may not.
     pub fn require_write_access(&self) -> Result<()> {
         let flags = AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH;
         faccessat(self, "", AccessFlags::W_OK, flags).named("faccessat")
@@ -211,15 +211,15 @@ impl Target {
     /// Reads size, times, attributes and inode flags.
     ///
     /// # Errors
-    /// Those of statx(2), and of the ioctls but for "not known here".
+    /// An error of statx(2) or of the ioctls, unless the filesystem does not know the ioctl.
     pub fn inode_state(&self) -> Result<InodeState> {
         Ok(InodeState { statx: self.statx()?, fsxattr: if_known(fsxattr::get(self))? })
     }
 
-    /// The same with size and times from when the file was opened, which saves a call.
+    /// Like [`Target::inode_state`], but takes size and times from the moment of opening, which saves a call.
     ///
     /// # Errors
-    /// Those of the ioctls but for "not known here".
+    /// An error of the ioctls, unless the filesystem does not know the ioctl.
     pub fn state_at_opening(&self) -> Result<InodeState> {
         Ok(InodeState { statx: self.opened, fsxattr: if_known(fsxattr::get(self))? })
     }
@@ -227,21 +227,22 @@ impl Target {
     /// Makes everything durable: contents, map, attributes and flags.
     ///
     /// # Errors
-    /// Those of fsync(2).
+    /// An error of fsync(2).
     pub fn fsync(&self) -> Result<()> {
         self.file.sync_all().named("fsync")
     }
 
-    /// Keeps other `daxfile`s off until the returned lock is dropped. Others' locks on the file hold up all but root.
+    /// Excludes other `daxfile` processes until the returned lock is dropped. Locks that others hold on the file block
+    /// every user but root.
     ///
     /// # Errors
-    /// Busy where another has it.
+    /// Busy if another process holds the lock.
     pub fn lock(&self) -> Result<Lock> {
         let of_root = locks::lock(self.device(), self.identity.inode)?;
         let file = self.file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(flock) => Ok(Lock { flock: Some(flock), _of_root: of_root }),
-            // It keeps other users' daxfiles off, no more.
+            // flock(2) excludes only other users' daxfile processes; root goes on without it.
             Err(_) if of_root.is_some() => Ok(Lock { flock: None, _of_root: of_root }),
             Err((_, errno @ Errno::EAGAIN)) => {
                 Err(Error::call("flock", errno).because("another daxfile is at work on it, or somebody locked it"))
@@ -253,22 +254,22 @@ impl Target {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Flock would panic where it cannot unlock; but then the lock ends with the process.
+        // Dropping a `Flock` that cannot unlock would panic. So this leaks the lock, which ends with the process.
         if let Some(Err((lock, _))) = self.flock.take().map(Flock::unlock) {
             std::mem::forget(lock);
         }
     }
 }
 
-/// The directory that a path names, `.` where it names none.
+/// The directory part of a path, `.` if there is none.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a file without a name, in a directory, open for direct writes. `path` is what messages call it.
+/// Creates an unnamed file in a directory, open for direct writes. Messages call it `path`.
 ///
 /// # Errors
-/// Those of open(2); status 3 where the filesystem has no unnamed files, or no direct I/O.
+/// An error of open(2); status 3 if the filesystem has no unnamed files, or no direct I/O.
 pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
     let permissions = Mode::from_bits_truncate(0o666);

@@ -1,9 +1,9 @@
-//! Hold `frozen`: the IMMUTABLE inode flag, set so that no writer slips through unseen.
+//! Hold `frozen`: sets the inode flag IMMUTABLE so that no writer slips through unseen.
 //!
-//! Who opened the file for writing before the flag was set is not stopped by it on XFS, and who waits for a lease is
-//! past its permission check. So the order is: probe with a lease, record, set the flag, lease again, and only then
-//! prove that the file is what was recorded. Every step is taken for the whole batch before the next, so that the time
-//! for settling is not paid per file.
+//! On XFS the flag does not stop a process that opened the file for writing before. A process that waits for a lease is
+//! already past its permission check. So the order is: probe with a lease, record, set the flag, take the lease again,
+//! and only then prove that the file matches the record. Each step covers the whole batch before the next step begins,
+//! so that the batch pays the settling time once and not once per file.
 
 use std::thread::park_timeout;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,22 +24,22 @@ use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
 use crate::status::Status;
 
-/// Attempts before a file is called busy.
+/// Attempts before a file counts as busy.
 const ATTEMPTS: u32 = 3;
 
-/// A write must not leave the mtime that was recorded: the kernel's clock for it ticks every 1 to 10 ms.
+/// A write must change the recorded mtime: the kernel's clock for mtime ticks every 1 to 10 ms.
 const MTIME_AGE: Duration = Duration::from_millis(20);
 
-/// How long the lease is asked for once the flag is on: openers that come and go refuse a single try nearly always.
+/// How long to retry the lease once the flag is set: openers that come and go make a single try fail nearly always.
 const LEASE_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Time for openers past their permission check to show themselves. It proves nothing; what follows does.
+/// Time for openers past their permission check to become visible. The wait proves nothing; the checks after it do.
 const SETTLE: Duration = Duration::from_millis(5);
 
-/// What this process lacks for freezing a file.
+/// Returns the capabilities that this process lacks to freeze a file.
 ///
 /// # Errors
-/// Where the kernel does not tell the process's capabilities.
+/// The kernel does not report the capabilities of the process.
 pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
     let anothers = super::is_anothers(statx);
     super::lacked(&[
@@ -50,10 +50,10 @@ pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
     ])
 }
 
-/// Asks, without touching the file, whether somebody has it open for writing.
+/// Checks whether the file is open for writing elsewhere, without touching the file.
 ///
 /// # Errors
-/// Busy if so; those of F_SETLEASE otherwise.
+/// Busy if so; any other error of F_SETLEASE.
 pub fn probe(target: &Target) -> Result<()> {
     lease(target).map(drop)
 }
@@ -70,28 +70,29 @@ fn lease(target: &Target) -> Result<Lease<'_>> {
     })
 }
 
-/// A file on its way to being frozen.
+/// A file that is being frozen.
 #[derive(Debug)]
 pub struct Candidate<'a> {
     target: &'a Target,
     needs: Needs,
     found_as: Recorded,
-    /// What was found on the file, not held, and is to be held again as it is.
+    /// The file's own record, if the file is pinned but not held; the pin restores it unchanged.
     found: Option<Record>,
     lease: Option<Lease<'a>>,
     written: Option<Vec<u8>>,
     replaced: Option<Replaced>,
-    /// Flags that the record says the pin added.
+    /// The flags that the pin adds, as the record says.
     adds: Xflags,
-    /// Flags that this process has added.
+    /// The flags that this process has added.
     added: Xflags,
-    /// Pages that stay in memory, where others have the file open.
+    /// Pages that stay in memory because other processes have the file open.
     mapped: u64,
     outcome: Option<Result<Survey>>,
 }
 
 impl<'a> Candidate<'a> {
-    /// A file that was probed, and has no blocker as it was found; `found` is its own record if it is pinned but not held.
+    /// Makes a candidate of a file that was probed and has no blocker in the state `found_as`. `found` is the file's
+    /// own record if it is pinned but not held.
     #[must_use]
     pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
         Candidate {
@@ -109,15 +110,15 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// Whether the file is frozen: what was proved then, or why not.
+    /// Returns the survey that proves the file frozen.
     ///
     /// # Errors
-    /// Why not. The file is then as it was before.
+    /// Why the file is not frozen. The file is then in its former state.
     pub fn outcome(self) -> Result<Survey> {
         self.outcome.unwrap_or_else(|| Err(interrupted()))
     }
 
-    /// What could not be ruled out.
+    /// A note on what the proof could not rule out.
     #[must_use]
     pub fn note(&self) -> Option<String> {
         let mapped = self.mapped;
@@ -135,7 +136,7 @@ impl<'a> Candidate<'a> {
             Some(record) => record.clone(),
             None => {
                 let (record, replaced) = super::store(self.target, self.needs, Xflags::IMMUTABLE, &self.found_as)?;
-                // From here on a failure has a record to take back.
+                // From here on, a failure must take the record back.
                 self.replaced = Some(replaced);
                 record
             }
@@ -147,7 +148,7 @@ impl<'a> Candidate<'a> {
 
     /// Sets the flag, then takes the lease.
     fn engage(&mut self) -> Result<()> {
-        // Of those that a found record names, some may be on still; a failure must not take them away.
+        // Some flags that the found record names may still be set. A failure must not clear those.
         self.added = self.adds - self.found_as.survey.inode.xflags();
         super::add_flags(self.target, self.adds)?;
         if !self.target.inode_state()?.immutable() {
@@ -165,7 +166,7 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
-    /// Proves, under flag and lease, that the file is what was recorded, and that nobody was let in meanwhile.
+    /// Proves, under flag and lease, that the file matches the record, and that nothing opened it meanwhile.
     fn prove(&mut self) -> Result<()> {
         let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
         let lease = self.lease.as_ref().ok_or_else(interrupted)?;
@@ -181,14 +182,14 @@ impl<'a> Candidate<'a> {
             return Err(slipped("the map, the size or the mtime is another"));
         }
         self.lease = None;
-        // Whoever was blocked by the lease has gone in by now, and has the file open for writing.
+        // A process that the lease blocked has gone on by now, and has the file open for writing.
         probe(self.target)?;
         self.mapped = pages::require_free(self.target)?;
         self.outcome = Some(Ok(survey));
         Ok(())
     }
 
-    /// Puts the file back as it was found.
+    /// Restores the state in which the file was found.
     fn roll_back(&mut self) -> Result<()> {
         self.lease = None;
         let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
@@ -200,7 +201,7 @@ impl<'a> Candidate<'a> {
         self.target.fsync()
     }
 
-    /// After a failure: the file goes back, and stays for another attempt if it was merely busy.
+    /// After a failure: restores the file, and keeps it for another attempt if it was only busy.
     fn fail(&mut self, error: Error, again: bool) {
         let restored = self.roll_back();
         self.outcome = match restored {
@@ -225,7 +226,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Freezes a batch of files. Each one's outcome is kept with it.
+/// Freezes a batch of files. Each candidate keeps its own outcome.
 pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
     for attempt in 1..=ATTEMPTS {
         let again = attempt < ATTEMPTS;
@@ -251,7 +252,7 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
     }
 }
 
-/// The candidates of one attempt. Whichever fails leaves it.
+/// The candidates of one attempt. A candidate that fails leaves the batch.
 struct Batch<'a, 'b> {
     candidates: Vec<&'b mut Candidate<'a>>,
     /// Whether another attempt follows.
@@ -259,12 +260,12 @@ struct Batch<'a, 'b> {
 }
 
 impl<'a> Batch<'a, '_> {
-    /// Takes a step with each.
+    /// Performs one step on each candidate.
     fn each(&mut self, progress: &dyn Progress, step: fn(&mut Candidate<'a>) -> Result<()>) {
         self.keep(|candidate| if progress.interrupted() { Err(interrupted()) } else { step(candidate) });
     }
 
-    /// Makes durable what the last step did.
+    /// Makes the last step durable.
     fn sync(&mut self) {
         let targets: Vec<&Target> = self.candidates.iter().map(|candidate| candidate.target).collect();
         let mut synced = durable::sync(&targets).into_iter();
@@ -287,13 +288,14 @@ fn interrupted() -> Error {
     Error::interrupted("the file is unchanged")
 }
 
-/// Waits, at most so long. std::thread::sleep() panics where the kernel refuses clock_nanosleep(2), which would leave a
+/// Waits for at most `time`. std::thread::sleep() panics if the kernel refuses clock_nanosleep(2), and would leave a
 /// file half pinned.
 fn pause(time: Duration) {
     park_timeout(time);
 }
 
-/// How long until an mtime is old enough. One that lies ahead of the clock cannot be mistaken for that of a later write.
+/// Returns how long until the mtime is old enough. An mtime ahead of the clock cannot be mistaken for that of a later
+/// write.
 fn too_young(mtime: Time) -> Option<Duration> {
     let since_epoch = Duration::new(u64::try_from(mtime.seconds).ok()?, mtime.nanoseconds);
     let age = SystemTime::UNIX_EPOCH.checked_add(since_epoch)?.elapsed().ok()?;

@@ -1,4 +1,4 @@
-//! What keeps a map from changing: one module a hold, and their common end.
+//! Holds, which keep a map from changing: one module per hold, and the shared code that ends a pin.
 
 mod durable;
 pub mod frozen;
@@ -25,10 +25,10 @@ use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
 
-/// What this process lacks for holding a file so.
+/// Returns the capabilities that this process lacks for this hold.
 ///
 /// # Errors
-/// Where the kernel does not tell the process's capabilities.
+/// The kernel does not report the capabilities of the process.
 pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
     match hold {
         Hold::Frozen => frozen::missing_capabilities(statx),
@@ -37,10 +37,11 @@ pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
     }
 }
 
-/// What this process lacks for taking these flags away from a file, and its record in `security.*`.
+/// Returns the capabilities that this process lacks to clear these flags, and to remove the file's record in
+/// `security.*`.
 ///
 /// # Errors
-/// As above.
+/// The kernel does not report the capabilities of the process.
 pub fn missing_for_release(added: Xflags, inode: &InodeState) -> Result<Vec<String>> {
     let cleared = inode.xflags() & added;
     lacked(&[
@@ -54,10 +55,11 @@ fn is_anothers(statx: &Statx) -> bool {
     nix::unistd::geteuid().as_raw() != statx.uid
 }
 
-/// A writer that was let in before the flag shows by refusing a lease, where one may be asked for.
+/// Detects a writer that opened the file before the flag was set, where this process may ask for a lease: the kernel
+/// then refuses the lease.
 ///
 /// # Errors
-/// Those of F_SETLEASE.
+/// An error of F_SETLEASE.
 pub fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
     let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
     if survey.state != State::Pinned || !frozen {
@@ -71,7 +73,7 @@ pub fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
     Ok(())
 }
 
-/// The record of a file as a survey found it.
+/// Makes the record of a file from a survey.
 fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> Record {
     let Recorded { survey, extents, map, note } = recorded;
     Record {
@@ -88,8 +90,8 @@ fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> 
     }
 }
 
-/// Writes the record of a file for an enforced hold that adds these flags, and `FS_XFLAG_NODEFRAG` where it is kept. Gives
-/// it with what it replaced.
+/// Writes the record of a file for an enforced hold that adds these flags, and `FS_XFLAG_NODEFRAG` where the filesystem
+/// keeps it. Returns the record and what it replaced.
 fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> Result<(Record, Replaced)> {
     let mut wanted = flags;
     wanted.set(Xflags::NODEFRAG, target.filesystem.keeps_nodefrag());
@@ -98,14 +100,14 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
     let replaced = Replaced::read(target, needs.hold)?;
     let stored = record.store(target, |limit| survey::keep(target, size, limit, recorded.note.as_ref()));
     let record = stored.map_err(|error| match error.errno {
-        // What capget(2) tells is of one's own user namespace.
+        // capget(2) reports the capabilities in the process's own user namespace.
         Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
         _ => error,
     })?;
     Ok((record, replaced))
 }
 
-/// Those of the needed capabilities that this process lacks.
+/// Returns those of the needed capabilities that this process lacks.
 fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
@@ -118,12 +120,12 @@ fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// A pin's failure where taking it back failed as well.
+/// The error of a pin whose undo failed as well.
 fn not_undone(error: Error, undo: &Error) -> Error {
     Error { message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message), ..error }
 }
 
-/// What the attribute of a hold has before a pin: nothing, or a foreign or unreadable record.
+/// The content of a hold's attribute before a pin: nothing, or a foreign or unreadable record.
 #[derive(Debug)]
 struct Replaced {
     attribute: &'static CStr,
@@ -131,7 +133,7 @@ struct Replaced {
 }
 
 impl Replaced {
-    /// The most bytes that an attribute can have: `XATTR_SIZE_MAX`.
+    /// The most bytes in an attribute: `XATTR_SIZE_MAX`.
     const MOST: usize = 65536;
 
     fn read(target: &Target, hold: Hold) -> Result<Self> {
@@ -139,7 +141,7 @@ impl Replaced {
         Ok(Replaced { attribute, value: xattr::get(target, attribute, Self::MOST)? })
     }
 
-    /// Puts it back, since the pin failed. Durable after the next fsync.
+    /// Restores the content after a failed pin. Durable after the next fsync.
     fn restore(self, target: &Target) -> Result<()> {
         match self.value {
             Some(value) => xattr::set(target, self.attribute, &value)?,
@@ -154,12 +156,12 @@ fn now() -> Time {
     Time { seconds: now.as_second(), nanoseconds: u32::try_from(now.subsec_nanosecond()).unwrap_or(0) }
 }
 
-/// Ends a pin: takes the file from the guard, takes away the flags that the pin added, then the record. Should the
-/// record not go, the others come back, so that the file is pinned or unpinned and nothing between. Durable after the next
-/// fsync: until then a crash may pin the file again.
+/// Ends a pin: takes the file from the guard, clears the flags that the pin added, then removes the record. If removing
+/// the record fails, restores the rest, so that the file is either pinned or unpinned and nothing between. Durable
+/// after the next fsync: until then a crash may pin the file again.
 ///
 /// # Errors
-/// Those of these calls.
+/// An error of the guard, of the ioctls that read and set the flags, or of fremovexattr(2).
 pub fn release(target: &Target, record: &Record) -> Result<()> {
     let guarded = record.needs.hold == Hold::Writable;
     if guarded {
@@ -176,10 +178,10 @@ pub fn release(target: &Target, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a file has in the attribute of a hold. Durable after the next fsync.
+/// Removes the content of a hold's attribute. Durable after the next fsync.
 ///
 /// # Errors
-/// Those of fremovexattr(2).
+/// An error of fremovexattr(2).
 pub fn remove_record(target: &Target, hold: Hold) -> Result<()> {
     xattr::remove(target, attribute(hold)).map_err(|error| match error.errno {
         Errno::EPERM | Errno::EACCES => {
@@ -189,7 +191,7 @@ pub fn remove_record(target: &Target, hold: Hold) -> Result<()> {
     })
 }
 
-/// Clears those of `flags` that are on; returns them.
+/// Clears those of `flags` that are set, and returns them.
 fn clear_flags(target: &Target, flags: Xflags) -> Result<Xflags> {
     if flags.is_empty() {
         return Ok(flags);

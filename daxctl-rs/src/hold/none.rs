@@ -1,4 +1,4 @@
-//! Hold `none`: the map is recorded, so that drift is found; nothing prevents it.
+//! Hold `none`: records the map, so that `verify` can detect drift; nothing prevents drift.
 
 use libdaxfile::Errno;
 use libdaxfile::fsxattr::Xflags;
@@ -12,11 +12,11 @@ use crate::needs::{Hold, Needs};
 use crate::pin::record::attribute;
 use crate::pin::survey::{self, Recorded, Survey};
 
-/// Records the map as it was found; returns what is found then. A record where enforced holds are kept would hide
-/// this one, and goes.
+/// Records the map, and returns a survey taken after that. Removes a record in the attribute of enforced holds, which
+/// would hide this one.
 ///
 /// # Errors
-/// Those of fremovexattr(2), fsetxattr(2), fsync(2) and the survey; what was written is taken back then.
+/// An error of fremovexattr(2), fsetxattr(2), fsync(2) or the survey. The function then takes back what it wrote.
 pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Lease<'_>>) -> Result<Survey> {
     let survey = &recorded.survey;
     let replaced = Replaced::read(target, needs.hold)?;
@@ -25,7 +25,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
         _ => None,
     };
     if hiding.is_some() {
-        // First, for there may be no room for both.
+        // First, because there may be no room for both.
         xattr::remove(target, attribute(Hold::Frozen))
             .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
     }
@@ -35,7 +35,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
     let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();
     let pinned = stored.and_then(|_| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
     pinned.inspect_err(|_| {
-        // The first failure is what the user must hear of, not that of tidying up after it.
+        // Report the first failure to the user, not a failure of the cleanup.
         let restored = undo.into_iter().try_for_each(|before| before.restore(target));
         let _ = restored.and_then(|()| target.fsync());
     })

@@ -1,9 +1,10 @@
-//! Pages of a file that the kernel holds on to for somebody. Direct I/O, a FUSE server's answer that does not come, RDMA: what
-//! was begun while the file could be written may store into such a page later, when flag and lease have long been set. That
-//! changes the contents, but neither the map nor the mtime.
+//! Detects pages of a file that the kernel holds for another user. Direct I/O, a FUSE server's pending answer or RDMA
+//! may have begun while the file was still writable, and may store into such a page long after flag and lease are set.
+//! Such a store changes the contents, but neither the map nor the mtime.
 //!
-//! Asked to forget a clean file, the page cache keeps what is mapped, and what is held. Where nobody else has the file open,
-//! nothing is mapped, and what stays is held. Whether to read or to store, nobody tells.
+//! When asked to drop a clean file's pages, the page cache keeps the pages that are mapped or held. If no other process
+//! has the file open, nothing is mapped, and every page that stays is held. The kernel does not report whether the
+//! holder reads or stores.
 
 use std::thread::park_timeout;
 use std::time::Duration;
@@ -16,15 +17,16 @@ use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::status::Status;
 
-/// Readers bring pages back at any time, and pages just read wait in batches of the processors'.
+/// Readers bring pages back at any time, and pages just read wait in per-processor batches.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Looks for such pages of a file that was just synced, and that nobody may open for writing any more. Returns how many stay
-/// that may be others' who have it open for reading; 0 on a kernel that does not count pages, as before Linux 6.5.
+/// Looks for such pages of a file that was just synced and that no process can open for writing any more. Returns the
+/// number of pages that stay, and that may belong to processes with the file open for reading. Returns 0 on a kernel
+/// that does not count pages, that is, before Linux 6.5.
 ///
 /// # Errors
-/// Busy where pages stay that nobody has mapped.
+/// Busy if pages stay that no process has mapped.
 pub(super) fn require_free(target: &Target) -> Result<u64> {
     let mut stay = forget(target);
     for _ in 1..ATTEMPTS {
@@ -35,7 +37,7 @@ pub(super) fn require_free(target: &Target) -> Result<u64> {
         stay = forget(target);
     }
     match Lease::take(target, Kind::Write) {
-        // Nobody else has it open, and nobody can open it now.
+        // No other process has the file open, and none can open it now.
         Ok(_exclusive) => match forget(target) {
             0 => Ok(0),
             held => Err(Error::new(
@@ -51,9 +53,9 @@ pub(super) fn require_free(target: &Target) -> Result<u64> {
     }
 }
 
-/// Has the page cache forget the file, and counts the pages that stay.
+/// Asks the page cache to drop the file, and counts the pages that stay.
 fn forget(target: &Target) -> u64 {
-    // What cannot be forgotten, or counted, is not found; no file is the worse for it.
+    // Pages that the kernel cannot drop or count stay undetected. That does the file no harm.
     let _ = posix_fadvise(target, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     cachestat::count(target, 0..u64::MAX).map_or(0, |pages| pages.cached)
 }

@@ -1,4 +1,4 @@
-//! What a hold needs besides a map without blockers: of this kernel, build, filesystem and mount, and of the caller.
+//! What a hold needs besides a map without blockers: requirements on kernel, build, filesystem, mount and caller.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -18,14 +18,14 @@ use crate::system::filesystem::Filesystem;
 use crate::system::kernel;
 use crate::system::mounts::Mount;
 
-/// One thing that a hold needs and does not have.
+/// A requirement of a hold that is not met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// The exit status of a pin that lacks it.
+    /// The exit status of a pin without it.
     pub status: Status,
-    /// What is missing, in words.
+    /// The requirement in words.
     pub what: String,
-    /// What the kernel would answer, where it would.
+    /// The errno that the kernel would return, if it would return one.
     pub errno: Option<Errno>,
     /// Whether only this caller lacks it, so that root can pin the file.
     pub callers: bool,
@@ -40,10 +40,10 @@ impl Missing {
         Missing { status: Status::NotPermitted, what: what.into(), errno: None, callers: true }
     }
 
-    /// What this process lacks to remove the record of an enforced hold.
+    /// Returns what this process lacks to remove the record of an enforced hold.
     ///
     /// # Errors
-    /// Where the kernel does not tell the process's capabilities.
+    /// The kernel does not report the capabilities of the process.
     pub fn to_remove_the_record() -> Result<Option<Self>> {
         let lacked = lacked(&[(Capability::CAP_SYS_ADMIN, true)])?;
         Ok((!lacked.is_empty()).then(|| Missing {
@@ -52,7 +52,7 @@ impl Missing {
         }))
     }
 
-    /// The error of a pin that lacks it, with what to do instead.
+    /// The error of a pin without it, with what to do instead.
     #[must_use]
     pub fn error(&self, hold: Hold) -> Error {
         let instead = match hold {
@@ -69,7 +69,7 @@ impl Missing {
     }
 }
 
-/// Finds what holds lack. What is the same for every file is looked at once.
+/// Finds the unmet requirements of holds. Checks only once what is the same for every file.
 #[derive(Debug, Default)]
 pub struct Requirements {
     guard: OnceLock<Vec<Lack>>,
@@ -78,11 +78,11 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// Lists what a hold lacks on an open file or directory; what comes first decides the exit status. What makes it idle to
-    /// ask for more is the last.
+    /// Lists the unmet requirements of a hold on an open file or directory. The first one decides the exit status. The
+    /// list ends with a requirement that makes further checks pointless.
     ///
     /// # Errors
-    /// Where the kernel does not tell the process's capabilities.
+    /// The kernel does not report the capabilities of the process.
     pub fn missing(&self, hold: Hold, fd: impl AsFd, statx: &Statx, filesystem: &Filesystem) -> Result<Vec<Missing>> {
         if let Some(why) = filesystem.refusal(hold) {
             return Ok(vec![Missing::here(why)]);
@@ -110,7 +110,8 @@ impl Requirements {
                 }
                 let privileged = may_load_programs()?;
                 let lacks = self.guard.get_or_init(writable::lacks);
-                // What no privilege gives comes first, then what the caller can be given.
+                // Requirements that no privilege can meet come first, then what an administrator can grant to the
+                // caller.
                 let idle = lacks.first().is_some_and(|lack| lack.part != Part::Permission);
                 let capabilities = needs(writable::missing_capabilities()?);
                 missing.extend(capabilities.clone().filter(|_| !idle));
@@ -134,10 +135,10 @@ impl Requirements {
 }
 
 impl Requirements {
-    /// Whether the filesystem of an open file, on this device, is mounted with quotas that are enforced.
+    /// Whether the filesystem of an open file, on this device, is mounted with enforced quotas.
     ///
     /// # Errors
-    /// Those of [`Mount::of`].
+    /// As for [`Mount::of`].
     pub fn has_quotas(&self, fd: impl AsFd, device: (u32, u32)) -> Result<bool> {
         const OPTIONS: [&str; 9] =
             ["quota", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota", "usrjquota", "grpjquota"];
@@ -152,7 +153,7 @@ impl Requirements {
     }
 }
 
-/// Whether a refusal to load the guard's programs would be the machine's, not for want of a capability.
+/// Whether a refusal to load the guard's programs would come from the machine, and not from a missing capability.
 fn may_load_programs() -> Result<bool> {
     let needed = [Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON].map(|one| (one, true));
     Ok(lacked(&needed)?.is_empty() || kernel::lockdown().as_deref() == Some("confidentiality"))

@@ -1,4 +1,4 @@
-//! Drift: where a map differs from what it was, in position.
+//! Drift: where the positions in a map differ from the recorded ones.
 
 use serde::Serialize;
 
@@ -9,27 +9,27 @@ use crate::listed::Listed;
 use crate::pin::record::{Digester, Kept, Position};
 use libdaxfile::fiemap::ExtentFlags;
 
-/// Where a piece of a file is.
+/// The place of a piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Place {
-    /// Nowhere.
+    /// No blocks.
     Hole,
     /// In written blocks.
     Written {
         /// Offset on the device.
         physical: u64,
     },
-    /// In blocks never written.
+    /// In unwritten blocks.
     Unwritten {
         /// Offset on the device.
         physical: u64,
     },
-    /// Not told: a digest was kept.
+    /// Not known, because the record keeps a digest.
     Digest,
 }
 
-/// A piece of a file that is elsewhere than it was, in bytes.
+/// A piece of a file that has moved, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// Where it starts in the file.
@@ -42,7 +42,7 @@ pub struct Change {
     pub now: Place,
 }
 
-/// Finds, in one pass, what differs from the runs of before.
+/// Finds, in one pass, the differences from the recorded runs.
 #[derive(Debug)]
 struct Differ<'a> {
     was: &'a [Position],
@@ -66,7 +66,7 @@ impl<'a> Differ<'a> {
         self.changes
     }
 
-    /// Compares from where it stands up to `end`, over which nothing but `now` is mapped.
+    /// Compares from the current position up to `end`. Only `now` is mapped in that range.
     fn walk_to(&mut self, end: u64, now: Option<&Position>) {
         while self.position < end {
             while self.was.first().is_some_and(|was| was.end() <= self.position) {
@@ -118,7 +118,7 @@ fn follows(first: Place, second: Place, length: u64) -> bool {
     }
 }
 
-/// Compares a map with what was kept of it, in one pass.
+/// Compares a map with the recorded one, in one pass.
 #[derive(Debug)]
 pub struct Comparison<'a> {
     joiner: Joiner,
@@ -133,7 +133,7 @@ enum Method<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    /// Compares with what was kept of a file that then had so many bytes.
+    /// Starts a comparison with the map recorded for a file of `size` bytes.
     #[must_use]
     pub fn new(kept: &'a Kept, size: u64) -> Self {
         let method = match kept {
@@ -191,7 +191,7 @@ fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Li
     changes
 }
 
-/// Draws a file of `end` bytes twice: as these runs were, and as the changes have left it.
+/// Draws a file of `end` bytes twice: with these runs as recorded, and after the changes.
 #[must_use]
 pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
     let [mut before, mut after] = [Strip::new(end); 2];
@@ -225,14 +225,14 @@ pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
     [before, after]
 }
 
-/// What a comparison of maps found.
+/// The result of a comparison of maps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Moved {
-    /// Pieces that are elsewhere.
+    /// Pieces that have moved.
     pub changes: Vec<Change>,
-    /// How many pieces there are, where not all are listed.
+    /// The number of pieces, if the list is incomplete.
     pub change_count: Option<u64>,
-    /// Bytes whose blocks other files have now, too.
+    /// Bytes whose blocks are now shared with other files.
     pub shared: u64,
 }
 

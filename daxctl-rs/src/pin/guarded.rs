@@ -1,4 +1,5 @@
-//! Whether the guard has a file: one ioctl and a look at the guard's pins, which need neither BPF nor privileges.
+//! Checks whether the guard has a file: one ioctl and a look at the guard's pins, which need neither BPF nor
+//! privileges.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -15,14 +16,14 @@ pub(crate) const PINS: &str = "/sys/fs/bpf/daxfile";
 
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
-/// What is said of a file where [`holds`] cannot tell.
+/// What the tool reports on a file when [`holds`] cannot decide.
 pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whole only root can see";
 
-/// Whether the guard has the file, is whole and at work, and f2fs keeps the file's blocks where they are. `None` where the
-/// guard has it, but its pins cannot be looked at.
+/// Whether the guard has the file, is complete and running, and f2fs keeps the file's blocks in place. `None` if the
+/// guard has the file, but this process cannot look at the guard's pins.
 ///
 /// # Errors
-/// Those of the ioctls that ask them, and of looking at the guard's pins.
+/// An error of the ioctls that query guard and f2fs, or of reading the guard's pins.
 pub fn holds(target: &Target) -> Result<Option<bool>> {
     if !target.filesystem.keeps_blocks(target)? || !guards(target)? || !libdaxfile::guard::sees_writes(target)? {
         return Ok(Some(false));
@@ -30,15 +31,15 @@ pub fn holds(target: &Target) -> Result<Option<bool>> {
     is_whole()
 }
 
-/// Whether the guard, whatever is left of it, has the file.
+/// Whether the guard has the file, even if only part of the guard is left.
 ///
 /// # Errors
-/// Those of the ioctl that asks it.
+/// An error of the ioctl that queries the guard.
 pub fn guards(target: &Target) -> Result<bool> {
     Ok(libdaxfile::guard::has(target)?)
 }
 
-/// Directories of links, each with the number that its name promises.
+/// Directories of links, each with the number of links that its name states.
 pub(crate) fn directories_of_links() -> io::Result<Vec<(PathBuf, usize)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(PINS)? {
@@ -55,7 +56,8 @@ pub(crate) fn has_all(path: &Path, number: usize) -> bool {
     number > 0 && fs::read_dir(path).is_ok_and(|entries| entries.count() == number)
 }
 
-/// Whether only root can have made a directory, and what is in it. Everybody may make one where bpffs is mounted without more.
+/// Whether only root can have made a directory and its contents. If bpffs is mounted with default options, every user
+/// may make one.
 pub(crate) fn belongs_to_root(directory: &Metadata) -> bool {
     directory.is_dir() && directory.uid() == 0 && directory.mode() & 0o022 == 0
 }
@@ -67,7 +69,7 @@ fn is_whole() -> Result<Option<bool>> {
     match found {
         Ok((of_root, found)) => Ok(Some(of_root && found.iter().any(|(path, number)| has_all(path, *number)))),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
-        // Gone, if it is not another mount namespace that has them.
+        // The pins are gone, unless they are in another mount namespace.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let bpffs = statfs(BPFFS).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC);
             Ok(bpffs.then_some(false))

@@ -1,4 +1,4 @@
-//! Manifests: what `stat --json --extents` wrote, read back to compare files with.
+//! Manifests: the output of `stat --json --extents`, read back to compare files with it.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -23,24 +23,24 @@ use crate::status::Status;
 #[derive(Debug)]
 pub struct Manifest {
     entries: Vec<Entry>,
-    /// All that the same inode number and generation were seen at: snapshots and copies of a filesystem share both.
+    /// Every entry with the same inode number and generation: snapshots and copies of a filesystem share both.
     by_identity: HashMap<Identity, Vec<usize>>,
-    /// The first entry of each.
+    /// The first entry of each path.
     by_path: HashMap<PathBuf, usize>,
 }
 
 /// One file of a manifest.
 #[derive(Debug)]
 pub struct Entry {
-    /// The name it was shown by.
+    /// The name it was shown under.
     pub path: PathBuf,
-    /// Which file it was, if it could be looked at.
+    /// The file's identity, if `stat` could read it.
     pub identity: Option<Identity>,
-    /// The UUID of its filesystem, as it was written.
+    /// The UUID of its filesystem, as recorded.
     pub uuid: Option<[u8; 16]>,
     /// Size in bytes.
     pub size: u64,
-    /// Its runs; none where `--extents` was not given.
+    /// Its runs; `None` without `--extents`.
     pub map: Option<Kept>,
 }
 
@@ -73,7 +73,7 @@ impl<'de> Deserialize<'de> for RawPath {
     }
 }
 
-/// serde's own way to tell the forms apart first collects whatever stands there, at many times its length.
+/// serde's untagged enums first collect the whole value, at many times its length.
 struct PathVisitor;
 
 impl<'de> Visitor<'de> for PathVisitor {
@@ -116,11 +116,11 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A message that describes the defect of the manifest.
     pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
         let unknown = |version| format!("schema_version {version} is not known");
         let raw: RawManifest = serde_json::from_slice(json).map_err(|error| match serde_json::from_slice(json) {
-            // In another version everything else may look otherwise, too.
+            // In another version everything else may differ, too.
             Ok(RawVersion { schema_version }) if schema_version != 1 => unknown(schema_version),
             _ => describe(&error),
         })?;
@@ -139,14 +139,14 @@ impl Manifest {
         Ok(Manifest { entries, by_identity, by_path })
     }
 
-    /// The files, in the order in which they were written.
+    /// The files, in the order of the manifest.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Finds a file's entry: by inode, generation and the UUID of its filesystem, else by its path below `root`. Of several
-    /// entries that are alike in the first three, the one with that path is meant.
+    /// Finds a file's entry: by inode, generation and the UUID of its filesystem, else by its path below `root`. If
+    /// several entries agree in the first three, returns the one with that path.
     #[must_use]
     pub fn find(&self, file: Option<(Identity, Option<[u8; 16]>)>, path: &Path, root: Option<&Path>) -> Option<usize> {
         let path = plain(path);
@@ -180,23 +180,23 @@ impl Entry {
         Ok(Entry { path, identity, uuid, size, map })
     }
 
-    /// Where its file is to be.
+    /// The path where its file should be.
     #[must_use]
     pub fn path_below(&self, root: Option<&Path>) -> PathBuf {
         root.map_or_else(|| self.path.clone(), |root| root.join(relative(&self.path)))
     }
 
-    /// A manifest may come from elsewhere, and must not lead out of `--root`.
+    /// Refuses a path that leads out of `--root`: a manifest may come from elsewhere.
     ///
     /// # Errors
-    /// Status 2 where it climbs.
+    /// Status 2 if the path leads out of `--root`.
     pub fn harmless(&self, root: Option<&Path>) -> Result<()> {
         let climbs = root.is_some() && self.path.components().any(|component| component == Component::ParentDir);
         if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
     }
 }
 
-/// What is wrong with a manifest. The parser repeats what it did not expect, however long that is.
+/// Describes the defect of a manifest. The parser repeats unexpected input, however long that is.
 fn describe(error: &serde_json::Error) -> String {
     const LONGEST: usize = 300;
     let text = error.to_string();
@@ -206,7 +206,7 @@ fn describe(error: &serde_json::Error) -> String {
     format!("not of the form that stat --json writes, at line {} column {}", error.line(), error.column())
 }
 
-/// The path without `.`; where it begins with it, components() keeps it.
+/// The path without `.` components; components() keeps a leading one.
 fn plain(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }

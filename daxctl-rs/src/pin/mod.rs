@@ -1,4 +1,5 @@
-//! A file's pin: its record, how the map differs from it, and the pin's state. Reads only; [`crate::hold`] changes files.
+//! A file's pin: its record, how the map differs from it, and the pin's state. This module only reads files;
+//! [`crate::hold`] changes them.
 
 pub mod drift;
 pub mod guarded;

@@ -1,9 +1,10 @@
-//! Finds the files with a pin record, or whose inodes somebody has named, below a directory.
+//! Finds the files below a directory that have a pin record, or whose inodes the caller named.
 //!
-//! On a mount of XFS, XFS_IOC_BULKSTAT tells which inodes can have attributes, so that only those are looked for, by a walk
-//! that ends when all are found. (That is every file where the filesystem has parent pointers, which are attributes, and
-//! where a security module has XFS make room for them in every new file: the walk then asks each.) Elsewhere, and without
-//! CAP_SYS_ADMIN, a walk asks every file for its attributes. No file is opened but those that have a record.
+//! On a mount of XFS, XFS_IOC_BULKSTAT reports which inodes can have attributes. A walk then looks only for those, and
+//! ends when it has found all of them. (That is every file if the filesystem has parent pointers, which are attributes,
+//! or if a security module has XFS make room for attributes in every new file: the walk then asks each file.) On other
+//! filesystems, and without CAP_SYS_ADMIN, a walk asks every file for its attributes. The walk opens only files that
+//! have a record.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -27,24 +28,24 @@ use crate::system::filesystem::{Filesystem, Kind, Known};
 use crate::system::mounts::Mount;
 use crate::system::walk::{Met, Visitor, walk};
 
-/// A directory below which files are looked for.
+/// A directory to search below.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
     directory: OwnedFd,
-    /// The filesystem that holds it.
+    /// The filesystem it is on.
     pub filesystem: Filesystem,
     is_mount_point: bool,
 }
 
-/// What a search is told of: files that may be pinned, and directories and files that cannot be looked at.
+/// Receives what a search finds: files that may be pinned, and directories and files that cannot be read.
 pub type Found<'a> = dyn Fn(&Path, Result<Target>) + Sync + 'a;
 
 impl Place {
     /// Opens a directory.
     ///
     /// # Errors
-    /// Those of open(2) and of looking at its filesystem; status 2 for a symbolic link.
+    /// An error of open(2) or of reading its filesystem; status 2 for a symbolic link.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = open::either(path)?;
         let statx = statx::get(&opened)?;
@@ -56,10 +57,10 @@ impl Place {
         Ok(Place { path: path.to_owned(), filesystem: Filesystem::of(&directory)?, directory, is_mount_point })
     }
 
-    /// Opens the root of the mount that the current directory is in.
+    /// Opens the root of the mount that contains the current directory.
     ///
     /// # Errors
-    /// As [`Place::open`]; status 2 where that mount has no name here.
+    /// As for [`Place::open`]; status 2 if that mount has no name here.
     pub fn here() -> Result<Self> {
         let here = File::open(".").named("open")?;
         let mount = Mount::of(&here)?.ok_or_else(|| {
@@ -74,8 +75,8 @@ impl Place {
         &self.path
     }
 
-    /// Finds the files, each by one of its names. `also` are the inodes, in ascending order, of files that may lack a record.
-    /// `stop` ends the search early.
+    /// Finds the files, each by one of its names. `also` lists the inodes, in ascending order, of files that may lack a
+    /// record. `stop` ends the search early.
     pub fn search(&self, also: &[u64], stop: &AtomicBool, found: &Found<'_>) {
         let sought = self.sought(also, stop);
         let collector = Collector {
@@ -95,8 +96,8 @@ impl Place {
         }
     }
 
-    /// The inodes of the filesystem that can have a record, where it tells these at once. Below a directory, the whole
-    /// filesystem may be by far the longer way.
+    /// Returns the inodes of the filesystem that can have a record, if the filesystem can list these at once. For a
+    /// single directory, going through the whole filesystem may take far longer than a walk.
     fn sought(&self, also: &[u64], stop: &AtomicBool) -> Result<Sought> {
         if self.filesystem.kind != Kind::Xfs || !self.is_mount_point {
             return Err(Error::new(Status::Unable, "not all of an XFS"));
@@ -117,7 +118,7 @@ impl Place {
         Ok(Sought { left: AtomicUsize::new(inodes.len()), met, inodes })
     }
 
-    /// Tells of files that are still there and have no name below the root of all of the filesystem.
+    /// Reports files that still exist but have no name below the root of the whole filesystem.
     fn tell_rest(&self, sought: &Sought, found: &Found<'_>) {
         let directory = self.directory.try_clone().ok().map(File::from);
         let mount = directory.and_then(|directory| Mount::of(&directory).ok().flatten());
@@ -139,7 +140,7 @@ impl Place {
     }
 }
 
-/// The inodes that are looked for, in ascending order, each with its generation.
+/// The inodes to find, in ascending order, each with its generation.
 struct Sought {
     inodes: Vec<(u64, u32)>,
     met: Vec<AtomicBool>,
@@ -147,7 +148,7 @@ struct Sought {
 }
 
 impl Sought {
-    /// Whether the inode is one that was not met yet.
+    /// Whether this inode is sought and was not found yet.
     fn wants(&self, inode: u64) -> bool {
         let index = self.inodes.binary_search_by_key(&inode, |(inode, _)| *inode);
         index.is_ok_and(|index| !self.met[index].load(Ordering::Relaxed))
@@ -168,7 +169,7 @@ struct Collector<'a> {
     found: &'a Found<'a>,
     sought: Option<&'a Sought>,
     known: Known,
-    /// Inodes that were told of; a file may have several names.
+    /// Inodes already reported; a file may have several names.
     seen: Mutex<HashSet<u64>>,
 }
 
@@ -203,7 +204,7 @@ impl Visitor for Collector<'_> {
             }
         }
         match Target::open_in(met.directory, met.name, &met.path(), &self.known) {
-            // Deleted meanwhile, or replaced by what is no regular file, or something is mounted on it.
+            // Deleted meanwhile, replaced by something other than a regular file, or covered by a mount.
             Err(Error { errno: Some(Errno::ENOENT | Errno::ELOOP | Errno::EXDEV) | None, .. }) => {}
             opened => self.tell(met, opened),
         }

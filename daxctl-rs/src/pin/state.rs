@@ -8,22 +8,23 @@ use super::drift::Moved;
 use super::record::{Record, Stored};
 use crate::needs::Hold;
 
-/// The state of a pin, computed from flag or guard, record and map: nothing could be written under IMMUTABLE.
+/// The state of a pin, computed from flag or guard, record and map. The state is not stored, because a file with
+/// IMMUTABLE cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 #[serde(into = "&'static str")]
 pub enum State {
-    /// Held, and as recorded.
+    /// Held, and matches the record.
     Pinned,
-    /// Held or only recorded, and not as it was.
+    /// Held or only recorded, and differs from the record.
     Drifted,
-    /// Held and as recorded, but somebody still has it open for writing.
+    /// Held and matches the record, but a process still has it open for writing.
     WriterInside,
-    /// Recorded, but the flag is off, or the guard does not have it.
+    /// Recorded, but the flag is off, or the guard does not have the file.
     NotHeld,
     /// No record.
     Unpinned,
-    /// Another file's record.
+    /// A record of another file.
     ForeignRecord,
     /// A record that cannot be read.
     BadRecord,
@@ -37,8 +38,8 @@ impl State {
     }
 }
 
-/// Computes the state. `held` says whether what the record calls the hold is there, `moved` is what the comparison with
-/// the file's own record found.
+/// Computes the state. `held` says whether the recorded hold is in effect; `moved` is the result of comparing the map
+/// with the file's own record.
 #[must_use]
 pub fn state(stored: &Stored, held: bool, statx: &Statx, moved: Option<&Moved>) -> State {
     match stored {
@@ -53,13 +54,13 @@ pub fn state(stored: &Stored, held: bool, statx: &Statx, moved: Option<&Moved>) 
     }
 }
 
-/// Whether size, or under a hold that fixes the contents mtime, is another than was recorded.
+/// Whether the size differs from the record, or the mtime under a hold that fixes the contents.
 #[must_use]
 pub fn attributes_differ(record: &Record, statx: &Statx) -> bool {
     record.size != statx.size || mtime_drift(record, statx).is_some()
 }
 
-/// The recorded mtime, where it counts and is another than now.
+/// Returns the recorded mtime if the hold fixes it and it differs from the current one.
 #[must_use]
 pub fn mtime_drift(record: &Record, statx: &Statx) -> Option<Time> {
     (record.needs.hold == Hold::Frozen && record.mtime != statx.mtime).then_some(record.mtime)

@@ -1,4 +1,4 @@
-//! Everything that is known of a file at one moment, from one pass over its map.
+//! A survey: everything known about a file at one moment, from one pass over its map.
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
@@ -20,39 +20,39 @@ use crate::pin::state::{self, State};
 use crate::status::Status;
 use crate::system::{mounts, quotas};
 
-/// What a file is, and how it stands with its pin.
+/// A file and the state of its pin.
 #[derive(Debug)]
 pub struct Survey {
-    /// What the inode told before the map was read.
+    /// The inode's state before the map was read.
     pub inode: InodeState,
-    /// The record found on it.
+    /// The record found on the file.
     pub stored: Stored,
     /// Totals and strip.
     pub overview: Overview,
-    /// What stands against pinning it.
+    /// What prevents pinning it.
     pub blockers: Vec<Blocker>,
-    /// What differs from its own record.
+    /// How it differs from its own record.
     pub moved: Option<Moved>,
-    /// What the map does not show.
+    /// Facts that the map does not show.
     pub beside: Beside,
     /// The state of its pin.
     pub state: State,
-    /// Whether the map is proved untorn.
+    /// Whether the map is proved consistent.
     pub consistent: bool,
-    /// Whether the guard has the file, but whether the guard is whole cannot be seen.
+    /// Whether the guard has the file, but this process cannot see whether the guard is complete.
     pub guard_unseen: bool,
 }
 
 impl Survey {
-    /// Whether other files have some of its blocks, too, and that prevents a pin.
+    /// Whether the file shares some of its blocks with other files, and this prevents a pin.
     fn shares(&self) -> bool {
         self.blockers.iter().any(|blocker| blocker.kind == Kind::Shared)
     }
 
-    /// Refuses to take for held what may not be.
+    /// Refuses to treat the file as held while that is uncertain.
     ///
     /// # Errors
-    /// Not permitted, where the guard has the file, and whether the guard is whole cannot be seen.
+    /// Not permitted, if the guard has the file, but this process cannot see whether the guard is complete.
     pub fn require_certainty(&self) -> Result<()> {
         if self.guard_unseen && self.state == State::Pinned {
             return Err(Error::new(Status::NotPermitted, guarded::UNSEEN));
@@ -61,49 +61,49 @@ impl Survey {
     }
 }
 
-/// A survey, and what a record keeps of the map that it saw.
+/// A survey, and the form in which a record keeps the map.
 #[derive(Debug)]
 pub struct Recorded {
     /// The survey.
     pub survey: Survey,
     /// Number of runs by position.
     pub extents: u64,
-    /// What is kept of them.
+    /// The runs, or digests of them.
     pub map: Kept,
-    /// What is to be written about the pin.
+    /// The note to keep with the pin.
     pub note: Option<Note>,
 }
 
-/// Looks at a file; `visit` gets every run.
+/// Surveys a file; `visit` receives every run.
 ///
 /// # Errors
-/// Those of the calls that read inode, record and map.
+/// An error of the calls that read inode, record and map.
 pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: impl FnMut(&Run)) -> Result<Survey> {
     look(target, target.inode_state()?, needs, lease, None, visit)
 }
 
-/// Looks at a file that was just opened: size and times are those of the opening.
+/// Surveys a file that was just opened, with size and times from the moment of opening.
 ///
 /// # Errors
-/// Those of [`take`].
+/// As for [`take`].
 pub fn of_opened(target: &Target, needs: Needs, visit: impl FnMut(&Run)) -> Result<Survey> {
     look(target, target.state_at_opening()?, needs, None, None, visit)
 }
 
-/// Looks at a file that was just opened, and gives the runs of its map as well.
+/// Surveys a file that was just opened, and returns the runs of its map as well.
 ///
 /// # Errors
-/// Those of [`take`].
+/// As for [`take`].
 pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
     let mut runs = Runs::default();
     let survey = look(target, target.state_at_opening()?, needs, None, Some(&mut runs), |_| ())?;
     Ok((survey, runs))
 }
 
-/// Looks at a file that was just opened, and at which other files share its blocks.
+/// Surveys a file that was just opened, and finds the other files that share its blocks.
 ///
 /// # Errors
-/// Those of [`take`], and of the calls that read owners.
+/// As for [`take`]; an error of the calls that read owners.
 pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
     let look = |inode| {
         let mut shared = Shared::new(target, needs);
@@ -117,10 +117,10 @@ pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
     Ok(survey)
 }
 
-/// Looks at a file to record it, with a note.
+/// Surveys a file to record it, with a note.
 ///
 /// # Errors
-/// Those of [`with_sharers`].
+/// As for [`with_sharers`].
 pub fn to_record(target: &Target, needs: Needs, note: Option<&Note>, lease: Option<&Lease<'_>>) -> Result<Recorded> {
     let recorded = record_as_it_is(target, needs, note, lease)?;
     if recorded.survey.shares() && target.filesystem.await_deletions(target)? {
@@ -141,7 +141,7 @@ fn record_as_it_is(target: &Target, needs: Needs, note: Option<&Note>, lease: Op
     Ok(Recorded { survey: shared.name_owners(survey)?, extents, map, note: note.cloned() })
 }
 
-/// Who else has the blocks that others have, too.
+/// Collects the other files that share blocks with this one.
 struct Shared<'a>(Sharers<'a>);
 
 impl<'a> Shared<'a> {
@@ -193,7 +193,7 @@ fn look(
     let overview = overview.finish();
     let realtime = inode.xflags().contains(Xflags::REALTIME);
     let map_sync = match dax::grants_map_sync(target, &statx) {
-        // Only who needs it is to fail where a security module refuses to tell.
+        // If a security module refuses to answer, only a caller that needs the answer should fail.
         Err(error) if needs.dax => return Err(error),
         told => told.ok(),
     };
@@ -218,11 +218,11 @@ fn look(
     Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, guard_unseen, stored })
 }
 
-/// What a record of at most `limit` bytes with this note keeps of the map as it is now, for a file that was recorded with
-/// this size.
+/// Returns the form in which a record of at most `limit` bytes with this note keeps the current map of a file recorded
+/// with this size.
 ///
 /// # Errors
-/// Those of reading the map.
+/// An error of reading the map.
 pub fn keep(target: &Target, size: u64, limit: usize, note: Option<&Note>) -> Result<Kept> {
     let mut recorder = Recorder::new(size, limit, note);
     map::read(target, &target.inode_state()?, None, None, |run| recorder.push(&run))?;

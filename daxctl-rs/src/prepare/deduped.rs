@@ -1,7 +1,8 @@
-//! Beside others who have the file open, on XFS that can share blocks: the kernel compares, and swaps what is equal.
+//! Prepares a file that other processes have open, on an XFS that can share blocks: the kernel compares blocks and
+//! swaps them if they are equal.
 //!
-//! Blocks of zeros from a donor take the place of holes and unwritten blocks, but only where the file reads as zeros at
-//! that moment; then everything is unshared. A writer who comes between finds its data kept.
+//! Blocks of zeros from a donor file replace holes and unwritten blocks, but only where the file reads as zeros at that
+//! moment. Then everything is unshared. A concurrent writer loses no data.
 
 use libdaxfile::Errno;
 use libdaxfile::dedupe::dedupe;
@@ -17,7 +18,7 @@ use crate::prepare::zeros::Zeros;
 use crate::progress::Progress;
 use crate::status::Status;
 
-/// Bytes of the donor.
+/// Bytes in the donor file.
 const DONOR: u64 = 16 << 20;
 
 struct Watched<'a>(&'a dyn Progress);
@@ -28,23 +29,24 @@ impl Permit for Watched<'_> {
     }
 }
 
-/// Space that the donor takes, where there are so many bytes of gaps.
+/// The space that the donor takes, for `gaps` bytes of gaps.
 #[must_use]
 pub fn donor_bytes(gaps: u64) -> u64 {
     DONOR.min(gaps)
 }
 
-/// Mends a file that others may be writing to, with a donor of `donor_size` bytes. What they change meanwhile may need
-/// another round.
+/// Prepares a file that other processes may write to, with a donor of `donor_size` bytes. Their changes may make
+/// another round necessary.
 ///
 /// # Errors
-/// Those of the calls.
+/// An error of the calls that read the map, make the donor, or swap and unshare blocks; interrupted, if the user stops
+/// the work.
 pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Progress) -> Result<()> {
     let permit = Watched(progress);
     let block_size = target.filesystem.block_size;
     let size = target.statx()?.size;
     let end = block_end(size, block_size);
-    // Where what is shared is to stay so, the donor's blocks must not stay among it.
+    // If shared extents are to stay shared, the donor's blocks must not remain among them.
     let at_once = needs.allow.contains(Allow::SHARED);
     if !needs.allow.contains(Allow::HOLE | Allow::UNWRITTEN) && donor_size > 0 {
         let donor_size = block_end(donor_size, block_size);
@@ -71,8 +73,8 @@ pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Prog
     }
     if !at_once {
         unshare(target, size, needs, &permit)?;
-        // To cut what was staged past EOF would be quicker, and would destroy what an appender has written there.
-        // Who may not ask for it sees what is left.
+        // Truncating the staging past EOF would be faster, but would destroy what an appender has written there. A
+        // caller without permission to free staging finds it at the next look.
         if let Err(error) = drop_staging(target, size)
             && error.status != Status::NotPermitted
         {
@@ -82,7 +84,7 @@ pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Prog
     target.fsync()
 }
 
-/// An unnamed file of written zeros on the same filesystem.
+/// Makes an unnamed file of written zeros on the same filesystem.
 fn donor(target: &Target, size: u64) -> Result<Target> {
     let directory = open::directory(target.parent())?;
     let donor = unnamed(&directory, &target.path)?;
@@ -94,7 +96,7 @@ fn donor(target: &Target, size: u64) -> Result<Target> {
     Ok(donor)
 }
 
-/// Swaps zeros in where there are zeros; halves what differs, and leaves alone the blocks that do.
+/// Swaps in zeros where the file reads as zeros. Halves a range that differs, and leaves alone the blocks that do.
 fn swap(donor: &Target, target: &Target, offset: u64, length: u64, block_size: u64) -> Result<()> {
     let mut rest = vec![(offset, length)];
     while let Some((offset, length)) = rest.pop() {
@@ -106,7 +108,7 @@ fn swap(donor: &Target, target: &Target, offset: u64, length: u64, block_size: u
                 rest.extend([(offset + half, length - half), (offset, half)]);
             }
             Ok(None) => {}
-            // Cut or grown meanwhile: what is left shows at the next look.
+            // Truncated or grown meanwhile: the next look at the file shows what remains.
             Err(error) if error.errno == Errno::EINVAL => {}
             Err(error) => return Err(error.into()),
         }
@@ -114,7 +116,7 @@ fn swap(donor: &Target, target: &Target, offset: u64, length: u64, block_size: u
     Ok(())
 }
 
-/// The last block's part within the file: it can be swapped only with a file that ends there, too.
+/// Swaps the part of the last block that is within the file. That works only with a file that ends at the same offset.
 fn swap_tail(target: &Target, offset: u64, tail: u64) -> Result<()> {
     let donor = donor(target, tail)?;
     ftruncate(&donor, i64::try_from(tail).unwrap_or(i64::MAX)).named("ftruncate")?;

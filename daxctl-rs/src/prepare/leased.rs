@@ -1,4 +1,5 @@
-//! Under an exclusive lease: the file is open nowhere else, and who wants to open it waits.
+//! Prepares a file under an exclusive lease: no other process has the file open, and a process that tries to open it
+//! waits.
 
 use libdaxfile::Errno;
 use libdaxfile::fallocate::{Mode, fallocate};
@@ -32,11 +33,11 @@ impl Permit for Leased<'_> {
     }
 }
 
-/// Mends a file that `target` is the only descriptor of, and has open for writing. `unshares` says that shared extents or
-/// staging are to go. `None` where others have it open.
+/// Prepares a file whose only descriptor is `target`, open for writing. `unshares` says that shared extents or staging
+/// are to be removed. Returns `None` if other processes have the file open.
 ///
 /// # Errors
-/// Those of the calls; busy where somebody came meanwhile.
+/// An error of the calls that read or change the map; busy if another process tried to open the file meanwhile.
 pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progress) -> Result<Option<()>> {
     let lease = match Lease::take(target, Kind::Write) {
         Err(error) if error.errno == Errno::EAGAIN => return Ok(None),
@@ -56,8 +57,8 @@ pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progr
     Ok(Some(()))
 }
 
-/// Gives back what lies past EOF: what was there, and what an extent-size hint made of the calls above. Staging past EOF,
-/// which unsharing the last block leaves, shows in no map.
+/// Frees the blocks past EOF: those found there, and those that an extent-size hint added to the calls above. Staging
+/// past EOF, which unsharing the last block leaves, shows in no map.
 fn cut(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) -> Result<()> {
     if staged || Extents::new(target, end..u64::MAX, Request::SYNC).next().transpose()?.is_some() {
         permit.check()?;
@@ -66,7 +67,7 @@ fn cut(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) 
     Ok(())
 }
 
-/// Writes zeros over what reads as zeros.
+/// Writes zeros over ranges that read as zeros.
 fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, permit: &Leased<'_>) -> Result<()> {
     let progress = permit.progress;
     let (start, length) = (gap.range.start, gap.range.end - gap.range.start);
@@ -74,7 +75,8 @@ fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, perm
     if gap.hole {
         let reserve = fallocate(target, Mode::KEEP_SIZE, start, length);
         if let Err(error) = reserve {
-            // ext4 keeps what it got before the disk was full. It was a hole, and is one as long as the lease stands.
+            // When the disk is full, ext4 keeps the blocks allocated so far. The range was a hole, and stays a hole as
+            // long as the lease is unbroken.
             if permit.lease.undisturbed()? {
                 fallocate(target, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, start, length)?;
             }
@@ -84,7 +86,7 @@ fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, perm
             progress.advance(length);
             return Ok(());
         }
-        // That may have lasted, and a lease is broken by force after a time.
+        // That call may have taken long, and the kernel breaks a lease by force after a time.
         permit.check()?;
     }
     let (whole, tail) = gap.split(size, target.filesystem.block_size);

@@ -1,8 +1,9 @@
-//! Making a file pinnable in place, without losing a byte of whoever else is at work on it.
+//! Makes a file pinnable in place, safely beside other users of it.
 //!
-//! Two ways are safe. Under an exclusive lease nobody else has the file open, and zeros may be written where zeros are
-//! read ([`leased`]). Where others have it, XFS can compare and swap blocks under its own locks ([`deduped`]). Touching
-//! pages through a mapping, which looks like a third, loses the data of O_DIRECT writers.
+//! Two methods are safe. Under an exclusive lease no other process has the file open, and this one may write zeros
+//! where it reads zeros ([`leased`]). If other processes have the file open, XFS can compare and swap blocks under its
+//! own locks ([`deduped`]). Touching pages through a mapping looks like a third method, but loses the data of O_DIRECT
+//! writers.
 
 pub mod deduped;
 pub mod leased;
@@ -20,20 +21,20 @@ use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
 
-/// Bytes unshared by one call: a lease must be looked at well within the 45 seconds after which it is broken.
+/// Bytes to unshare in one call: the lease must be checked well within the 45 seconds after which the kernel breaks it.
 const UNSHARE_CHUNK: u64 = 64 << 20;
 
 const UNSHARE: Mode = Mode::UNSHARE_RANGE.union(Mode::KEEP_SIZE);
 
-/// Calls over the whole file, at most: others at work on it may never let it come to rest.
+/// Most calls over the whole file: other writers may never let it come to rest.
 const UNSHARE_ROUNDS: u32 = 8;
 
-/// Ranges looked up at a time.
+/// Number of ranges in one lookup.
 const WINDOW: usize = 4096;
 
-/// What is done to a file between two looks at whether one may go on.
+/// Decides between two steps whether the work may go on.
 trait Permit {
-    /// An error where somebody waits for the file, or the user wants to stop.
+    /// Returns an error if another process waits for the file, or the user wants to stop.
     fn check(&self) -> Result<()>;
 }
 
@@ -44,24 +45,24 @@ fn check_interrupt(progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// A piece of a file that is to become written.
+/// A piece of a file that is to be written.
 #[derive(Debug, Clone)]
 struct Gap {
     range: Range<u64>,
-    /// Whether it has no blocks at all.
+    /// Whether the piece is a hole.
     hole: bool,
 }
 
 impl Gap {
-    /// Its whole blocks, as far as a file of `size` bytes fills them, and what of it is in the last block: a direct write
-    /// over all of that would grow the file.
+    /// Returns the whole blocks within a file of `size` bytes, and the number of bytes within the file in the last
+    /// block: a direct write over that whole block would grow the file.
     fn split(&self, size: u64, block_size: u64) -> (Range<u64>, u64) {
         let whole = self.range.end.min(size - size % block_size).max(self.range.start);
         (self.range.start..whole, self.range.end.min(size).saturating_sub(whole))
     }
 }
 
-/// Gives each gap before `end` to `act`, as the map is when it comes to it.
+/// Calls `act` with each gap before `end`, as the map is at that moment.
 fn each_gap(target: &Target, end: u64, allow: Allow, mut act: impl FnMut(&Gap) -> Result<()>) -> Result<()> {
     let mut from = 0;
     while from < end {
@@ -72,7 +73,7 @@ fn each_gap(target: &Target, end: u64, allow: Allow, mut act: impl FnMut(&Gap) -
     Ok(())
 }
 
-/// The next gaps at or after `from` and before `end`, as far as `allow` does not leave them alone, and where to go on.
+/// Returns the next gaps from `from` up to `end` that `allow` does not exempt, and the offset to continue at.
 fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>, u64)> {
     let mut gaps = Vec::new();
     let mut position = from;
@@ -98,14 +99,14 @@ fn gaps(target: &Target, from: u64, end: u64, allow: Allow) -> Result<(Vec<Gap>,
     Ok((gaps, end))
 }
 
-/// Gives the file blocks of its own for all that it shares, and drops its staging. The size is kept explicitly: with a
-/// stale one the call would grow the file.
+/// Replaces all shared blocks of the file by its own, and drops its staging. KEEP_SIZE is set: with a stale size the
+/// call would grow the file.
 ///
-/// Over the whole file, this fills holes with unwritten blocks. Where holes are to stay, only what is shared is
-/// unshared, and the filesystem is asked to free its unused staging.
+/// Over the whole file, this call fills holes with unwritten blocks. If holes are to stay, this function unshares only
+/// the shared ranges, and asks the filesystem to free its unused staging.
 fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Result<()> {
     if size == 0 {
-        return Ok(()); // Emptied meanwhile; the kernel takes a length of 0 for an error (EINVAL).
+        return Ok(()); // Emptied meanwhile; the kernel rejects a length of 0 (EINVAL).
     }
     if needs.allow.contains(Allow::HOLE) {
         let mut from = 0;
@@ -119,9 +120,10 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
         return drop_staging(target, size);
     }
     unshare_range(target, 0..size, permit)?;
-    // A sub-range leaves the staging beside it. And one call does not do: over staged blocks it copies once more, and since
-    // Linux 6.12 staging stays while the inode is marked as having dirty pages (`xfs_can_free_cowblocks()`), a mark that
-    // these copies leave and only writeback of the whole filesystem takes away. A call that changes nothing was the last.
+    // A call over a sub-range leaves the staging next to it. And one call is not enough: over staged blocks it copies
+    // once more. Since Linux 6.12 staging also stays while the inode is marked as having dirty pages
+    // (`xfs_can_free_cowblocks()`); these copies leave that mark, and only writeback of the whole filesystem clears it.
+    // A call that changes nothing is the last.
     for _ in 0..UNSHARE_ROUNDS {
         permit.check()?;
         syncfs(target).named("syncfs")?;
@@ -134,7 +136,7 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
     Ok(())
 }
 
-/// Has the filesystem free its unused staging. Dirty pages keep it, and fsync alone is not enough.
+/// Makes the filesystem free its unused staging. Dirty pages prevent that, and fsync alone is not enough.
 fn drop_staging(target: &Target, size: u64) -> Result<()> {
     syncfs(target).named("syncfs")?;
     let freed = xfs::free_eofblocks(target, size);
@@ -152,7 +154,7 @@ fn unshare_range(target: &Target, range: Range<u64>, permit: &dyn Permit) -> Res
     Ok(())
 }
 
-/// The next shared ranges within this one, and where to go on.
+/// Returns the next shared ranges within this one, and the offset to continue at.
 fn shared(target: &Target, range: Range<u64>) -> Result<(Vec<Range<u64>>, u64)> {
     let mut shared = Vec::new();
     for extent in Extents::new(target, range.clone(), Request::SYNC) {

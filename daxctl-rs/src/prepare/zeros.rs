@@ -1,4 +1,4 @@
-//! Zeros, written directly.
+//! Zeros, written with direct I/O.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use nix::sys::uio::pwrite;
 use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
 
-/// Bytes written by one call: below 4 MiB direct writes get slower, above 8 they gain nothing.
+/// Bytes to write in one call: below 4 MiB direct writes are slower, above 8 MiB they are no faster.
 const CHUNK: usize = 8 << 20;
 
 /// A buffer of zeros, aligned for direct writes.
@@ -19,7 +19,7 @@ pub(crate) struct Zeros {
 }
 
 impl Zeros {
-    /// A buffer as the file's filesystem and device need it.
+    /// Makes a buffer with the alignment that the file's filesystem and device need.
     pub(crate) fn new(target: &Target) -> Result<Self> {
         let (align, _) = statx::get(target)?.direct_io.unwrap_or((4096, 4096));
         let align = (align as usize).max(4096);
@@ -28,7 +28,7 @@ impl Zeros {
         Ok(Zeros { buffer, start })
     }
 
-    /// Writes zeros over a range; `after` is told of each piece, and may stop it.
+    /// Writes zeros over a range. Calls `after` for each piece; an error of `after` stops the writing.
     pub(crate) fn write(
         &self,
         target: &Target,

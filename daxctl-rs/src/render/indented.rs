@@ -1,8 +1,8 @@
-//! Output that begins further to the right.
+//! Output indented to the right.
 
 use std::io::{Result, Write};
 
-/// Puts the blanks of an entry in an array of an object behind every line's end.
+/// Adds, after the end of every line, the indentation of an entry in an array of an object.
 pub(super) struct Indented<W>(W);
 
 impl<W: Write> Indented<W> {

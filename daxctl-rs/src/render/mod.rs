@@ -1,4 +1,4 @@
-//! Reports as people read them, and as JSON.
+//! Reports as text for people, and as JSON.
 
 mod indented;
 pub(crate) mod progress;
@@ -17,16 +17,16 @@ use indented::Indented;
 use tally::Tally;
 use text::text;
 
-/// How text is to look.
+/// The style of text output.
 #[derive(Debug, Clone, Copy)]
 struct Style {
-    /// With colours.
+    /// Use colours.
     color: bool,
-    /// Sizes to the byte.
+    /// Print exact sizes in bytes.
     exact: bool,
-    /// Every range.
+    /// Print every range.
     verbose: bool,
-    /// Columns that prose is folded to: those of a terminal. What programs read keeps one line for one thing.
+    /// The width to fold prose to: that of a terminal. Output for programs keeps one item per line.
     width: Option<usize>,
 }
 
@@ -48,7 +48,7 @@ impl Verb {
         }
     }
 
-    /// Whether it takes lists of files.
+    /// Whether the verb takes lists of files.
     pub(crate) fn takes_lists(&self) -> bool {
         match self {
             Verb::Check { .. }
@@ -73,15 +73,15 @@ impl Verb {
     }
 }
 
-/// Whether a file is as it should be, as far as the verb tells.
+/// Whether a file is as it should be, as far as the verb reports it.
 fn is_well(file: &FileReport) -> bool {
     let state = file.pin.as_ref().map(|pin| pin.state);
-    // stat and list succeed when they could look, whatever they see.
+    // stat and list succeed if they could read the file, whatever its state.
     file.exit_status == Status::Done
         && (file.action.is_some() || !matches!(state, Some(state) if !matches!(state, State::Pinned | State::Unpinned)))
 }
 
-/// Prints reports as they come.
+/// Prints reports one by one as they arrive.
 pub(crate) struct Printer<'a> {
     cli: &'a Cli,
     style: Style,
@@ -116,22 +116,22 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Prints one file's report to standard output, and what failed to standard error. `alone` says that no other file
-    /// was named.
+    /// Prints one file's report to standard output, and its error to standard error. `alone` says that the user named
+    /// no other file.
     pub(crate) fn print(&mut self, file: &FileReport, alone: bool) {
         self.tally.add(&self.cli.verb, file);
         if self.printed.is_ok() {
             self.printed = self.data(file);
         }
-        // Those that an interrupt left are told of in one line at the end.
+        // One line at the end reports all files that an interrupt left.
         if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
             self.say(&format!("{}: {}", quote(&file.path), error.message));
         }
-        // Its standard output is for another program.
+        // The standard output of map is for another program.
         if matches!(self.cli.verb, Verb::Map { .. }) && !self.cli.common.json {
             file.notes.iter().for_each(|note| self.say(&format!("{}: note: {note}", quote(&file.path))));
         }
-        // What could not be looked at, but of no file that is listed.
+        // A failure to look at a file or directory that the list does not show.
         if matches!(self.cli.verb, Verb::List { .. }) && file.pin.is_none() && !self.cli.common.json {
             file.notes.iter().for_each(|note| self.say(&format!("{}: {note}", quote(&file.path))));
         }
@@ -155,14 +155,14 @@ impl<'a> Printer<'a> {
         }
         let wanted = match self.cli.common.quiet {
             0 => true,
-            // What only failed is for standard error alone.
+            // A file that only failed appears on standard error alone.
             1 => !is_well(file) && (file.error.is_none() || file.blockers.is_some()),
             _ => false,
         };
         if wanted {
             text(&self.cli.verb, file, self.style, &mut self.out)?;
         }
-        // What a person watches should come in the order in which it happened.
+        // A person who watches should see the lines in the order of events.
         if file.error.is_some() || self.watched { self.out.flush() } else { Ok(()) }
     }
 
@@ -175,12 +175,12 @@ impl<'a> Printer<'a> {
         }
     }
 
-    /// Whether nobody reads what is printed any more.
+    /// Whether the reader has closed the output.
     pub(crate) fn closed(&self) -> bool {
         self.printed.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
     }
 
-    /// Ends what was printed, of so many files that were named. An error says that not all of it came through.
+    /// Ends the output for `named` named files. An error means that not all output could be written.
     pub(crate) fn finish(mut self, status: Status, named: usize, signal: Option<i32>) -> Result<()> {
         let files = self.tally.files();
         if signal.is_some() && named > 1 {

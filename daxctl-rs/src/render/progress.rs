@@ -13,13 +13,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Work that is over sooner shows nothing.
+/// Show nothing for work that ends sooner.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often the time that has passed is drawn anew.
+/// How often to redraw the elapsed time.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How long what only looks may take to end after a signal.
+/// How long work that changes nothing may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Shows progress on a terminal, and remembers signals.
@@ -30,7 +30,7 @@ pub(crate) struct Meter {
     stopped: Cell<bool>,
 }
 
-/// A bar, and who makes it visible if the work lasts.
+/// A bar, and the thread that makes it visible if the work takes long.
 struct Shown {
     bar: ProgressBar,
     over: Sender<()>,
@@ -47,8 +47,8 @@ impl Meter {
         }
     }
 
-    /// From now on signals interrupt the work instead of ending the program in the middle of it. Those that nohup(1), or
-    /// a shell without job control, had it ignore stay ignored.
+    /// From now on signals interrupt the work instead of killing the program in the middle. Signals that the program
+    /// inherited as ignored, from nohup(1) or a shell without job control, stay ignored.
     pub(crate) fn catch_signals(&self) -> std::io::Result<()> {
         for signal in heeded_signals() {
             let number = usize::try_from(signal).unwrap_or_default();
@@ -57,7 +57,8 @@ impl Meter {
         Ok(())
     }
 
-    /// The same for work that leaves nothing behind, which ends all the same if it does not stop soon: a device may hang.
+    /// Like `catch_signals`, for work that leaves nothing behind. This work ends even if it does not stop soon: a
+    /// device may hang.
     pub(crate) fn catch_signals_briefly(&self) -> std::io::Result<()> {
         let mut signals = Signals::new(heeded_signals())?;
         let seen = Arc::clone(&self.signal);
@@ -71,7 +72,7 @@ impl Meter {
         thread::Builder::new().spawn(wait).map(drop)
     }
 
-    /// Prints something while no bar is in the way.
+    /// Prints something while the bar is hidden.
     pub(crate) fn aside(&self, print: impl FnOnce()) {
         match &*self.shown.borrow() {
             Some(shown) => shown.bar.suspend(print),
@@ -79,12 +80,12 @@ impl Meter {
         }
     }
 
-    /// Has the work end as a signal would.
+    /// Stops the work as a signal would.
     pub(crate) fn stop(&self) {
         self.stopped.set(true);
     }
 
-    /// The signal that came, if one did.
+    /// The signal received, if any.
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
     }
@@ -95,7 +96,7 @@ fn heeded_signals() -> impl Iterator<Item = i32> {
     [SIGINT, SIGTERM, SIGHUP].into_iter().filter(move |signal| ignored >> (signal - 1) & 1 == 0)
 }
 
-/// The signals that are ignored, as proc_pid_status(5) tells them; sigaction(2) would take `unsafe`.
+/// The ignored signals, as proc_pid_status(5) reports them; sigaction(2) would need `unsafe`.
 fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -110,7 +111,7 @@ impl Progress for Meter {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template = match unit {
             Unit::Bytes => "{wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
-            // Nobody knows how far one file is.
+            // The progress within a single file is not known.
             Unit::Files if total < 2 => "{spinner} {elapsed}",
             Unit::Files => "{spinner} {wide_bar} {pos} of {len} files, {elapsed}, {eta} left",
             Unit::Found => "{spinner} {elapsed}, {pos} found",

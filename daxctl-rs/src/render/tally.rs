@@ -1,4 +1,4 @@
-//! How many files ended in which way.
+//! The number of files per outcome.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,11 +9,11 @@ use daxfile::status::Status;
 use super::text::name;
 use crate::cli::Verb;
 
-/// Counts files by what became of them.
+/// Counts files by outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     kinds: Vec<(Status, &'static str, usize)>,
-    /// Those that were not come to.
+    /// Files that the work did not reach.
     pub(crate) interrupted: usize,
 }
 
@@ -36,7 +36,7 @@ impl Tally {
     }
 }
 
-/// The best first.
+/// Prints the best outcome first.
 impl Display for Tally {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut kinds = self.kinds.clone();
@@ -46,7 +46,7 @@ impl Display for Tally {
     }
 }
 
-/// What became of a file, in words that can follow a number.
+/// The outcome for a file, in words that can follow a number.
 fn label(verb: &Verb, file: &FileReport) -> Option<&'static str> {
     if file.gone {
         return Some("gone");

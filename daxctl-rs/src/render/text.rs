@@ -1,4 +1,4 @@
-//! Text for people.
+//! Text output for people.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ use textwrap::{Options, WordSeparator, WordSplitter, wrap};
 use super::Style;
 use crate::cli::Verb;
 
-/// Ranges that are shown of one blocker, unless all are asked for.
+/// Ranges to show of one blocker, unless the user asks for all.
 const SHOWN: usize = 3;
 
 /// Prints a report.
@@ -81,12 +81,12 @@ impl<W: Write> Page<'_, W> {
         self.paint(AnsiColor::Red, text)
     }
 
-    /// Text after a title, and under itself where it is folded.
+    /// Prints text after a title; folded lines align under the text.
     fn row(&mut self, title: &str, text: &str) -> Result<()> {
         self.folded(title, text, WordSeparator::AsciiSpace)
     }
 
-    /// The same, folded after commas only.
+    /// Like `row`, but folds only after commas.
     fn series(&mut self, title: &str, text: &str) -> Result<()> {
         self.folded(title, text, WordSeparator::Custom(|text| Box::new(text.split_inclusive(", ").map(Word::from))))
     }
@@ -148,7 +148,7 @@ impl<W: Write> Page<'_, W> {
         self.notes(file)
     }
 
-    /// Nothing but what the reader takes: what stands against it goes to standard error.
+    /// Prints only what the reading program takes: blockers go to standard error.
     fn mapping(&mut self, file: &FileReport) -> Result<()> {
         match &file.mapping {
             None => Ok(()),
@@ -173,7 +173,7 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn resume_setting(&mut self, ResumeSetting { setting, matches }: &ResumeSetting) -> Result<()> {
-        // The command line is root's, but not all of what it is made of.
+        // root controls the kernel's command line, but not everything that it is made of.
         let device = setting.resume.as_ref().map(|resume| format!("resume={}", quote(Path::new(resume))));
         let offset = setting.resume_offset.map(|offset| format!("resume_offset={offset}"));
         let set: Vec<_> = device.into_iter().chain(offset).collect();
@@ -265,7 +265,7 @@ impl<W: Write> Page<'_, W> {
                 };
                 self.series("    with:   ", &format!("{}{more}", sharers[..shown].join(", ")))?;
             }
-            // Not folded: it may be a command, to be copied.
+            // Not folded: the remedy may be a command to copy.
             writeln!(self.out, "    remedy: {}", blocker.remedy)?;
             if let Some(alternative) = &blocker.alternative {
                 writeln!(self.out, "    or:     {alternative}")?;
@@ -274,8 +274,8 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
-    /// Lengths for people, of what is in the file: the last block may reach past its end. Offsets are exact, for they are
-    /// what other programs are given.
+    /// Lengths are for people, and count only bytes in the file: the last block may reach past its end. Offsets are
+    /// exact, because people pass them to other programs.
     fn ranges(&self, blocker: &Blocker, size: u64) -> String {
         let within = |range: &Range| {
             let end = range.logical.saturating_add(range.length);
@@ -309,7 +309,7 @@ impl<W: Write> Page<'_, W> {
         let (name, inode, generation) = (facts.filesystem, facts.inode, facts.generation);
         let (major, minor) = facts.device;
         writeln!(self.out, "  file     {name}, inode {inode} generation {generation}, device {major}:{minor}")?;
-        // That it has attributes is no news where the pin is shown.
+        // HASATTR says nothing new where the pin is shown.
         let flags = facts.flags - Xflags::HASATTR;
         if !flags.is_empty() {
             let flags = xflag_names(flags);
@@ -361,7 +361,7 @@ impl<W: Write> Page<'_, W> {
         }
         self.pin(pin)?;
         let blockers = file.blockers.as_deref().unwrap_or_default();
-        // What is pinned has been through this, and whoever pinned it may have allowed them.
+        // A pinned file has passed these checks already, and its pin may have allowed some blockers.
         if pin.hold.is_none() && !blockers.is_empty() {
             let kinds: Vec<_> = blockers.iter().map(|blocker| blocker.kind.name()).collect();
             let kinds = kinds.join(", ");
@@ -373,8 +373,8 @@ impl<W: Write> Page<'_, W> {
         file.extents.as_ref().map_or(Ok(()), |extents| self.extents(extents))
     }
 
-    /// There may be millions: nothing is allocated for a row, and its numbers are put in their columns by hand, which takes
-    /// a fifth of the time that `write!` does.
+    /// There may be millions of rows. So this allocates nothing per row, and puts the numbers into their columns by
+    /// hand, which takes a fifth of the time that `write!` does.
     fn extents(&mut self, extents: &Runs) -> Result<()> {
         writeln!(self.out, "  {:>20} {:>20} {:>20}  flags", "logical", "physical", "length")?;
         let mut named = (ExtentFlags::empty(), String::new());
@@ -441,7 +441,7 @@ impl<W: Write> Page<'_, W> {
         }
     }
 
-    /// One line a file, so that lists can be searched and sorted.
+    /// One line per file, so that lists can be searched and sorted.
     fn list_line(&mut self, file: &FileReport, null: bool) -> Result<()> {
         let Some(pin) = &file.pin else { return Ok(()) };
         if null {
@@ -468,7 +468,7 @@ impl<W: Write> Page<'_, W> {
         let (Some(facts), Some(pin)) = (&file.file, &file.pin) else { return Ok(()) };
         let says = match pin.state {
             _ if file.exit_status == Status::Done => format!("{}, {}", self.good("unchanged"), count_of(file)).into(),
-            // Only --strict says no to a file that is unchanged.
+            // Only --strict rejects a file that is unchanged.
             State::Pinned => self.bad("shared"),
             state => self.bad(name(state)),
         };
@@ -526,14 +526,14 @@ impl<W: Write> Page<'_, W> {
     }
 }
 
-/// What a list leaves out, and, if more of it was kept than is shown, how to see that.
+/// Returns how many items a list leaves out, and how to see more if more were kept than are shown.
 fn more(total: u64, shown: usize, kept: usize) -> Option<String> {
     let more = total.saturating_sub(shown as u64);
     let how = if kept > shown { " (-v)" } else { "" };
     (more > 0).then(|| format!("… {more} more{how}"))
 }
 
-/// Writes a number at the right end of its column.
+/// Writes a number right-aligned into its column.
 fn put(column: &mut [u8], number: u64) {
     let mut rest = number;
     for cell in column.iter_mut().rev() {
@@ -587,7 +587,7 @@ fn describe(place: Place) -> String {
     }
 }
 
-/// A state as people are told it; to them, "unpinned" is what unpin has just done.
+/// The name of a state for people; to them, "unpinned" is the result of unpin.
 pub(super) fn name(state: State) -> &'static str {
     match state {
         State::Pinned => "pinned",
@@ -604,7 +604,7 @@ fn to_the_second(time: Time) -> Option<String> {
     format_time(Time { nanoseconds: 0, ..time })
 }
 
-/// What was written about the pin, as a line can end.
+/// The note on the pin, as the end of a line.
 fn noted(pin: &PinFacts) -> String {
     pin.note.as_ref().map_or(String::new(), |note| format!(", {}", quote(Path::new(note))))
 }

@@ -15,34 +15,34 @@ use crate::name::{serialize_some, unescape};
 /// Unit of sysfs and device-mapper (`SECTOR_SHIFT`).
 pub const SECTOR: u64 = 512;
 
-/// A block device, or one that it lies on.
+/// A block device below a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Layer {
     /// Its number, `major:minor`.
     pub device: String,
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: LayerKind,
-    /// Whether it says that it can be accessed as DAX (`queue/dax`).
+    /// Whether the device reports that it can be accessed as DAX (`queue/dax`).
     pub dax: Option<bool>,
-    /// Of a partition, and of a device-mapper device with one linear target, where it starts on the next layer, in bytes.
+    /// For a partition, and for a device-mapper device with one linear target: its start on the next layer, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u64>,
-    /// Of a loop device, the file that it is of.
+    /// For a loop device: its backing file.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_some")]
     pub backing_file: Option<PathBuf>,
-    /// Of a device-mapper device, what it is there.
+    /// For a device-mapper device: its facts from device-mapper.
     #[serde(flatten)]
     pub mapped: Option<Mapped>,
 }
 
-/// What device-mapper tells of a device of its own.
+/// Facts that device-mapper reports about one of its devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mapped {
-    /// Its name there.
+    /// Its name in device-mapper.
     pub mapped_name: String,
-    /// The kinds of its targets, in order. `None` where they are not told: that takes CAP_SYS_ADMIN.
+    /// The kinds of its targets, in order. `None` if the kernel does not report them: that needs CAP_SYS_ADMIN.
     pub targets: Option<Vec<String>>,
 }
 
@@ -55,9 +55,9 @@ pub enum LayerKind {
     Partition,
     /// A file.
     Loop,
-    /// What device-mapper makes of others.
+    /// A device that device-mapper makes of others.
     DeviceMapper,
-    /// What md makes of others.
+    /// A device that md makes of others.
     Md,
     /// None of these.
     Disk,
@@ -71,11 +71,11 @@ impl LayerKind {
     }
 }
 
-/// The device, and what is below it for as long as each byte is in one place there that an offset tells. Empty where the
-/// number is of no block device.
+/// Returns the device and the layers below it, as long as each byte is in one place of the next layer, at a known
+/// offset. Empty if the number belongs to no block device.
 #[must_use]
 pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
-    /// More than any sane stack has.
+    /// More layers than any sane stack has.
     const DEPTH: usize = 32;
     let mut layers = Vec::new();
     let mut next = in_sysfs(format_args!("{major}:{minor}"));
@@ -87,9 +87,9 @@ pub fn layers((major, minor): (u32, u32)) -> Vec<Layer> {
     layers
 }
 
-/// Where a partition, or a whole device, of persistent memory begins in the machine's memory, as far as sysfs tells it to
-/// the caller. What is not told counts as 0: the beginning of the device itself, which only root is told, is a multiple of 2
-/// MiB unless it was configured otherwise (`ndctl create-namespace --align`).
+/// Returns where a partition or a whole device of persistent memory begins in the machine's memory, as far as sysfs
+/// reports it to the caller. An unreported offset counts as 0. Only root sees the start of the device itself, but that
+/// is a multiple of 2 MiB unless it was configured otherwise (`ndctl create-namespace --align`).
 pub(crate) fn memory_start((major, minor): (u32, u32)) -> u64 {
     let Some(at) = in_sysfs(format_args!("{major}:{minor}")) else { return 0 };
     let Some(layer) = layer(&at) else { return 0 };
@@ -99,30 +99,30 @@ pub(crate) fn memory_start((major, minor): (u32, u32)) -> u64 {
     base.unwrap_or(0).saturating_add(layer.start.unwrap_or(0))
 }
 
-/// Whether the device says that it can be accessed as DAX.
+/// Whether the device reports that it can be accessed as DAX.
 pub(crate) fn has_dax((major, minor): (u32, u32)) -> Option<bool> {
     layer(&in_sysfs(format_args!("{major}:{minor}"))?)?.dax
 }
 
-/// Bytes of the smallest piece that can be read or written.
+/// The smallest number of bytes that the device can read or write.
 pub(crate) fn logical_block_size((major, minor): (u32, u32)) -> Option<u64> {
     let at = in_sysfs(format_args!("{major}:{minor}"))?;
     let disk = if at.join("partition").exists() { at.parent()? } else { at.as_path() };
     text(disk.join("queue/logical_block_size"))?.parse().ok()
 }
 
-/// Clusters that the ext4 on the device lets nobody have (`/sys/fs/ext4/DISK/reserved_clusters`).
+/// Clusters that the ext4 on the device reserves and gives to nobody (`/sys/fs/ext4/DISK/reserved_clusters`).
 pub(crate) fn ext4_reserved_clusters((major, minor): (u32, u32)) -> Option<u64> {
     let at = in_sysfs(format_args!("{major}:{minor}"))?;
     text(Path::new("/sys/fs/ext4").join(at.file_name()?).join("reserved_clusters"))?.parse().ok()
 }
 
-/// Where sysfs has the device with this number.
+/// The directory in sysfs of the device with this number.
 fn in_sysfs(number: impl Display) -> Option<PathBuf> {
     std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()
 }
 
-/// A layer, as far as sysfs tells.
+/// Reads a layer, as far as sysfs reports it.
 fn layer(at: &Path) -> Option<Layer> {
     let has = |name: &str| at.join(name).exists();
     let kind = match () {
@@ -144,7 +144,7 @@ fn layer(at: &Path) -> Option<Layer> {
     })
 }
 
-/// Where sysfs has the next layer. Device-mapper is asked, and the answer added to the layer.
+/// Returns the directory in sysfs of the next layer. Asks device-mapper, and adds the answer to the layer.
 fn below(at: &Path, layer: &mut Layer) -> Option<PathBuf> {
     match layer.kind {
         LayerKind::Partition => at.parent().map(Path::to_owned),
@@ -163,22 +163,22 @@ fn below(at: &Path, layer: &mut Layer) -> Option<PathBuf> {
     }
 }
 
-/// A device-mapper device's targets. `None` where the kernel does not tell us.
+/// The targets of a device-mapper device. `None` if the kernel does not report them to this process.
 fn targets(device: &str, question: Question) -> Option<Vec<dm::Target>> {
     let (major, minor) = device.split_once(':')?;
     let control = File::open("/dev/mapper/control").ok()?;
     dm::targets(control, (major.parse().ok()?, minor.parse().ok()?), question).ok()
 }
 
-/// On which device it starts where, in bytes, if it is one linear target. Others are not asked what they were made with,
-/// for that can be a key.
+/// If the device is one linear target: the device below and its start there, in bytes. Does not ask other targets for
+/// their parameters, which can contain a key.
 fn place(device: &str, targets: &[dm::Target]) -> Option<(String, u64)> {
     let is_linear = |targets: &[dm::Target]| matches!(targets, [only] if only.start == 0 && only.kind == "linear");
     let made = is_linear(targets).then(|| self::targets(device, Question::Arguments)).flatten()?;
     is_linear(&made).then(|| linear(&made.first()?.answer)).flatten()
 }
 
-/// What a linear target was made with: `linear_status()` in `drivers/md/dm-linear.c`.
+/// Parses the parameters of a linear target: `linear_status()` in `drivers/md/dm-linear.c`.
 fn linear(arguments: &str) -> Option<(String, u64)> {
     let (device, sectors) = arguments.split_once(' ')?;
     Some((device.to_owned(), sectors.parse::<u64>().ok()?.checked_mul(SECTOR)?))

@@ -1,4 +1,4 @@
-//! ext2, ext3 and ext4 share a magic number; their feature `extent` tells whether files can be mapped by extents.
+//! ext2, ext3 and ext4. They share a magic number; the feature `extent` decides whether extents can map files.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -11,34 +11,34 @@ use nix::sys::stat::makedev;
 use super::mounts::Mount;
 use crate::error::{Result, if_known};
 
-/// Whether the feature `extent` is on in the filesystem of an open file or directory. `None` where nobody tells.
+/// Whether the feature `extent` is on in the filesystem of an open file or directory. `None` if nothing reports it.
 ///
 /// # Errors
-/// Those of statx(2), and of reading the inode's flags.
+/// An error of statx(2), or of reading the inode's flags.
 pub(super) fn has_extents(fd: impl AsFd) -> Result<Option<bool>> {
-    // Every file that was made with the feature has the flag (`ext4_ext_tree_init()`), and no file without it.
+    // Every file created with the feature has this flag (`ext4_ext_tree_init()`), and no file created without it.
     if if_known(inode::is_mapped_by_extents(&fd))? == Some(true) {
         return Ok(Some(true));
     }
     if let Some(superblock) = Superblock::of(&fd)? {
         return Ok(Some(superblock.incompatible & Superblock::EXTENTS != 0));
     }
-    // Mounted as these, it had none (`ext3_feature_set_ok()`).
+    // A filesystem mounted as ext2 or ext3 does not have the feature (`ext3_feature_set_ok()`).
     let mount = Mount::of(&fd)?;
     Ok(mount.filter(|mount| matches!(mount.filesystem.as_str(), "ext2" | "ext3")).map(|_| false))
 }
 
-/// How many bytes of attributes an inode has room for, and whether the feature `ea_inode` gives them inodes of their own.
-/// `None` where nobody tells.
+/// Returns how many bytes of attributes fit into an inode, and whether the feature `ea_inode` gives attributes their
+/// own inodes. `None` if nothing reports it.
 ///
 /// # Errors
-/// Those of statx(2).
+/// An error of statx(2).
 pub(super) fn room_for_attributes(fd: impl AsFd) -> Result<Option<(usize, bool)>> {
     Ok(Superblock::of(fd)?
         .map(|superblock| (superblock.room_for_attributes(), superblock.incompatible & Superblock::EA_INODE != 0)))
 }
 
-/// What of `struct ext4_super_block` is of interest.
+/// The fields of `struct ext4_super_block` that this module uses.
 struct Superblock {
     incompatible: u32,
     inode_size: usize,
@@ -49,7 +49,7 @@ impl Superblock {
     const EXTENTS: u32 = 0x40;
     const EA_INODE: u32 = 0x400;
 
-    /// Reads it, where the caller may read the device.
+    /// Reads the superblock, if the caller may read the device.
     fn of(fd: impl AsFd) -> Result<Option<Self>> {
         let (major, minor) = statx::get(&fd)?.device;
         let by_number = PathBuf::from(format!("/dev/block/{major}:{minor}"));
@@ -60,7 +60,7 @@ impl Superblock {
 
     fn read(name: &Path, number: u64) -> Option<Self> {
         let metadata = std::fs::metadata(name).ok()?;
-        // Nothing else is to be opened, for opening acts on some.
+        // Opens nothing but the block device: opening has side effects on some other files.
         if !metadata.file_type().is_block_device() || metadata.rdev() != number {
             return None;
         }

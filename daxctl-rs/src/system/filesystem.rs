@@ -1,4 +1,4 @@
-//! Filesystems: which one holds a file, what its addresses mean, and whether a map can be held on it.
+//! Filesystems: the one that a file is on, the meaning of its addresses, and whether a hold works there.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -23,7 +23,7 @@ use crate::size;
 use crate::status::Status;
 use crate::system::kernel::text;
 
-/// Kinds of filesystems that are told apart.
+/// Kinds of filesystems that this program distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// XFS.
@@ -36,20 +36,20 @@ pub enum Kind {
     Other(&'static str, i64),
 }
 
-/// What physical offsets count from.
+/// The base of physical offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, VariantArray)]
 #[serde(into = "&'static str")]
 pub enum AddressSpace {
     /// The device that the filesystem is on.
     #[strum(serialize = "filesystem's device")]
     Device,
-    /// The device of XFS for realtime files.
+    /// The device of an XFS for realtime files.
     #[strum(serialize = "realtime device")]
     RealtimeDevice,
-    /// All devices of an f2fs, as if one followed the other.
+    /// All devices of an f2fs, concatenated.
     #[strum(serialize = "filesystem's devices, one after another")]
     Devices,
-    /// What the filesystem itself makes of its devices.
+    /// The filesystem's own address space over its devices.
     #[strum(serialize = "filesystem's own, not the device's")]
     Filesystem,
     /// Not known.
@@ -65,7 +65,7 @@ impl AddressSpace {
     }
 }
 
-/// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no map can be held there.
+/// `f_type` of statfs(2) (`include/uapi/linux/magic.h`), the name, and why no hold works there.
 const OTHERS: [(i64, &str, &str); 11] = [
     (0x9123_683e, "btrfs", "every write relocates, and its addresses are not device addresses"),
     (0xca45_1a4e, "bcachefs", "every write relocates, and its addresses are not device addresses"),
@@ -86,29 +86,29 @@ const NFS: i64 = 0x6969;
 const CIFS: i64 = 0xff53_4d42;
 const FUSE: i64 = 0x6573_5546;
 
-/// How long space that was just freed is waited for: XFS frees the blocks of deleted files in the background, which
-/// statfs(2) hurries, but does not await (`xfs_fs_statfs()`).
+/// How long to wait for space that was just freed: XFS frees the blocks of deleted files in the background. statfs(2)
+/// speeds that up, but does not wait for it (`xfs_fs_statfs()`).
 const DELETION: Duration = Duration::from_secs(1);
 
-/// The filesystem that holds a file.
+/// The filesystem that a file is on.
 #[derive(Debug, Clone, Copy)]
 pub struct Filesystem {
-    /// Which kind it is.
+    /// Its kind.
     pub kind: Kind,
     /// Size of a block in bytes.
     pub block_size: u64,
-    /// Its UUID, where kernel or filesystem tell it.
+    /// Its UUID, if the kernel or the filesystem reports it.
     pub uuid: Option<[u8; 16]>,
     /// Whether the mount is read-only.
     pub read_only: bool,
     xfs: Option<Geometry>,
     always_cow: bool,
-    /// Of ext2, ext3 and ext4, whether the feature `extent` is on, where that is told.
+    /// For ext2, ext3 and ext4: whether the feature `extent` is on, if that is known.
     pub(crate) extents: Option<bool>,
 }
 
-/// Filesystems that were looked at, so that their files need not ask again. A descriptor holds each, so that no other can
-/// come to have its device number.
+/// Filesystems already looked at, so that their files need not ask again. A descriptor keeps each one in use, so that
+/// no other filesystem can get its device number.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Vec<Held>>);
 
@@ -132,10 +132,10 @@ impl Known {
 }
 
 impl Filesystem {
-    /// Looks at the filesystem that an open file or directory is on.
+    /// Reads the facts of the filesystem of an open file or directory.
     ///
     /// # Errors
-    /// Those of fstatfs(2) and of the ioctls that tell UUID and geometry.
+    /// An error of fstatfs(2), or of the ioctls that report UUID and geometry.
     pub fn of(fd: impl AsFd) -> Result<Self> {
         const XFS: i64 = 0x5846_5342;
         const EXT: i64 = 0xef53;
@@ -182,7 +182,7 @@ impl Filesystem {
         }
     }
 
-    /// Why no map can be held here in that way, if so.
+    /// Why this hold does not work here; `None` if it does.
     #[must_use]
     pub fn refusal(&self, hold: Hold) -> Option<&'static str> {
         match self.kind {
@@ -207,25 +207,25 @@ impl Filesystem {
         }
     }
 
-    /// Whether this is an ext2, ext3 or ext4 that is known to have its feature `extent` off.
+    /// Whether this is an ext2, ext3 or ext4 whose feature `extent` is known to be off.
     #[must_use]
     pub fn lacks_extents(&self) -> bool {
         self.extents == Some(false)
     }
 
-    /// Whether this is an overlayfs, whose files are in other filesystems.
+    /// Whether this is an overlayfs, whose files are stored in other filesystems.
     #[must_use]
     pub fn is_overlay(&self) -> bool {
         matches!(self.kind, Kind::Other(_, OVERLAY))
     }
 
-    /// How many extents an inode of XFS has room for, at most (`XFS_INODE_CORE_SIZE` and `sizeof(xfs_bmbt_rec)`).
+    /// The most extents that fit into an inode of XFS (`XFS_INODE_CORE_SIZE` and `sizeof(xfs_bmbt_rec)`).
     #[must_use]
     pub fn extents_in_inode(&self) -> u64 {
         self.xfs.map_or(0, |geometry| u64::from(geometry.inode_size.saturating_sub(176)) / 16)
     }
 
-    /// Where the files of such a filesystem really are, if they are not in it.
+    /// Where the files of this filesystem are really stored, if not in it.
     #[must_use]
     pub fn elsewhere(&self) -> Option<&'static str> {
         match self.kind {
@@ -234,21 +234,21 @@ impl Filesystem {
         }
     }
 
-    /// Whether no hold can be had here.
+    /// Whether no hold works here.
     #[must_use]
     pub fn refuses_every_hold(&self) -> bool {
         Hold::ALL.iter().all(|hold| self.refusal(*hold).is_some())
     }
 
-    /// Whether it leaves the blocks of this file of its where they are. f2fs does so for those alone that it has pinned.
+    /// Whether the filesystem leaves this file's blocks in place. f2fs does that only for files that it has pinned.
     ///
     /// # Errors
-    /// Those of the ioctl that tells the flags.
+    /// An error of the ioctl that reads the flags.
     pub fn keeps_blocks(&self, file: impl AsFd) -> Result<bool> {
         Ok(self.kind != Kind::F2fs || f2fs::is_pinned(file)?)
     }
 
-    /// What the physical offsets of a file here count from.
+    /// The base of the physical offsets of a file here.
     #[must_use]
     pub fn address_space(&self, realtime: bool) -> AddressSpace {
         match self.kind {
@@ -260,7 +260,7 @@ impl Filesystem {
         }
     }
 
-    /// Names of an XFS's features (`XFS_FSOP_GEOM_FLAGS_*`); of other filesystems they are not known.
+    /// Names of an XFS's features (`XFS_FSOP_GEOM_FLAGS_*`); `None` for other filesystems.
     #[must_use]
     pub fn features(&self) -> Option<Vec<String>> {
         let flags = self.xfs?.flags;
@@ -271,45 +271,47 @@ impl Filesystem {
         self.xfs.is_some_and(|geometry| geometry.flags.contains(feature))
     }
 
-    /// The geometry, where it is an XFS that can share blocks.
+    /// The geometry, if this is an XFS that can share blocks.
     #[must_use]
     pub fn reflinking_xfs(&self) -> Option<Geometry> {
         self.xfs.filter(|_| self.xfs_has(GeometryFlags::REFLINK))
     }
 
-    /// Whether this is an XFS that says that it overwrites every block of the file in place, which it does not where any was
-    /// ever shared and not unshared since: only then may direct writes be smaller than a block (`xfs_report_dioalign()`).
+    /// Whether this is an XFS that reports that it overwrites every block of the file in place. It does not report this
+    /// if any block was ever shared and not unshared since: it allows direct writes smaller than a block only if none
+    /// was (`xfs_report_dioalign()`).
     #[must_use]
     pub fn overwrites_in_place(&self, statx: &Statx) -> bool {
         let smallest = statx.direct_io.map(|(_, offsets)| offsets).filter(|_| statx.direct_io_told_apart);
         self.xfs.is_some_and(|geometry| smallest.is_some_and(|offsets| offsets < geometry.block_size))
     }
 
-    /// Whether it records every block's owners.
+    /// Whether it records the owners of every block.
     #[must_use]
     pub fn records_owners(&self) -> bool {
         self.xfs_has(GeometryFlags::RMAPBT)
     }
 
-    /// Waits until XFS is done with the files that were deleted so far, whose blocks count as shared until then. `false` where
-    /// there is nothing to wait for.
+    /// Waits until XFS has processed all files deleted so far, whose blocks count as shared until then. Returns `false`
+    /// if there is nothing to wait for.
     ///
     /// # Errors
-    /// Those of fstatfs(2).
+    /// An error of fstatfs(2).
     pub(crate) fn await_deletions(&self, file: impl AsFd) -> Result<bool> {
-        /// How long they take once statfs(2) hurries them, on a busy machine.
+        /// How long the deletions take on a busy machine once statfs(2) speeds them up.
         const PATIENCE: Duration = Duration::from_millis(250);
         static AWAITED: Mutex<Option<Instant>> = Mutex::new(None);
         if self.kind != Kind::Xfs {
             return Ok(false);
         }
-        // No file is so large that this would free blocks of it, and then it waits for deleted files (xfs_inodegc_flush()).
+        // No file is large enough for this call to free any of its blocks. But the call waits for deleted files
+        // (xfs_inodegc_flush()).
         if xfs::free_eofblocks(&file, u64::MAX).is_ok() {
             return Ok(true);
         }
         fstatfs(&file).named("fstatfs")?;
         let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not for each of many files that are shared indeed.
+        // Do not wait again for each of many files that really share blocks.
         let waits = awaited.is_none_or(|awaited| awaited.elapsed() > 4 * PATIENCE);
         if waits {
             sleep(PATIENCE);
@@ -318,20 +320,20 @@ impl Filesystem {
         Ok(waits)
     }
 
-    /// Whether quotaon(8) can have quotas kept in any file.
+    /// Whether quotaon(8) can store quotas in any file.
     #[must_use]
     pub fn may_keep_quotas_in_files(&self) -> bool {
         matches!(self.kind, Kind::Ext | Kind::F2fs)
     }
 
-    /// Whether its files are another machine's, so that no call here tells or fixes anything of their maps.
+    /// Whether another machine stores its files, so that no call here can report or fix their maps.
     #[must_use]
     pub fn is_remote(&self) -> bool {
         matches!(self.kind, Kind::Other("nfs" | "cifs", _))
     }
 
-    /// The free blocks with those that are reserved for root, which CAP_SYS_RESOURCE may use as well. ext4 keeps some from
-    /// everybody, for delayed allocation (`ext4_calculate_resv_clusters()`).
+    /// The free blocks, including those reserved for root, which a process with CAP_SYS_RESOURCE may use as well. ext4
+    /// withholds some from everybody, for delayed allocation (`ext4_calculate_resv_clusters()`).
     fn all_blocks(&self, fd: impl AsFd, statvfs: &Statvfs) -> Result<u64> {
         let kept = match self.kind {
             Kind::Ext => {
@@ -343,8 +345,8 @@ impl Filesystem {
         Ok(statvfs.blocks_free().saturating_sub(kept).max(statvfs.blocks_available()))
     }
 
-    /// Whether this process may use the blocks that a filesystem reserves: ext4 and f2fs reserve them for root as a user
-    /// (`ext4_has_free_clusters()`).
+    /// Whether this process may use the blocks that a filesystem reserves: ext4 and f2fs reserve them for root as a
+    /// user (`ext4_has_free_clusters()`).
     fn may_use_reserve(&self) -> Result<bool> {
         if geteuid().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
             return Ok(true);
@@ -360,16 +362,17 @@ impl Filesystem {
         Ok(blocks.saturating_mul(statvfs.fragment_size()))
     }
 
-    /// How many bytes of attributes an inode of ext4 has room for, and whether others than these need no room in it or in a
-    /// block. `None` where nobody tells.
+    /// Returns how many bytes of attributes fit into an inode of ext4, and whether attributes beyond these need no room
+    /// in the inode or in a block. `None` if nothing reports it.
     pub(crate) fn room_in_inode(&self, fd: impl AsFd) -> Result<Option<(usize, bool)>> {
         ext::room_for_attributes(fd)
     }
 
-    /// Refuses work that needs more space than there is. Some filesystems, having found out half-way, leave the disk full.
+    /// Refuses work that needs more space than is free. Some filesystems fail half-way instead, and leave the disk
+    /// full.
     ///
     /// # Errors
-    /// `ENOSPC` with the numbers; those of fstatvfs(2).
+    /// `ENOSPC` with the numbers; an error of fstatvfs(2).
     pub(crate) fn require_space(&self, fd: impl AsFd, bytes: u64) -> Result<()> {
         let deadline = Instant::now() + DELETION;
         loop {
@@ -385,13 +388,13 @@ impl Filesystem {
         }
     }
 
-    /// Whether `FS_XFLAG_NODEFRAG` stays when it is set; ext4 accepts and drops it.
+    /// Whether `FS_XFLAG_NODEFRAG` stays when set; ext4 accepts and drops it.
     #[must_use]
     pub fn keeps_nodefrag(&self) -> bool {
         self.kind == Kind::Xfs
     }
 
-    /// FIEMAP succeeds on tmpfs and says nothing, which must not pass for "no extents".
+    /// Refuses tmpfs, where FIEMAP succeeds and reports nothing. That must not count as "no extents".
     ///
     /// # Errors
     /// `EOPNOTSUPP` on tmpfs.

@@ -1,4 +1,5 @@
-//! Who has a file open, as far as /proc and /sys tell: what fuser(1), losetup(8) and swapon(8) show.
+//! The users of an open file, as far as /proc and /sys report them: the information that fuser(1), losetup(8) and
+//! swapon(8) show.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,34 +15,34 @@ use super::kernel::text;
 use super::swaps;
 use crate::name::unescape;
 
-/// How long is looked, at most: on a machine of many processes, naming some of them must do.
+/// The longest time to search: on a machine with many processes, naming some of them must suffice.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Processes that a message names, at most.
+/// Most processes to name in a message.
 const NAMED: usize = 8;
 
-/// Which users of a file are meant.
+/// The kind of use to look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// Those that have it open, or mapped.
+    /// Any process that has the file open, or mapped.
     Any,
-    /// Those that have it open, or mapped, by a descriptor for writing.
+    /// Processes that have it open, or mapped, through a descriptor for writing.
     Writing,
 }
 
 /// The users of a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holders {
-    /// Process IDs, in order; not this process's.
+    /// Process IDs in ascending order, without this process.
     processes: Vec<u32>,
     /// Loop devices.
     loops: Vec<PathBuf>,
-    /// Whether the kernel swaps to it.
+    /// Whether the file is an active swapfile.
     swap: bool,
 }
 
 impl Holders {
-    /// Looks for the users of an open file. Who may not look into all processes finds fewer.
+    /// Finds the users of an open file. A caller that may not look into all processes finds fewer.
     pub(crate) fn of(file: impl AsFd, statx: &Statx, usage: Use) -> Self {
         let end = Instant::now() + PATIENCE;
         let (major, minor) = statx.device;
@@ -57,7 +58,7 @@ impl Holders {
         }
     }
 
-    /// Says who they are, and what makes them go: "by 2 processes (PID 812, 1033); close them".
+    /// Names the users, and how to remove them: "by 2 processes (PID 812, 1033); close them".
     pub(crate) fn name(&self) -> String {
         let mut who = Vec::new();
         let mut advice = Vec::new();
@@ -93,8 +94,8 @@ fn processes() -> Vec<u32> {
     all
 }
 
-/// Whether a descriptor of the process is of the file. What the kernel says of each descriptor is read first: to follow its
-/// link could wait for a server that does not answer.
+/// Whether the process has a descriptor of the file. Reads fdinfo of each descriptor first: following its link could
+/// wait for a server that does not answer.
 fn has_open(process: &Path, (device, inode): (u64, u64), usage: Use) -> bool {
     let Ok(descriptors) = fs::read_dir(process.join("fdinfo")) else { return false };
     descriptors.flatten().any(|descriptor| {
@@ -104,7 +105,7 @@ fn has_open(process: &Path, (device, inode): (u64, u64), usage: Use) -> bool {
     })
 }
 
-/// Whether a descriptor can be of this inode, by what proc_pid_fdinfo(5) has of it.
+/// Whether a descriptor can refer to this inode, according to proc_pid_fdinfo(5).
 fn is_of(info: &str, inode: u64, usage: Use) -> bool {
     const O_PATH: u32 = 0o10_000_000;
     let field = |name| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -113,8 +114,9 @@ fn is_of(info: &str, inode: u64, usage: Use) -> bool {
     used && field("ino:").and_then(|number| number.parse().ok()) == Some(inode)
 }
 
-/// Whether the process maps the file. A mapping made through a descriptor for writing counts as writing whatever its own
-/// protection, and also when it is private or the descriptor was closed; the mode of its link in map_files tells.
+/// Whether the process maps the file. A mapping made through a descriptor for writing counts as writing, whatever its
+/// own protection, and also if it is private or the descriptor was closed. The mode of its link in map_files shows
+/// this.
 fn maps(process: &Path, statx: &Statx, usage: Use) -> bool {
     let Ok(maps) = fs::read(process.join("maps")) else { return false };
     let (major, minor) = statx.device;
@@ -131,16 +133,17 @@ fn maps(process: &Path, statx: &Statx, usage: Use) -> bool {
 }
 
 fn by_writer(process: &Path, range: &str) -> bool {
-    // There the addresses have no leading zeros.
+    // In map_files, the addresses have no leading zeros.
     let ends: Vec<_> = range.split('-').map(|address| address.trim_start_matches('0')).collect();
     fs::symlink_metadata(process.join("map_files").join(ends.join("-")))
         .is_ok_and(|metadata| metadata.mode() & 0o200 != 0)
 }
 
-/// The loop devices that the file is behind.
+/// The loop devices that use the file.
 fn loops(file: impl AsFd, inode: (u64, u64), usage: Use) -> Vec<PathBuf> {
     let Ok(devices) = fs::read_dir("/sys/block") else { return Vec::new() };
-    // What is in another mount namespace, or deleted, has no path to look at here, but the kernel calls it the same.
+    // A backing file in another mount namespace, or a deleted one, has no path to check here, but the kernel gives it
+    // the same name.
     let own_name = fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).ok();
     let is_behind = |device: &Path| {
         let Ok(name) = fs::read(device.join("loop/backing_file")) else { return false };

@@ -1,4 +1,4 @@
-//! The kernel, and what bounds this process in it.
+//! The kernel, and the limits of this process in it.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::{Error, Named, Result};
 use crate::status::Status;
 
-/// Capabilities that one hold or another needs.
+/// Capabilities that one or another hold needs.
 const USED: [Capability; 6] = [
     Capability::CAP_LINUX_IMMUTABLE,
     Capability::CAP_SYS_ADMIN,
@@ -19,28 +19,28 @@ const USED: [Capability; 6] = [
     Capability::CAP_PERFMON,
 ];
 
-/// What a hold depends on besides the filesystem. `None` is what could not be read.
+/// The facts, besides the filesystem, that a hold depends on. `None` means that a fact could not be read.
 #[derive(Debug, Clone, Serialize)]
 pub struct Host {
     /// The kernel's release.
     pub kernel: String,
     /// The active Linux security modules, in order (`/sys/kernel/security/lsm`).
     pub lsm: Option<Vec<String>>,
-    /// What kernel_lockdown(7) is at.
+    /// The level of kernel_lockdown(7).
     pub lockdown: Option<String>,
-    /// Effective capabilities, of those that a hold may need.
+    /// Those effective capabilities that a hold may need.
     pub capabilities: Vec<String>,
-    /// Whether these count outside of a user namespace of their own.
+    /// Whether the process is in the initial user namespace, so that these capabilities count.
     pub initial_user_namespace: Option<bool>,
-    /// After how many seconds a lease is broken by force (`/proc/sys/fs/lease-break-time`).
+    /// The number of seconds after which the kernel breaks a lease by force (`/proc/sys/fs/lease-break-time`).
     pub lease_break_time: Option<u64>,
 }
 
 impl Host {
-    /// Looks at this kernel and this process.
+    /// Reads the facts of this kernel and this process.
     ///
     /// # Errors
-    /// Those of uname(2) and capget(2).
+    /// An error of uname(2) or capget(2).
     pub fn look() -> Result<Self> {
         let capabilities = caps::read(None, CapSet::Effective)
             .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
@@ -56,40 +56,40 @@ impl Host {
     }
 }
 
-/// Whether this process is in the initial user namespace, where /proc tells.
+/// Whether this process is in the initial user namespace, if /proc reports that.
 pub(crate) fn initial_user_namespace() -> Option<bool> {
     text("/proc/self/uid_map").map(|map| is_everybody(&map))
 }
 
-/// The active Linux security modules, in order, where securityfs tells.
+/// The active Linux security modules, in order, if securityfs reports them.
 pub(crate) fn active_lsms() -> Option<Vec<String>> {
     text("/sys/kernel/security/lsm").map(|list| list.split(',').map(str::to_owned).collect())
 }
 
-/// What kernel_lockdown(7) is at, where securityfs tells.
+/// The level of kernel_lockdown(7), if securityfs reports it.
 pub(crate) fn lockdown() -> Option<String> {
     text("/sys/kernel/security/lockdown").and_then(|levels| chosen(&levels))
 }
 
-/// The one in brackets: `none [integrity] confidentiality`.
+/// The level in brackets: `none [integrity] confidentiality`.
 fn chosen(levels: &str) -> Option<String> {
     let (_, rest) = levels.split_once('[')?;
     rest.split_once(']').map(|(level, _)| level.to_owned())
 }
 
-/// Whether a uid_map is that of user_namespaces(7) for the initial one.
+/// Whether a uid_map is the initial one of user_namespaces(7).
 fn is_everybody(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Bytes of all page caches that wait to be written: `Dirty` of proc_meminfo(5).
+/// Bytes in all page caches that wait to be written: `Dirty` of proc_meminfo(5).
 pub(crate) fn dirty_bytes() -> Option<u64> {
     let meminfo = text("/proc/meminfo")?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("Dirty:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What a file of procfs or sysfs says, without white space around it.
+/// The content of a file of procfs or sysfs, without surrounding white space.
 pub(crate) fn text(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
 }

@@ -1,9 +1,8 @@
-//! Locks that only root can take: byte ranges of files in a directory of root's own.
+//! Locks that only root can take: byte ranges of files in a directory that belongs to root.
 //!
-//! A lock on the file itself, flock(2), is to be had by every user who may read it, and would hold root up for as long as
-//! that user likes. A lock that takes write access is none for a file that is immutable, and a descriptor open for writing
-//! would refuse root's own lease. So root locks the byte whose offset is the inode number, in a file whose name is the
-//! device's number.
+//! Every user who can read a file can flock(2) it, and could block root for any length of time. A lock that needs write
+//! access does not work on an immutable file, and a descriptor open for writing would make the kernel refuse root's own
+//! lease. So root locks the byte at the offset of the inode number, in a file named after the device number.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -16,20 +15,22 @@ use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
 
-/// It goes away with the machine, as locks do.
+/// The directory disappears when the machine goes down, as locks do.
 const DIRECTORY: &str = "/run/daxfile";
 
-/// Locks an inode, until what is returned is dropped. `None` where this is not root, or has no such directory.
+/// Locks an inode until the returned file is dropped. Returns `None` if this process is not root's, or has no such
+/// directory.
 ///
 /// # Errors
-/// Busy where another process has it.
+/// Busy if another process holds the lock.
 pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File>> {
     let Some(file) = file(&format!("{major}:{minor}")) else { return Ok(None) };
     #[expect(clippy::cast_possible_truncation, reason = "the two constants are 1 and 0")]
     let range = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        // Of numbers above the largest offset, none is known to be used; two that fell together would only wait for each other.
+        // No inode number above the largest offset is known to be in use. Two numbers that map to the same offset would
+        // only wait for each other.
         l_start: i64::try_from(inode & (i64::MAX as u64 >> 1)).unwrap_or(0),
         l_len: 1,
         l_pid: 0,
@@ -43,12 +44,12 @@ pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File
     }
 }
 
-/// Opens a file of locks in root's directory, which is made first.
+/// Opens a file for locks in root's directory, and makes that directory first.
 fn file(name: &str) -> Option<File> {
     if !geteuid().is_root() {
         return None;
     }
-    // That it is there already is no failure; every other shows at the next call.
+    // The directory may already exist; any other failure shows at the next call.
     let _ = DirBuilder::new().mode(0o700).create(DIRECTORY);
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let directory = open(DIRECTORY, flags, Mode::empty()).ok()?;

@@ -1,4 +1,5 @@
-//! The machine around a file: filesystems and mounts, block devices, the kernel, active swap. Knows nothing of a file's map.
+//! The machine around a file: filesystems and mounts, block devices, the kernel, active swap. This module does not know
+//! a file's map.
 
 pub mod devices;
 mod ext;

@@ -9,31 +9,31 @@ use serde::Serialize;
 use crate::error::{Named, Result};
 use crate::name::{self, unescape};
 
-/// Where and how the filesystem of an open file is mounted.
+/// The mount of an open file's filesystem: where it is mounted, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mount {
-    /// Where.
+    /// The mount point.
     #[serde(serialize_with = "name::serialize")]
     pub point: PathBuf,
-    /// What is mounted: usually the name of a device.
+    /// The mounted source: usually the name of a device.
     #[serde(serialize_with = "name::serialize")]
     pub source: PathBuf,
-    /// As which filesystem.
+    /// The filesystem type.
     #[serde(skip)]
     pub filesystem: String,
     /// The mount's own options, then the filesystem's.
     pub options: Vec<String>,
-    /// Whether all of the filesystem is mounted there, not only a directory of it.
+    /// Whether the root of the filesystem is mounted there, and not a directory within it.
     #[serde(skip)]
     pub whole: bool,
 }
 
 impl Mount {
-    /// Looks it up in /proc/self/mountinfo, by the number that /proc/self/fdinfo has of the descriptor; see
-    /// proc_pid_mountinfo(5). `None` where it is mounted in another namespace only, or where /proc is not mounted.
+    /// Finds the mount in /proc/self/mountinfo, by the mount ID that /proc/self/fdinfo shows for the descriptor; see
+    /// proc_pid_mountinfo(5). `None` if it is mounted only in another namespace, or if /proc is not mounted.
     ///
     /// # Errors
-    /// Where one of them cannot be read.
+    /// An error of reading one of these files.
     pub fn of(file: impl AsFd) -> Result<Option<Self>> {
         let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
         let fdinfo = match std::fs::read_to_string(fdinfo) {
@@ -80,7 +80,7 @@ fn mountinfo() -> Result<Vec<u8>> {
 /// The realtime device of the XFS on a device (major, minor), as its mount options name it; see proc_pid_mountinfo(5).
 ///
 /// # Errors
-/// Where /proc/self/mountinfo cannot be read.
+/// An error of reading /proc/self/mountinfo.
 pub(crate) fn realtime_device((major, minor): (u32, u32)) -> Result<Option<PathBuf>> {
     let mountinfo = mountinfo()?;
     let device = format!("{major}:{minor}");

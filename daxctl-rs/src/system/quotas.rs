@@ -1,4 +1,4 @@
-//! Files that disk quotas are kept in: the kernel writes to them, and makes them longer, whatever their flags.
+//! Files that store disk quotas: the kernel writes to them and extends them, whatever their flags.
 
 use std::os::fd::AsFd;
 
@@ -7,27 +7,27 @@ use nix::sys::uio::pread;
 
 use crate::error::{Named, Result};
 
-/// What such a file begins with, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
+/// The first bytes of such a file, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
 const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
 
-/// No device that Linux drives has larger sectors.
+/// No device that Linux supports has larger sectors.
 const SECTOR: usize = 4096;
 
 /// `V2_DQBLKSIZE_BITS`
 const BLOCK: u64 = 1024;
 
-/// Whether quotas are on, and are kept in this inode of the filesystem.
+/// Whether quotas are on, and this inode of the filesystem stores them.
 ///
 /// # Errors
-/// Those of quotactl_fd(2).
+/// An error of quotactl_fd(2).
 pub(crate) fn kept_in(fd: impl AsFd, inode: u64) -> Result<bool> {
     Ok(quota::files(fd)?.contains(&inode))
 }
 
-/// Whether a file of so many bytes is of the form that quotas are kept in, so that quotaon(8) would have them kept there.
+/// Whether a file of `size` bytes has the format of a quota file, so that quotaon(8) would accept it.
 ///
 /// # Errors
-/// Those of pread(2).
+/// An error of pread(2).
 pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
     if size < 2 * BLOCK || !size.is_multiple_of(BLOCK) {
         return Ok(false);

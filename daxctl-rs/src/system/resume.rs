@@ -1,4 +1,4 @@
-//! Where the kernel is set to resume from hibernation: its command line, and `/sys/power`.
+//! Where the kernel is set to resume from hibernation: its command line and `/sys/power`.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,15 +10,15 @@ use serde::Serialize;
 use crate::error::{Error, Named, Result};
 use crate::status::Status;
 
-/// The parameter that keeps the kernel from resuming at all.
+/// The parameter that makes the kernel not resume at all.
 const NORESUME: &str = "noresume";
 
-/// What one source says about the place to resume from.
+/// The place to resume from, according to one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Setting {
-    /// Where it says so.
+    /// The source.
     pub source: &'static str,
-    /// The device, as it is written there, or `noresume`.
+    /// The device as written there, or `noresume`.
     pub resume: Option<String>,
     /// The swap header's offset on the device, in pages. A swap partition has none.
     pub resume_offset: Option<u64>,
@@ -27,7 +27,7 @@ pub struct Setting {
 /// Reads the parameters that the kernel was booted with.
 ///
 /// # Errors
-/// Those of reading `/proc/cmdline`.
+/// An error of reading `/proc/cmdline`.
 pub(crate) fn command_line() -> Result<Setting> {
     let line = std::fs::read("/proc/cmdline").named("read(/proc/cmdline)")?;
     Ok(parse(&String::from_utf8_lossy(&line)))
@@ -36,7 +36,7 @@ pub(crate) fn command_line() -> Result<Setting> {
 /// Reads where the kernel hibernates to and resumes from next: an initramfs or systemd may have set it.
 ///
 /// # Errors
-/// Status 3 where the kernel has no hibernation; those of reading the two files.
+/// Status 3 if the kernel has no hibernation; an error of reading the two files.
 pub(crate) fn power() -> Result<Setting> {
     let read = |path: &'static str, call| match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::new(
@@ -57,7 +57,7 @@ pub(crate) fn power() -> Result<Setting> {
 fn parse(line: &str) -> Setting {
     let mut setting = Setting { source: "/proc/cmdline", resume: None, resume_offset: None };
     let mut noresume = false;
-    // Of parameters that stand there twice, the last counts.
+    // If a parameter occurs twice, the last one counts.
     for parameter in parameters(line) {
         if parameter == NORESUME {
             noresume = true;
@@ -73,7 +73,8 @@ fn parse(line: &str) -> Setting {
     setting
 }
 
-/// The kernel's parameters: blanks separate them except between double quotes, and `--` ends them (`parse_args()`).
+/// Splits the kernel's parameters: blanks separate them except between double quotes, and `--` ends them
+/// (`parse_args()`).
 fn parameters(line: &str) -> Vec<String> {
     let mut quoted = false;
     let words = line.split(|c: char| {
@@ -83,10 +84,10 @@ fn parameters(line: &str) -> Vec<String> {
     words.take_while(|word| *word != "--").map(|word| word.replace('"', "")).collect()
 }
 
-/// The number of the block device that a value of `resume` names. `None` where no device here has that name.
+/// The number of the block device that a value of `resume` names. `None` if no device here has that name.
 ///
 /// # Errors
-/// Status 2 where nothing tells which device it names.
+/// Status 2 if nothing shows which device it names.
 pub(crate) fn device(resume: &str) -> Result<Option<(u32, u32)>> {
     if resume == NORESUME {
         return Ok(None);

@@ -12,8 +12,8 @@ use nix::sys::stat::makedev;
 use crate::error::{Named, Result};
 use crate::name::unescape;
 
-/// How long the table serves: many small files are looked at in this time, and nobody can tell whether a swapfile became
-/// active shortly before the look at it or shortly after.
+/// How long a cached table stays valid: a command may look at many small files in this time, and no user can observe
+/// whether a swapfile became active shortly before or shortly after a look.
 const FRESH: Duration = Duration::from_millis(10);
 
 struct Table {
@@ -24,10 +24,10 @@ struct Table {
 
 static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 
-/// Whether the kernel swaps to this inode. No call tells S_SWAPFILE, but proc_swaps(5) names the files.
+/// Whether this inode is an active swapfile. No call reports S_SWAPFILE, but proc_swaps(5) names the files.
 ///
 /// # Errors
-/// Those of reading it.
+/// An error of reading /proc/swaps.
 pub(crate) fn active(statx: &Statx) -> Result<bool> {
     let (major, minor) = statx.device;
     let inode = (makedev(major.into(), minor.into()), statx.inode);

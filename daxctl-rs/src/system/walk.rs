@@ -1,6 +1,6 @@
-//! A walk through a directory tree, on several processors at once. It stays on one mount, follows no symbolic link, and
-//! opens nothing but directories. It holds each directory open until it has opened those below, so that no renaming
-//! leads it astray, and no path is too long.
+//! A walk through a directory tree, on several processors at once. The walk stays on one mount, follows no symbolic
+//! link, and opens only directories. It keeps each directory open until it has opened its subdirectories, so that
+//! renames cannot lead it astray, and no path is too long.
 
 use std::ffi::{CStr, CString};
 use std::num::NonZero;
@@ -18,7 +18,7 @@ use nix::sys::stat::fstatat;
 
 use crate::error::{Error, Named, Result};
 
-/// A regular file that a walk met.
+/// A regular file found by a walk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Met<'a> {
     pub(crate) directory: BorrowedFd<'a>,
@@ -37,17 +37,17 @@ impl<'a> Met<'a> {
     }
 }
 
-/// What a walk is for.
+/// Receives what a walk finds.
 pub(crate) trait Visitor: Sync {
-    /// Takes a regular file.
+    /// Receives a regular file.
     fn meet(&self, file: &Met<'_>);
-    /// Takes a directory that could not be read.
+    /// Receives a directory that could not be read.
     fn fail(&self, directory: &Path, error: &Error);
-    /// Whether nothing more is wanted.
+    /// Whether the walk can stop.
     fn is_done(&self) -> bool;
 }
 
-/// A directory that is still to be read.
+/// A directory still to be read.
 struct Pending {
     parent: Arc<Opened>,
     name: CString,
@@ -61,11 +61,11 @@ struct Opened {
 #[derive(Default)]
 struct Queue {
     pending: Vec<Pending>,
-    /// Threads that read a directory, and may add to the queue.
+    /// The number of threads that are reading a directory, and may add to the queue.
     reading: usize,
 }
 
-/// Walks the tree below a directory that is open.
+/// Walks the tree below an open directory.
 pub(crate) fn walk(root: OwnedFd, path: &Path, visitor: &dyn Visitor) {
     let queue = Mutex::new(Queue { reading: 1, ..Queue::default() });
     let changed = Condvar::new();
@@ -87,12 +87,12 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Reads directories until none is left and nobody can add one.
+    /// Reads directories until none is left and no other thread can add one.
     fn work(&self) {
         while let Some(pending) = self.next() {
             let path = below(&pending.parent.path, &pending.name);
             let opened = open_below(&pending.parent.descriptor, &pending.name);
-            // So that no more directories are open than lie on the way to those being read.
+            // Drop them now, so that only the directories on the way to those being read stay open.
             drop(pending);
             match opened {
                 Ok(Some(descriptor)) => self.read(descriptor, path),
@@ -122,7 +122,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Adds what a directory has, and counts that thread as no longer reading.
+    /// Adds the subdirectories found, and counts this thread as no longer reading.
     fn add(&self, found: Vec<Pending>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.pending.extend(found);
@@ -163,7 +163,7 @@ impl Walk<'_> {
     }
 }
 
-/// Where the filesystem keeps no types in its directories.
+/// For filesystems that store no file types in their directories.
 fn file_type(directory: BorrowedFd<'_>, name: &CStr) -> Option<Type> {
     let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
     match stat.st_mode & S_IFMT {
@@ -173,8 +173,8 @@ fn file_type(directory: BorrowedFd<'_>, name: &CStr) -> Option<Type> {
     }
 }
 
-/// Opens a directory by its name in another; `None` where it is gone, or has become something else, or something is
-/// mounted on it. Nothing is mounted for it either.
+/// Opens a directory by its name in another one. Returns `None` if the directory is gone, is no longer a directory, or
+/// is covered by a mount. Triggers no automount.
 fn open_below(directory: impl AsFd, name: &CStr) -> Result<Option<OwnedFd>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS);

@@ -1,7 +1,7 @@
-//! `alloc`: creates a file with every block allocated, zeroed and written; all of it or nothing.
+//! `alloc`: creates a file with every block allocated, zeroed and written, or no file at all.
 //!
-//! The file has no name until it is whole and durable, so that whatever ends the program, a crash included, leaves no
-//! half of it behind.
+//! The file has no name until it is complete and durable. So whatever ends the program, a crash included, it leaves no
+//! partial file behind.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -32,12 +32,12 @@ use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::system::filesystem::{self, Filesystem};
 
-/// What kind of file is wanted.
+/// The properties of the new file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Size in bytes.
     pub size: u64,
-    /// Alignment, and most extents.
+    /// Alignment, and the most extents.
     pub needs: Needs,
     /// Only report what would be done.
     pub dry_run: bool,
@@ -86,18 +86,18 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         return Ok(());
     }
     link(&target, &directory, name)?;
-    // On XFS a directory's fsync succeeds after a shutdown as well; the file's tells, and has the log with the name in it
-    // written (xfs_dir_fsync(), xfs_file_fsync()).
+    // On XFS a directory's fsync succeeds even after a shutdown. The file's fsync reports the shutdown, and writes the
+    // log that contains the name (xfs_dir_fsync(), xfs_file_fsync()).
     fsync(&target).and_then(|()| fsync(&directory)).map_err(|errno| unlink(&target, &directory, name, errno))?;
     report.action = Some(Action::Created);
     Ok(())
 }
 
-/// Refuses to make a file where nothing could hold its map.
+/// Refuses to create a file where no hold works.
 fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
     let statx = statx::get(&directory)?;
     let missing = Requirements::default().missing(holds_on(filesystem), &directory, &statx, filesystem)?;
-    // Where it may not be made, a call will tell.
+    // If the file may not be created there, a later call reports that.
     let refused = missing.into_iter().find(|missing| !missing.callers && missing.errno.is_none());
     let Some(missing) = refused else { return Ok(()) };
     let (name, mut why) = (filesystem.name(), missing.what);
@@ -107,12 +107,12 @@ fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
     Err(Error::new(missing.status, format!("no map can be held on {name}: {why}")))
 }
 
-/// What a file there can be held by.
+/// The hold that works for files on this filesystem.
 fn holds_on(filesystem: &Filesystem) -> Hold {
     if filesystem.kind == filesystem::Kind::F2fs { Hold::Writable } else { Hold::Frozen }
 }
 
-/// The name within its directory; [`Path::file_name`] would read past the end of `name/` and `name/.`.
+/// The name within its directory. [`Path::file_name`] would accept `name/` and `name/.`.
 fn last_component(path: &Path) -> Option<&OsStr> {
     let name = path.as_os_str().as_bytes().rsplit(|&byte| byte == b'/').next()?;
     (!matches!(name, b"" | b"." | b"..")).then(|| OsStr::from_bytes(name))
@@ -122,7 +122,7 @@ fn exists() -> Error {
     Error::foreseen(Errno::EEXIST).because("alloc never touches an existing file")
 }
 
-/// Allocates, aligns, zeroes and cuts the file, and looks at it.
+/// Allocates, aligns, zeroes and truncates the file, and surveys it.
 fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress: &dyn Progress) -> Result<Survey> {
     if target.filesystem.kind == filesystem::Kind::F2fs {
         f2fs::pin(target)?;
@@ -130,7 +130,7 @@ fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress
     fallocate(target, Mode::empty(), 0, reserve).map_err(|error| {
         let error = Error::from(error);
         match error.errno {
-            // Not everybody is told.
+            // Not every caller may read the feature.
             Some(Errno::EOPNOTSUPP) if target.filesystem.kind == filesystem::Kind::Ext => {
                 error.because("is its feature extent off, as on ext2 and ext3? tune2fs -O extents turns it on")
             }
@@ -141,7 +141,7 @@ fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress
         collapse_head(target, align)?;
     }
     truncate(target, rounded)?;
-    // Linux 6.17 and newer, over devices that can unmap and write zeros: they come as written blocks.
+    // Linux 6.17 and newer, on devices that can unmap and write zeros: the blocks are written from the start.
     if let Err(error) = fallocate(target, Mode::WRITE_ZEROES, 0, rounded) {
         if error.errno != Errno::EOPNOTSUPP {
             return Err(error.into());
@@ -165,7 +165,7 @@ fn truncate(target: &Target, size: u64) -> Result<()> {
     })
 }
 
-/// There is no file that a command could mend.
+/// Replaces the remedy: there is no file yet that a command could change.
 fn advise(blocker: Blocker) -> Blocker {
     let remedy = match blocker.kind {
         Kind::Misaligned | Kind::TooManyExtents => "ask for less, or make room in larger pieces",
@@ -174,7 +174,8 @@ fn advise(blocker: Blocker) -> Blocker {
     Blocker { remedy: remedy.into(), ..blocker }
 }
 
-/// The extent-size hint does not align physically. What does: to have more than is needed, and give back the head.
+/// Aligns the file physically, which the extent-size hint does not do: allocate more than necessary, and give back the
+/// head.
 fn collapse_head(target: &Target, align: u64) -> Result<()> {
     let Some(first) = Extents::new(target, 0..u64::MAX, Request::SYNC).next().transpose()? else { return Ok(()) };
     let head = (align - (first.physical % align + target.start % align) % align) % align;
@@ -201,9 +202,10 @@ fn stop_if_interrupted(progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// Gives the whole file its name.
+/// Gives the complete file its name.
 fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
-    // Without CAP_DAC_READ_SEARCH an empty path is refused with ENOENT before Linux 6.10; /proc serves everybody.
+    // Before Linux 6.10, a caller without CAP_DAC_READ_SEARCH gets ENOENT for an empty path. /proc works for every
+    // caller.
     let linked = match linkat(target, "", &directory, name, AtFlags::AT_EMPTY_PATH) {
         Err(Errno::ENOENT) => {
             let source = format!("/proc/self/fd/{}", target.as_fd().as_raw_fd());
@@ -214,18 +216,18 @@ fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
     linked.map_err(|errno| if errno == Errno::EEXIST { exists() } else { Error::call("linkat", errno) })
 }
 
-/// Takes the name away again, since it could not be made durable; tells what failed.
+/// Removes the name again after a failure to make it durable; returns the original error.
 fn unlink(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr, errno: Errno) -> Error {
     let error = Error::call("fsync", errno);
     let ours =
         fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == target.identity.inode);
-    // The name may have become another file's.
+    // The name may refer to another file by now.
     if !ours {
         return error.because("of the new name, which is not this file's any more");
     }
     match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => {
-            // Should this one fail as well, nothing more can be done.
+            // If this fails as well, nothing more can be done.
             let _ = fsync(&directory);
             error.because("of the new name; no file was made")
         }

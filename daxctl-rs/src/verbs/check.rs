@@ -1,4 +1,4 @@
-//! `check`: says whether `pin` with the same options could succeed, and names everything that prevents it.
+//! `check`: reports whether `pin` with the same options could succeed, and lists everything that prevents it.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
-/// Checks each file. Nothing is changed, but dirty pages are written back.
+/// Checks each file. Changes nothing, but the kernel writes back dirty pages.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let requirements = Requirements::default();
     each::look_at_each(paths, progress, sink, |target, report| check(target, needs, &requirements, report))
@@ -30,7 +30,7 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
     if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
         judge::require_room(target, needs, &survey, 0, requirements, report)?;
     }
-    // Neither is the file's: root will pin it, at a moment when nobody writes.
+    // Missing privileges and current writers only cause notes: root will pin the file, when nothing writes to it.
     if !judge::is_pinned_so(&survey, needs) {
         note_privileges(&judge::with_record_in_the_way(missing.clone(), needs, &survey)?, report);
     }
@@ -47,7 +47,7 @@ fn note_privileges(missing: &[Missing], report: &mut FileReport) {
     }
 }
 
-/// Under hold writable, only what the kernel itself writes is in the way.
+/// Under hold writable, only writers inside the kernel are in the way.
 fn note_kernel_writers(target: &Target, report: &mut FileReport) -> Result<()> {
     match writable::probe(target) {
         Err(error) if error.status == Status::Busy => {
@@ -62,12 +62,12 @@ fn note_kernel_writers(target: &Target, report: &mut FileReport) -> Result<()> {
 fn note_writers(target: &Target, report: &mut FileReport) -> Result<()> {
     let swapfile = report.blockers.iter().flatten().any(|blocker| blocker.kind == Kind::Swapfile);
     match frozen::probe(target) {
-        // swapon(2) has it open for as long.
+        // swapon(2) keeps a swapfile open as long as it is active.
         Err(error) if error.errno == Some(Errno::EAGAIN) && !swapfile => {
             report.notes.push(format!("at the moment {}", judge::open_for_writing(target)?));
             Ok(())
         }
-        // It takes CAP_LEASE to ask about another's file.
+        // Asking about a file of another owner needs CAP_LEASE.
         Err(error) if matches!(error.errno, Some(Errno::EAGAIN | Errno::EACCES)) => Ok(()),
         probed => probed,
     }

@@ -1,4 +1,4 @@
-//! Does the same to every file that was named, and adds up the statuses.
+//! Does the same to every named file, and combines the statuses.
 
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::report::{FileReport, Sink};
 use crate::status::Status;
 use crate::system::filesystem::Known;
 
-/// Files that a thread looks at before it hands on what it knows of them: enough that this costs little, few enough for
-/// the memory that their reports take.
+/// Files that a thread looks at before it passes on their reports: enough that the handover costs little, few enough
+/// for the memory that the reports take.
 const TOGETHER: usize = 128;
 
-/// Batches that a thread gets at least, so that none has the slow files alone.
+/// Least number of batches per thread, so that no single thread gets all the slow files.
 const TURNS: usize = 4;
 
-/// Looks at every file, at several at a time. Only for what takes no lock: a file may be named twice.
+/// Looks at every file, at several at a time. Only for work that takes no lock: a file may be named twice.
 pub(super) fn look_at_each(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -30,7 +30,7 @@ pub(super) fn look_at_each(
     try_each(paths, progress, sink, |target, report| look(&target?, report))
 }
 
-/// The same where a file that cannot be opened is of interest, too.
+/// Like `look_at_each`, but also passes on files that cannot be opened.
 pub(super) fn try_each(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -52,7 +52,8 @@ pub(super) fn try_each(
     }
     let (look, stop) = (&look, &AtomicBool::new(false));
     thread::scope(|scope| {
-        // Each thread takes every n-th batch. Taken from them in turn, the reports are in order, and no thread gets far ahead.
+        // Each thread takes every n-th batch. The caller takes the batches in turn, so the reports are in order, and no
+        // thread gets far ahead.
         let reports = (0..threads).map(|first| {
             let (sender, receiver) = sync_channel(1);
             scope.spawn(move || {
@@ -84,7 +85,7 @@ pub(super) fn try_each(
     status
 }
 
-/// Does the same to every file, in turn; one that fails does not keep the others from it.
+/// Does the same to every file, one after the other. A failure does not prevent work on the others.
 pub(super) fn each(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -102,10 +103,10 @@ pub(super) fn each(
     status
 }
 
-/// Files that are changed together. Each keeps two descriptors open, and 1,024 is the usual limit of a process.
+/// Most files to change together. Each keeps two descriptors open, and 1,024 is the usual limit of a process.
 pub(super) const BATCH: usize = 256;
 
-/// Changes files in batches. `act` reports on the first of the files that it is given, at least one.
+/// Changes files in batches. `act` receives the remaining files, at least one, and reports on the first few.
 pub(super) fn in_batches(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -125,7 +126,7 @@ pub(super) fn in_batches(
     status
 }
 
-/// Hands a report on, and keeps its status.
+/// Passes on a report, and returns its status.
 pub(super) fn tell(report: FileReport, sink: &mut Sink<'_>) -> Status {
     let status = report.exit_status;
     sink(report);

@@ -1,4 +1,4 @@
-//! The judgement that `check` and `pin` share: what prevents pinning a file that was looked at.
+//! The judgement that `check` and `pin` share: what prevents pinning a file.
 
 use libdaxfile::Errno;
 
@@ -17,10 +17,10 @@ use crate::size;
 use crate::status::Status;
 use crate::system::holders::{Holders, Use};
 
-/// What was seen of a file. `None` where its filesystem shows no map: that is reported as the blocker.
+/// Returns the survey, or `None` if the filesystem shows no map; then the blocker reports that.
 ///
 /// # Errors
-/// Those of the survey.
+/// An error of the survey.
 pub(super) fn seen<T>(
     target: &Target,
     needs: &Needs,
@@ -30,22 +30,22 @@ pub(super) fn seen<T>(
     match surveyed {
         Err(error) if error.status == Status::Unable => {
             report.block(vec![blockers::unsupported(target, *needs)]);
-            // Why there is no map, the blocker tells, if it is known.
+            // If the reason for the missing map is known, the blocker reports it.
             if target.filesystem.refusal(needs.hold).is_some() { Ok(None) } else { Err(error) }
         }
         surveyed => surveyed.map(Some),
     }
 }
 
-/// Whether the file is pinned with the same options, so that pinning it changes nothing.
+/// Whether the file is pinned with the same options, so that pinning it again changes nothing.
 pub(super) fn is_pinned_so(survey: &Survey, needs: &Needs) -> bool {
     survey.state == State::Pinned && matches!(&survey.stored, Stored::Own(record) if record.needs == *needs)
 }
 
-/// Reports a survey, and what prevents pinning: what the hold lacks here, then what the file has against it.
+/// Reports a survey and what prevents pinning: first the unmet requirements of the hold, then the blockers of the file.
 ///
 /// # Errors
-/// What is missing for the hold, unless only the caller lacks it; a record that must be dealt with first.
+/// An unmet requirement of the hold, unless only the caller lacks it; a record that the user must deal with first.
 pub(super) fn judge(
     target: &Target,
     needs: &Needs,
@@ -56,15 +56,15 @@ pub(super) fn judge(
     report.describe(target, survey);
     let mut blockers = survey.blockers.clone();
     if is_pinned_so(survey, needs) {
-        // Swapped to since: the kernel itself keeps it in its place.
+        // The file became a swapfile after the pin: the kernel itself keeps it in place.
         blockers.retain(|blocker| blocker.kind != Kind::Swapfile);
     }
     if survey.state == State::Pinned && needs.hold != Hold::Writable {
-        // What was copied since has not moved; verify says yes to it, too.
+        // The blocks became shared after the pin, but have not moved; verify accepts that, too.
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
         report.note_shared();
     }
-    // Of an active swap file, the blocker says as much.
+    // For an active swap file, the blocker already says so.
     let swap = needs.hold == Hold::Frozen
         && !blockers.iter().any(|blocker| blocker.kind == Kind::Swapfile)
         && swap_header::present(target, survey.inode.statx.size);
@@ -83,7 +83,7 @@ pub(super) fn judge(
     {
         report.differ(moved);
     }
-    // What the filesystem is refused for is a blocker.
+    // If the filesystem is refused, a blocker reports it.
     if let Some(missing) = missing.filter(|missing| !missing.callers)
         && !is_pinned_so(survey, needs)
         && target.filesystem.refusal(needs.hold).is_none()
@@ -115,10 +115,10 @@ pub(super) fn judge(
     Ok(())
 }
 
-/// Finds out whether the record, with a note of so many bytes, has room, without writing it.
+/// Checks whether the record, with a note of `note` bytes, has room, without writing it.
 ///
 /// # Errors
-/// Where it has none; those of the calls that look.
+/// An error if it has no room; an error of the calls that check.
 pub(super) fn require_room(
     target: &Target,
     needs: &Needs,
@@ -128,7 +128,7 @@ pub(super) fn require_room(
     report: &mut FileReport,
 ) -> Result<()> {
     if matches!(survey.stored, Stored::Own(_)) {
-        // It is there, and stays.
+        // The record exists already, and stays.
         return Ok(());
     }
     record::require_room(target, needs.hold, survey.overview.summary.extents, note)?;
@@ -138,10 +138,10 @@ pub(super) fn require_room(
     Ok(())
 }
 
-/// Adds to what is missing the privilege to remove the enforced record that would hide one of hold none.
+/// Adds to the unmet requirements the privilege to remove an enforced record that would hide a record of hold none.
 ///
 /// # Errors
-/// Where the kernel does not tell the process's capabilities.
+/// The kernel does not report the capabilities of the process.
 pub(super) fn with_record_in_the_way(
     mut missing: Vec<Missing>,
     needs: &Needs,
@@ -154,16 +154,16 @@ pub(super) fn with_record_in_the_way(
     Ok(missing)
 }
 
-/// Says who has the file open for writing, and what makes them go.
+/// Describes which processes have the file open for writing, and how to make them close it.
 ///
 /// # Errors
-/// Those of statx(2).
+/// An error of statx(2).
 pub(super) fn open_for_writing(target: &Target) -> Result<String> {
     let holders = Holders::of(target, &target.statx()?, Use::Writing);
     Ok(format!("open for writing{}", holders.name()))
 }
 
-/// Says who it is that keeps a file busy, in place of the refused lease.
+/// Replaces the error of the refused lease by one that names the processes that keep the file busy.
 pub(super) fn name_writers(target: &Target, error: Error) -> Error {
     if error.errno != Some(Errno::EAGAIN) {
         return error;
@@ -174,7 +174,7 @@ pub(super) fn name_writers(target: &Target, error: Error) -> Error {
     }
 }
 
-/// Whether a file whose pin is not held has changed since.
+/// Whether a file with a record that is not held has changed since the pin.
 fn changed(survey: &Survey) -> bool {
     let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
     matches!(&survey.stored, Stored::Own(record) if moved || state::attributes_differ(record, &survey.inode.statx))

@@ -1,4 +1,4 @@
-//! `list`: finds the pinned files on a filesystem, or below a directory.
+//! `list`: finds the pinned files on a filesystem or below a directory.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,18 +23,18 @@ use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
-/// How often an interrupt is looked for while nothing is found.
+/// How often to check for an interrupt while the search finds nothing.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Reports that wait for being printed.
+/// Most reports that wait to be printed.
 const WAITING: usize = 256;
 
-/// Which files are shown; all, where nothing is named.
+/// Which files to show; an empty list means all.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Those with one of these holds.
+    /// Files with one of these holds.
     pub holds: Vec<Hold>,
-    /// Those in one of these states.
+    /// Files in one of these states.
     pub states: Vec<State>,
 }
 
@@ -45,9 +45,9 @@ impl Options {
     }
 }
 
-/// Shows the pinned files below each directory, in the order in which they are found, each by one of its names; without a
-/// directory, those on the filesystem of the current one. Nothing is changed, but dirty pages of these files are written
-/// back.
+/// Shows the pinned files below each directory, in the order in which the search finds them, each by one of its names.
+/// Without a directory, shows those on the filesystem of the current directory. Changes nothing, but the kernel writes
+/// back dirty pages of these files.
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     allow_many_descriptors();
     progress.begin(0, Unit::Found);
@@ -123,7 +123,7 @@ fn below(place: &Place, options: &Options, progress: &dyn Progress, sink: &mut S
     status
 }
 
-/// What is known of a file; `None` where it is not pinned, or was not asked for.
+/// Returns the report on a file; `None` if it is not pinned, or the options exclude it.
 fn look(path: &Path, target: &Target, options: &Options) -> Option<FileReport> {
     let mut report = FileReport::new(path);
     match look_at(target, options, &mut report) {
@@ -150,10 +150,10 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
     Ok(options.shows(hold, survey.state))
 }
 
-/// Directories are held open while those below are read.
+/// Raises the limit of open files: the walk keeps directories open while it reads those below.
 fn allow_many_descriptors() {
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // A walk of a tree that is not as deep does without.
+        // A walk of a shallow tree works without a higher limit.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }

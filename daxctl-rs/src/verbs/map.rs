@@ -1,7 +1,8 @@
-//! `map`: a file's blocks as other programs take them: a device-mapper table, or where to resume from hibernation.
+//! `map`: prints a file's blocks in the form that other programs take: a device-mapper table, or where to resume from
+//! hibernation.
 //!
-//! Such numbers are as good as the promise that the blocks stay. So the file must be pinned, and as it was.
-//! `--compare` holds them against the place that the kernel is set to resume from.
+//! Such numbers are valid only as long as the blocks stay in place. So the file must be pinned and unchanged.
+//! `--compare` compares them with the place that the kernel is set to resume from.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -30,23 +31,23 @@ use crate::status::Status;
 use crate::system::devices::{self, SECTOR};
 use crate::system::resume::{self, Setting};
 
-/// Who is to read the map.
+/// The reader of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// device-mapper: linear targets, one an extent; see dmsetup(8).
+    /// device-mapper: linear targets, one per extent; see dmsetup(8).
     Dmsetup,
     /// The kernel that resumes from a swapfile: `Documentation/power/swsusp-and-swap-files.rst`.
     Resume,
 }
 
-/// How `map` goes about it.
+/// Options of `map`.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Who is to read the map.
+    /// The reader of the map.
     pub format: Format,
-    /// Maps also a file that is not pinned, or has changed since.
+    /// Also map a file that is not pinned, or that has changed since it was pinned.
     pub unpinned: bool,
-    /// Of [`Format::Resume`], compares with what the kernel is set to resume from.
+    /// With [`Format::Resume`], compare with the place that the kernel is set to resume from.
     pub compare: bool,
 }
 
@@ -61,7 +62,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
         return Err(Error::new(Status::Unable, unreliable(target, format, why)));
     }
     let mut runs = Vec::new();
-    // Where to resume is told by the first.
+    // The first run determines where to resume.
     let wanted = if format == Format::Resume { 1 } else { usize::MAX };
     let mut survey = survey::of_opened(target, Needs::default(), |run| {
         if runs.len() < wanted {
@@ -87,7 +88,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
         }
         Format::Resume => {
             let (resume_offset, page_size) = resume_offset(&runs)?;
-            // A number of a device can change from boot to boot; the realtime device has no other name.
+            // The number of a device can change from boot to boot, but the realtime device has no other name.
             let uuid = target.filesystem.uuid.filter(|_| !survey.inode.xflags().contains(Xflags::REALTIME));
             let resume = uuid.map_or_else(|| device.clone(), |uuid| format!("UUID={}", format_uuid(uuid)));
             let settings = if compare {
@@ -105,7 +106,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
     Ok(())
 }
 
-/// Why numbers of a file on such a filesystem mean nothing.
+/// Says why numbers of a file on such a filesystem mean nothing.
 fn unreliable(target: &Target, format: Format, why: &str) -> String {
     let name = target.filesystem.name();
     let mut message = format!("no map can be relied on with {name}: {why}");
@@ -116,13 +117,13 @@ fn unreliable(target: &Target, format: Format, why: &str) -> String {
     message
 }
 
-/// Compares each place that the kernel is set to resume from with the file's.
+/// Compares each place that the kernel is set to resume from with the place of the file.
 fn settings(device: (u32, u32), resume: &str, resume_offset: u64) -> Result<Vec<ResumeSetting>> {
     let uuid = |name: &str| name.strip_prefix("UUID=").map(str::to_ascii_lowercase);
     let compared = |setting: Setting| {
         let matches = match (&setting.resume, setting.resume_offset) {
             (None, None) => None,
-            // Where the offset differs, it does not matter which device that is.
+            // If the offset differs, the device does not matter.
             (_, offset) if offset != Some(resume_offset) => Some(false),
             (None, _) => Some(true),
             (Some(other), _) => Some(match (uuid(other), uuid(resume)) {
@@ -135,7 +136,7 @@ fn settings(device: (u32, u32), resume: &str, resume_offset: u64) -> Result<Vec<
     [resume::command_line()?, resume::power()?].map(compared).into_iter().collect()
 }
 
-/// Whether one source at least names the file's device and offset, and none names other ones.
+/// Whether at least one source names the file's device and offset, and none names others.
 fn resumes_here(settings: &[ResumeSetting]) -> bool {
     let named = |it: &ResumeSetting| it.matches == Some(true) && it.setting.resume.is_some();
     settings.iter().any(named) && settings.iter().all(|it| it.matches != Some(false))
@@ -148,10 +149,10 @@ fn not_pinned(state: State) -> String {
     }
 }
 
-/// Refuses what has no place of its own for every byte.
+/// Refuses a file in which some byte has no place of its own.
 fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> Result<()> {
     let mut against = survey.blockers.clone();
-    // What is pinned stays where it is, and so check says. Of the blocks that other files have, too, the reader must know.
+    // A pinned map stays in place, and check confirms that. But the reader must know of blocks shared with other files.
     let shared = survey.overview.summary.shared;
     if shared > 0
         && survey.state == State::Pinned
@@ -164,10 +165,10 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
             .push(format!("{shared} shared with other files: what is written there through this map, they get, too"));
     }
     against.retain(|blocker| match blocker.kind {
-        // These say nothing of where the bytes are.
+        // These blockers say nothing about where the bytes are.
         Kind::TooManyExtents | Kind::Misaligned | Kind::Staging | Kind::PastEof => false,
         Kind::Immutable | Kind::AppendOnly | Kind::Verity | Kind::Merged => false,
-        // The kernel leaves the map of an active swapfile alone (`S_SWAPFILE`), and does not mind blocks never written.
+        // The kernel leaves the map of an active swapfile alone (`S_SWAPFILE`), and accepts unwritten blocks in it.
         Kind::Swapfile | Kind::Unwritten => format != Format::Resume,
         _ => true,
     });
@@ -180,7 +181,7 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
     Err(Error::new(report.exit_status, message))
 }
 
-/// The device, by number, that the physical offsets are of.
+/// The number of the device that the physical offsets refer to.
 fn device(target: &Target, survey: &Survey) -> Result<(u32, u32)> {
     let data = survey.inode.statx.device;
     let Some(path) = &survey.beside.realtime_device else { return Ok(data) };
@@ -195,7 +196,7 @@ fn device(target: &Target, survey: &Survey) -> Result<(u32, u32)> {
     Err(Error::new(Status::Failed, format!("{path}, by which its realtime device was mounted, is another device now")))
 }
 
-/// Whether the file's filesystem, an XFS, has this device, and not for its journal; no privilege is needed to ask.
+/// Whether the file's filesystem, an XFS, uses this device, and not for its journal. The check needs no privilege.
 fn is_realtime_device(target: &Target, number: (u32, u32)) -> Result<bool> {
     match Records::new(target, number, 0, 1).next().transpose() {
         Ok(record) => Ok(record.is_none_or(|record| record.owner != XFS_FMR_OWN_LOG)),
@@ -221,7 +222,7 @@ fn segments(runs: &[Run], size: u64, block_size: u64) -> Result<Vec<Segment>> {
     Ok(runs.iter().map(of_run).filter(|segment| segment.length > 0).collect())
 }
 
-/// Where the swap header is, in pages, and how long these are.
+/// The position of the swap header in pages, and the page size.
 fn resume_offset(runs: &[Run]) -> Result<(u64, u64)> {
     let page_size = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;
     let page_size = page_size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096);

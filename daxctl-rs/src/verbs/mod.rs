@@ -1,4 +1,4 @@
-//! One module a verb. Each takes its options, reports on each file, and returns the exit status; none prints.
+//! One module per verb. Each takes its options, reports on each file, and returns the exit status; none prints.
 
 pub mod alloc;
 pub mod check;

@@ -22,22 +22,22 @@ use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::system::filesystem::Known;
 
-/// How `pin` goes about it.
+/// Options of `pin`.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// What the map must be like.
+    /// The requirements on the map.
     pub needs: Needs,
-    /// A file that has its own record is pinned as that says instead.
+    /// Pin a file that has its own record with the recorded options instead.
     pub as_recorded: bool,
-    /// What is written about the pin.
+    /// The note to keep with the pin.
     pub note: Option<Note>,
-    /// How long open writers are waited for.
+    /// How long to wait for writers to close the file.
     pub wait: Duration,
     /// Only report what would be done.
     pub dry_run: bool,
 }
 
-/// When waiting ends; never, where that is further off than the clock counts.
+/// The end of the wait; `None` if it is further off than the clock can count.
 #[derive(Clone, Copy)]
 struct Deadline(Option<Instant>);
 
@@ -58,15 +58,15 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
     each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, &requirements, deadline, progress))
 }
 
-/// What is to happen to a file that was looked at.
+/// The next step for a file that was looked at.
 enum Next {
     Nothing,
-    /// It is pinned. Whoever did that may not have come to its fsync.
+    /// The file is pinned. The process that pinned it may not have reached its fsync.
     Sync,
     Freeze(Box<(Needs, Recorded, Option<Record>)>),
 }
 
-/// Pins the first of the files, at least one, and reports on these.
+/// Pins the first few of the files, at least one, and reports on these.
 fn pin_batch(
     paths: &[PathBuf],
     options: &Options,
@@ -81,13 +81,13 @@ fn pin_batch(
     let known = Known::default();
     for path in paths {
         let opened = Target::open_on(path, &known);
-        // A file that is named twice waits for the next batch: for now, this one has it locked.
+        // A file that is named twice waits for the next batch: for now, this batch has it locked.
         if opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity))) {
             break;
         }
         let mut report = FileReport::new(path);
         let looked = opened.and_then(|target| {
-            // Where nothing can be pinned there may be no locks either.
+            // If nothing can be pinned, locks may not work either.
             let lock = match target.filesystem.refuses_every_hold() {
                 true => None,
                 false => Some(patiently(deadline, progress, || target.lock())?),
@@ -135,7 +135,7 @@ fn pin_batch(
     reports
 }
 
-/// Looks at a file and does what needs no batch.
+/// Surveys a file, and does everything that needs no batch.
 fn look(
     target: &Target,
     options: &Options,
@@ -161,7 +161,7 @@ fn look(
         Hold::Writable if missing.is_empty() => patiently(deadline, progress, || writable::probe(target)),
         _ => Ok(()),
     };
-    // Hold none pins files in use, too; where nobody writes, a lease makes the map certain.
+    // Hold none also pins files in use. If nothing writes, a lease proves the map consistent.
     let lease = match needs.hold {
         Hold::None => Lease::take(target, Kind::Read).ok(),
         Hold::Frozen | Hold::Writable => None,
@@ -175,7 +175,8 @@ fn look(
     {
         return Err(Error::new(Status::No, "already pinned with another note: unpin first"));
     }
-    // Not before: of a file in use, too, all that stands against pinning is told. But that it is swapped to says it all.
+    // Only now, so that the report on a file in use also lists all its blockers. For an active swapfile, the blocker
+    // says enough.
     let swapfile = report.blockers.iter().flatten().any(|blocker| blocker.kind == Blocking::Swapfile);
     if !swapfile {
         probed.map_err(|error| judge::name_writers(target, error))?;
@@ -219,7 +220,7 @@ fn look(
     }
 }
 
-/// Tries again while the file is busy, until the deadline.
+/// Retries while the file is busy, until the deadline.
 fn patiently<T>(deadline: Deadline, progress: &dyn Progress, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match attempt() {

@@ -1,4 +1,4 @@
-//! `prepare`: makes an existing file pinnable in place. Contents and size stay, whoever else is at work on it.
+//! `prepare`: makes an existing file pinnable in place. Contents and size stay, even if other processes use the file.
 
 use std::path::PathBuf;
 
@@ -17,24 +17,24 @@ use crate::report::{Action, FileReport, Sink, Work};
 use crate::status::Status;
 use crate::system::holders::{Holders, Use};
 
-/// Rounds beside others before the file is called busy.
+/// Rounds beside other users before the file counts as busy.
 const ROUNDS: u32 = 3;
 
 /// Prepares each file.
 pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    // Its progress is in bytes of one file, not in files.
+    // Its progress counts the bytes of one file, not files.
     let paths = paths.iter().take_while(|_| !progress.interrupted());
     paths
         .map(|path| each::one(path, |target, report| prepare(target, needs, dry_run, progress, report)))
         .fold(Status::Done, |status, report| status.max(each::tell(report, sink)))
 }
 
-/// Whether prepare removes it. What is not allocated yet after it was synced is somebody's writing at this moment.
+/// Whether prepare removes the blocker. Delayed allocation after a sync means that a process is writing at this moment.
 fn mendable(blocker: &Blocker) -> bool {
     matches!(blocker.kind, Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof | Kind::Delalloc)
 }
 
-/// Whether removing the others may remove it, too.
+/// Whether the blocker may disappear when prepare removes the others.
 fn depends(blocker: &Blocker) -> bool {
     matches!(blocker.kind, Kind::TooManyExtents | Kind::Misaligned)
 }
@@ -73,7 +73,7 @@ fn prepare(
     }
     let target = target.into_writable()?;
     let _lock = target.lock()?;
-    // Pinning takes the same lock.
+    // pin takes the same lock.
     if matches!(record::load(&target, false)?, Stored::Own(_)) {
         return Err(is_pinned(&target));
     }
@@ -89,19 +89,19 @@ fn prepare(
     Ok(())
 }
 
-/// What is recorded would move, whatever holds it.
+/// Prepare would move a recorded map, whichever hold it has.
 fn is_pinned(target: &Target) -> Error {
     Error::new(Status::No, format!("pinned: unpin first (daxfile unpin {})", for_shell(&target.path)))
 }
 
-/// The bytes that it takes, at most.
+/// The most bytes to write and to allocate.
 fn work(survey: &Survey, needs: &Needs) -> Work {
     let shared = if needs.allow.contains(Allow::SHARED) { 0 } else { survey.overview.summary.shared };
     let (holes, unwritten) = gaps(survey, needs);
     Work { write: holes + unwritten + shared, allocate: holes + shared }
 }
 
-/// The bytes of holes and of unwritten blocks that are not to stay.
+/// The bytes of those holes and unwritten blocks that are to be written.
 fn gaps(survey: &Survey, needs: &Needs) -> (u64, u64) {
     let summary = &survey.overview.summary;
     let unless = |kind, bytes| if needs.allow.contains(kind) { 0 } else { bytes };

@@ -1,4 +1,4 @@
-//! `probe`: which holds can be had at a place, and what each other one lacks.
+//! `probe`: reports which holds work at a place, and what the others lack.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::system::filesystem::Filesystem;
 use crate::system::kernel::Host;
 use crate::system::mounts::Mount;
 
-/// Looks at a directory, or at a regular file. The status is that of `hold`, if one is asked about.
+/// Probes a directory or a regular file. Returns the status of `hold`, if one is given.
 pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
     let mut report = FileReport::new(path);
     match probe(path) {

@@ -1,4 +1,4 @@
-//! `stat`: shows a file, its map, what stands against pinning it, and its pin.
+//! `stat`: shows a file, its map, what prevents pinning it, and its pin.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,11 @@ use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
-/// Shows each file, with the runs of its map if `extents`. Nothing is changed, but dirty pages are written back.
+/// Shows each file, with the runs of its map if `extents` is set. Changes nothing, but the kernel writes back dirty
+/// pages.
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let stat = |target: &Target, report: &mut FileReport| stat(target, extents, report);
-    // Whole maps take memory: then one file at a time.
+    // Whole maps take memory: then look at one file at a time.
     if extents { each::each(paths, progress, sink, stat) } else { each::look_at_each(paths, progress, sink, stat) }
 }
 

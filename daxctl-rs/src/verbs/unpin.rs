@@ -1,4 +1,4 @@
-//! `unpin`: ends the hold, removes the record, and gives back the flags as they were.
+//! `unpin`: ends the hold, removes the record, and restores the flags.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
 use crate::system::filesystem::Known;
 
-/// Unpins each file; one that is not pinned stays as it is.
+/// Unpins each file; leaves a file that is not pinned unchanged.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     each::in_batches(paths, progress, sink, |paths| unpin_batch(paths, dry_run, progress))
 }
 
-/// Unpins the first of the files, at least one, and reports on these.
+/// Unpins the first few of the files, at least one, and reports on these.
 fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut ended = Vec::new();
@@ -32,7 +32,7 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
     let known = Known::default();
     for path in paths {
         let opened = Target::open_on(path, &known);
-        // A file that is named twice waits for the next batch: for now, this one has it locked.
+        // A file that is named twice waits for the next batch: for now, this batch has it locked.
         let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
         if again || (progress.interrupted() && !reports.is_empty()) {
             break;
@@ -48,14 +48,14 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
             Ok((target, lock, action))
         });
         match unpinned {
-            // Where nothing can be written, nothing has to be made durable.
+            // If nothing can be written, nothing needs to become durable.
             Ok((target, _, action)) if dry_run || target.filesystem.read_only => report.action = Some(action),
             Ok((target, lock, action)) => ended.push((reports.len(), target, lock, action)),
             Err(error) => report.fail(&error),
         }
         reports.push(report);
     }
-    // Also those that were unpinned before: whoever did that may not have come to this.
+    // Include files that were unpinned before: the process that unpinned them may not have reached its fsync.
     let targets: Vec<&Target> = ended.iter().map(|(_, target, ..)| target).collect();
     for ((index, _, _, action), synced) in ended.iter().zip(hold::sync(&targets)) {
         match synced {
@@ -72,7 +72,7 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
 fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Action> {
     let ended = if dry_run { Action::WouldUnpin } else { Action::Unpinned };
     let mut action = Action::AlreadyUnpinned;
-    // Beneath the enforced record there may be another, which would come to light.
+    // Behind the enforced record there may be another one, which would become visible.
     for hold in [Hold::Frozen, Hold::None] {
         let stored = record::load_kept_for(target, hold)?;
         if stored == Stored::Absent || action == Action::WouldUnpin {
@@ -81,7 +81,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
         end(target, hold, &stored, dry_run, report)?;
         action = ended;
     }
-    // What it had for a record does not say whether the guard has it.
+    // The file's record does not show whether the guard has the file.
     if action != Action::WouldUnpin && guarded::guards(target)? {
         report.notes.push("under the guard, but without its record".into());
         if !dry_run {
@@ -120,15 +120,15 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
             ));
         }
     }
-    // In the attribute of one enforced hold there may be the record of another.
+    // The attribute of one enforced hold may contain the record of another.
     let hold = match stored {
         Stored::Own(record) => record.needs.hold,
         _ => hold,
     };
-    // Of the flags that forbid it, only the hold's own goes with it.
+    // Of the flags that forbid the change, unpin clears only the hold's own.
     let flags = target.inode_state()?.xflags();
     let chattr = match hold {
-        // Under IMMUTABLE, ext4 takes no change of another flag.
+        // Under IMMUTABLE, ext4 refuses a change of any other flag.
         Hold::Frozen if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -ia")),
         _ if flags.contains(Xflags::APPEND) => Some(("append-only", "chattr -a")),
         Hold::None | Hold::Writable if flags.contains(Xflags::IMMUTABLE) => {
@@ -143,7 +143,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
         return rehearse(target, stored);
     }
     if hold != Hold::None && matches!(stored, Stored::Own(_)) {
-        // Found out only halfway, the hold would have been lifted for a moment.
+        // A failure halfway would have lifted the hold for a moment.
         rehearse(target, stored)?;
     }
     match stored {
@@ -152,7 +152,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
     }
 }
 
-/// Finds, without touching the file, what would keep its pin from being ended.
+/// Checks, without touching the file, whether its pin could be ended.
 fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if target.filesystem.read_only {
         return Err(Error::foreseen(Errno::EROFS).because("the record must go; remount it read-write"));

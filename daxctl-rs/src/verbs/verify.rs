@@ -1,4 +1,4 @@
-//! `verify`: compares the map now with the record, or with what `stat --json --extents` wrote; names what moved.
+//! `verify`: compares the current map with the record, or with the output of `stat --json --extents`; names what moved.
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,12 @@ use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
-/// Compares each file with its own record. One that is gone is drift. With `strict`, blocks shared since count as drift.
+/// Compares each file with its own record. A missing file counts as drift. With `strict`, so do blocks shared since the
+/// pin.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     each::try_each(paths, progress, sink, |target, report| {
         let target = match target {
-            // It was to be there.
+            // The file should exist.
             Err(error) if gone(&error) => {
                 report.lose();
                 return Ok(());
@@ -65,7 +66,7 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         report.notes.extend(Some(say).filter(|say: &String| !say.is_empty()));
         report.raise(Status::No);
     }
-    // What is shared can be written, then, and goes elsewhere.
+    // Under hold writable, shared blocks can be written, and the writes go elsewhere.
     let writable = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Writable);
     if report.note_shared() && (strict || writable) {
         report.raise(Status::No);
@@ -79,7 +80,8 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
     Ok(())
 }
 
-/// Compares files with a manifest: those named, or all that are in it. An entry whose file is gone is drift.
+/// Compares files with a manifest: the named ones, or all in the manifest. An entry whose file is missing counts as
+/// drift.
 pub fn run_against(
     manifest: &Manifest,
     paths: &[PathBuf],
@@ -125,13 +127,13 @@ pub fn run_against(
     status
 }
 
-/// Whether there is no such file: its name is gone, or a directory on the way is none any more.
+/// Whether the file is gone: its name is missing, or a directory in the path is no longer one.
 fn gone(error: &Error) -> bool {
     matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR))
 }
 
 fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
-    // Without a map nothing is known of the file, not even that it existed.
+    // Without a map nothing is known about the file, not even that it existed.
     let kept = entry.map.as_ref().ok_or_else(|| {
         Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
     });

@@ -1,4 +1,4 @@
-//! Blockers: each reason that prevents a pin, where it is, and what removes it.
+//! Blockers: each reason that prevents a pin, its place, and its remedy.
 
 mod remedies;
 mod scan;
@@ -19,47 +19,47 @@ use crate::status::Status;
 #[strum(serialize_all = "snake_case")]
 #[serde(into = "&'static str")]
 pub enum Kind {
-    /// Ranges without blocks: the first store into one allocates.
+    /// Ranges without blocks: the first store into one allocates blocks.
     Hole,
-    /// Blocks never written: the first store changes their state.
+    /// Unwritten blocks: the first store changes their state.
     Unwritten,
-    /// Blocks that other files have, too: the first store is copied elsewhere.
+    /// Blocks shared with other files: the first store goes to a copy elsewhere.
     Shared,
     /// Blocks not allocated yet.
     Delalloc,
-    /// Bytes kept among metadata.
+    /// Bytes stored among the metadata.
     Inline,
-    /// Bytes that are not on the device as they are read: compressed, say.
+    /// Bytes that are stored in another form than they are read in, for example compressed.
     Encoded,
     /// Bytes encrypted by the filesystem.
     Encrypted,
     /// Extents that begin or end within a block.
     Unaligned,
-    /// Extents at no known place.
+    /// Extents at no known physical address.
     UnknownAddress,
     /// Blocks mapped by pointers instead of extents.
     Merged,
     /// More extents than `--max-extents`.
     TooManyExtents,
-    /// Pieces of `--align` bytes that are not one extent starting at a multiple of it.
+    /// Pieces of `--align` bytes that are not one extent aligned to that size.
     Misaligned,
     /// Copy-on-write staging: the next write to a written block goes elsewhere.
     Staging,
     /// Blocks past the end of the file, which the filesystem may free at any time.
     PastEof,
-    /// No contents, so no map.
+    /// No contents, so there is no map.
     Empty,
-    /// Made immutable by somebody else.
+    /// Made immutable by another program or user.
     Immutable,
     /// Append-only.
     AppendOnly,
     /// An active swapfile.
     Swapfile,
-    /// A file that disk quotas are kept in, or of the form of one: the kernel writes to it whatever its flags.
+    /// A file that stores disk quotas, or has the format of one: the kernel writes to it whatever its flags.
     QuotaFile,
     /// Sealed by fs-verity.
     Verity,
-    /// On the realtime device of XFS, and which one that is cannot be told.
+    /// On the realtime device of XFS, and the tool cannot determine which device that is.
     Realtime,
     /// Not accessed as DAX.
     NotDax,
@@ -67,9 +67,9 @@ pub enum Kind {
     DaxUnavailable,
     /// Accessed as DAX, without `MAP_SYNC`.
     NoMapSync,
-    /// On f2fs, which has not pinned it, and so may move its blocks.
+    /// On f2fs, which has not pinned the file, and so may move its blocks.
     F2fsUnpinned,
-    /// A filesystem that does not leave blocks where they are, or that cannot hold a map.
+    /// A filesystem that does not leave blocks in place, or on which no hold works.
     UnsupportedFilesystem,
 }
 
@@ -80,7 +80,7 @@ impl Kind {
         self.into()
     }
 
-    /// The exit status of a file that has it.
+    /// The exit status for a file with this blocker.
     #[must_use]
     pub fn status(self) -> Status {
         match self {
@@ -90,7 +90,7 @@ impl Kind {
         }
     }
 
-    /// Which blocker a missing part of DAX is.
+    /// The blocker for an unmet requirement of DAX.
     fn of_dax(lack: &Lack) -> Self {
         match lack {
             Lack::Device | Lack::BlockSize { .. } | Lack::Never(_) => Kind::DaxUnavailable,
@@ -103,7 +103,7 @@ impl Kind {
         match self {
             Kind::Hole => allow.contains(Allow::HOLE),
             Kind::Unwritten => allow.contains(Allow::UNWRITTEN),
-            // Where the map is pinned with its shared extents, stores are known to go elsewhere.
+            // If the map is pinned with its shared extents, the user accepts that stores go elsewhere.
             Kind::Shared | Kind::Staging => allow.contains(Allow::SHARED),
             Kind::Empty => allow.contains(Allow::EMPTY),
             _ => false,
@@ -111,38 +111,38 @@ impl Kind {
     }
 }
 
-/// A piece of a file, in bytes.
+/// A range of a file, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Range {
     /// Where it starts.
     pub logical: u64,
     /// How long it is.
     pub length: u64,
-    /// By how much its place is off, modulo the alignment that was asked for.
+    /// The remainder of its physical position modulo the requested alignment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off: Option<u64>,
 }
 
-/// One reason, everywhere it holds.
+/// One blocker, with all its ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blocker {
     /// Which reason.
     pub kind: Kind,
     /// More about it.
     pub detail: String,
-    /// Where, adjacent ranges joined; empty where it is the whole file's.
+    /// Its ranges, with adjacent ones joined; empty if it concerns the whole file.
     pub ranges: Vec<Range>,
-    /// How many ranges there are, where not all are listed.
+    /// The number of ranges, if the list is incomplete.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range_count: Option<u64>,
     /// Bytes in all ranges.
     pub bytes: u64,
-    /// What removes it: a command where there is one.
+    /// The remedy: a command if there is one.
     pub remedy: String,
-    /// What the caller may ask for instead: an option.
+    /// An option that the caller may use instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alternative: Option<String>,
-    /// Who else has the blocks, where the filesystem tells.
+    /// The other files that share the blocks, if the filesystem reports them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharers: Option<Vec<Sharer>>,
 }

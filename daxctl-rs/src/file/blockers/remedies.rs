@@ -1,4 +1,4 @@
-//! What a blocker is in words, and what removes it.
+//! Descriptions of blockers and their remedies, in words.
 
 use std::os::fd::AsFd;
 
@@ -12,14 +12,14 @@ use crate::size;
 use crate::system::filesystem::Kind as FilesystemKind;
 use crate::system::mounts::Mount;
 
-/// What the words depend on.
+/// The facts that the wording depends on.
 pub(super) struct Describe<'a> {
     pub(super) target: &'a Target,
     pub(super) needs: Needs,
     pub(super) extents: u64,
     pub(super) size: u64,
     pub(super) device: (u32, u32),
-    /// Whether it has a record of its own.
+    /// Whether the file has its own record.
     pub(super) pinned: bool,
     pub(super) immutable: bool,
     pub(super) dax: Option<&'a dax::Lack>,
@@ -78,8 +78,8 @@ impl Describe<'_> {
         }
     }
 
-    /// What removes it: a shell command where there is one. It asks for what the caller asked for, and ends a pin that would
-    /// be in its way.
+    /// Returns the remedy: a shell command if there is one. The command includes the caller's options, and ends a pin
+    /// that would be in its way.
     fn remedy(&self, kind: Kind) -> String {
         let file = self.file();
         match kind {
@@ -88,12 +88,12 @@ impl Describe<'_> {
                 self.in_place(&format!("daxfile prepare {options}{file}"))
             }
             Kind::Delalloc => format!("sync {file}"),
-            // ext4 gives inline contents blocks of their own before any fallocate.
+            // ext4 moves inline contents to blocks before any fallocate.
             Kind::Inline => self.in_place(&format!("fallocate -n -l 1 {file}")),
             Kind::Merged if self.target.filesystem.extents == Some(true) => self.in_place(&format!("chattr +e {file}")),
             Kind::Merged => self.turn_extents_on(),
             Kind::TooManyExtents => match self.target.filesystem.kind {
-                // Of a file whose extents fit into the inode, xfs_fsr may leave all where they are, without a word.
+                // If a file's extents fit into the inode, xfs_fsr may silently leave them all in place.
                 FilesystemKind::Xfs if self.extents > self.target.filesystem.extents_in_inode() => {
                     self.in_place(&format!("xfs_fsr -v {file}"))
                 }
@@ -103,7 +103,7 @@ impl Describe<'_> {
             Kind::Misaligned => self.anew(self.size),
             Kind::Empty => "--allow empty, or write to it first".into(),
             Kind::Immutable => format!("chattr -i {file}"),
-            // unpin must change the flags, which ext4 does not let it while the file is append-only.
+            // unpin must change the flags, and ext4 refuses that while the file is append-only.
             Kind::AppendOnly if self.pinned && self.immutable => format!("chattr -ia {file} && daxfile unpin {file}"),
             Kind::AppendOnly if self.pinned => format!("chattr -a {file} && daxfile unpin {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
@@ -127,7 +127,7 @@ impl Describe<'_> {
         }
     }
 
-    /// What the caller may ask for instead.
+    /// An option that the caller may use instead.
     fn alternative(&self, kind: Kind) -> Option<String> {
         (kind == Kind::Shared && self.needs.hold == Hold::Frozen).then(|| "--allow shared".into())
     }
@@ -136,12 +136,13 @@ impl Describe<'_> {
         for_shell(&self.target.path)
     }
 
-    /// A command that changes the file: a hold would refuse it, or the record not fit any more.
+    /// A command that changes the file in place. If the file is pinned, the command ends the pin first: the hold would
+    /// refuse the change, or the record would no longer match.
     fn in_place(&self, command: &str) -> String {
         if self.pinned { format!("daxfile unpin {} && {command}", self.file()) } else { command.into() }
     }
 
-    /// A new file, made as the caller wants it.
+    /// A new file that meets the caller's requirements.
     fn anew(&self, size: u64) -> String {
         let shape = Needs { align: self.needs.align, max_extents: self.needs.max_extents, ..Needs::default() };
         let options: String = shape.options().iter().map(|option| format!("{option} ")).collect();
@@ -149,14 +150,14 @@ impl Describe<'_> {
         format!("daxfile alloc {options}-s {size} NEW && dd if={file} of=NEW bs=8M conv=notrunc,fsync")
     }
 
-    /// For a file that is mapped by block pointers because its filesystem knows no other way.
+    /// The remedy for a file mapped by block pointers because its filesystem has no extents.
     fn turn_extents_on(&self) -> String {
         let tune = turn_extents_on(self.target, self.device);
         self.in_place(&format!("{tune} && chattr +e {}", self.file()))
     }
 }
 
-/// What turns the feature `extent` of an ext2 or ext3 on, mounted or not.
+/// The command that turns on the feature `extent` of an ext2 or ext3, mounted or not.
 pub(crate) fn turn_extents_on(fd: impl AsFd, (major, minor): (u32, u32)) -> String {
     let source = Mount::of(fd).ok().flatten().map(|mount| quote(&mount.source).into_owned());
     format!("tune2fs -O extents {}", source.unwrap_or_else(|| format!("/dev/block/{major}:{minor}")))

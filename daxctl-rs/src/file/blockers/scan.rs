@@ -19,29 +19,29 @@ use crate::needs::{Hold, Needs};
 use crate::system::filesystem::Kind as FilesystemKind;
 use crate::system::{quotas, swaps};
 
-/// What a map does not show, and bears on it.
+/// Facts that the map does not show, but that matter for it.
 #[derive(Debug, Default)]
 pub struct Beside {
-    /// Copy-on-write staging, on filesystems that have such.
+    /// Copy-on-write staging, on filesystems that have it.
     pub staging: Option<Staging>,
-    /// The device that a realtime file's addresses mean, if it is known.
+    /// The device that a realtime file's addresses refer to, if known.
     pub realtime_device: Option<PathBuf>,
-    /// Whether disk quotas are kept in it.
+    /// Whether the file stores disk quotas.
     pub keeps_quotas: bool,
     /// Whether the kernel grants `MAP_SYNC`, if it could be asked.
     pub map_sync: Option<bool>,
-    /// What `--dax` lacks.
+    /// Why the file does not meet `--dax`.
     pub dax: Option<dax::Lack>,
 }
 
-/// Where a blocker is; nowhere in particular, if it is the whole file's.
+/// The ranges of a blocker; none if it concerns the whole file.
 #[derive(Debug, Default)]
 pub(super) struct Where {
     pub(super) ranges: Listed<Range>,
     pub(super) bytes: u64,
 }
 
-/// Finds what the map has against pinning, in one pass.
+/// Finds the blockers that the map shows, in one pass.
 #[derive(Debug)]
 pub struct Scan {
     needs: Needs,
@@ -55,7 +55,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Scans a file of so many bytes in blocks of so many, whose physical offsets count from `start`.
+    /// Scans a file of `size` bytes in blocks of `block_size` bytes. Physical offsets count from `start`.
     #[must_use]
     pub fn new(size: u64, block_size: u64, start: u64, needs: Needs) -> Self {
         Scan {
@@ -75,7 +75,7 @@ impl Scan {
         let run_end = run.logical.saturating_add(run.length);
         self.extents += 1;
         self.add(Kind::Hole, self.mapped_to, run.logical.min(self.end));
-        // Inline contents end at EOF, not with a block: the rest of that block is no hole.
+        // Inline contents end at EOF, not at the end of a block: the rest of that block is no hole.
         self.mapped_to = self.mapped_to.max(block_end(run_end, self.block_size));
         self.add(Kind::PastEof, run.logical.max(self.end), run_end);
         for kind in self.kinds(run) {
@@ -112,7 +112,7 @@ impl Scan {
         if off != 0 {
             return self.add_off(Kind::Misaligned, from, to, Some(off));
         }
-        // In its place, but where a piece begins or ends elsewhere, it is cut in two.
+        // The run is aligned, but not all of it forms whole pieces: its start or end cuts a piece in two.
         let (first, last) = whole.unwrap_or((to, to));
         self.add_off(Kind::Misaligned, from, first, None);
         self.add_off(Kind::Misaligned, last, to, None);
@@ -143,10 +143,10 @@ impl Scan {
         }
     }
 
-    /// Ends the map, and adds what size and inode have against pinning. `own_record` says that IMMUTABLE is this tool's.
+    /// Ends the map, and adds the blockers of size and inode. `own_record` says that this tool set IMMUTABLE.
     ///
     /// # Errors
-    /// Where /proc/swaps cannot be read.
+    /// An error of reading /proc/swaps.
     pub fn finish(
         mut self,
         target: &Target,
@@ -160,11 +160,11 @@ impl Scan {
             self.add(Kind::Encrypted, 0, self.end);
         }
         if target.filesystem.kind == FilesystemKind::F2fs {
-            // f2fs says it of every extent.
+            // f2fs sets this flag on every extent.
             self.found.remove(&Kind::Merged);
         }
         if target.filesystem.lacks_extents() {
-            // The same once more: what the filesystem is refused for.
+            // The refusal of the filesystem already covers this.
             self.found.remove(&Kind::Merged);
         }
         let xflags = inode.xflags();
@@ -177,7 +177,8 @@ impl Scan {
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
             (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
-            // A record is in nobody's way: to be swapped to or off, a file that is only recorded is like any other.
+            // A record alone interferes with nothing: swapon(8) and swapoff(8) treat a file that is only recorded like
+            // any other.
             (Kind::Swapfile, self.needs.hold != Hold::None && swaps::active(&inode.statx)?),
             (Kind::QuotaFile, self.needs.hold != Hold::None && keeps_quotas(target, inode, own_record, beside)?),
             (Kind::F2fsUnpinned, !refused && !target.filesystem.keeps_blocks(target)?),
@@ -204,7 +205,7 @@ impl Scan {
     }
 }
 
-/// Whether quotas are kept in the file, or, of one that is to be pinned, may come to be.
+/// Whether the file stores quotas, or, if it is about to be pinned, may later store them.
 fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, beside: &Beside) -> Result<bool> {
     if beside.keeps_quotas || own_record || !target.filesystem.may_keep_quotas_in_files() {
         return Ok(beside.keeps_quotas);
@@ -213,7 +214,7 @@ fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, beside: &
     quotas::has_form(target, inode.statx.size)
 }
 
-/// Whether writes may go elsewhere. Where nobody writes, what cannot be told is none.
+/// Whether writes may go elsewhere. If nothing writes to the file, staging that cannot be determined counts as none.
 fn stages(staging: Option<Staging>, hold: Hold) -> bool {
     match staging {
         Some(Staging::Found { .. }) => true,
@@ -222,7 +223,7 @@ fn stages(staging: Option<Staging>, hold: Hold) -> bool {
     }
 }
 
-/// The blocker of a file on a filesystem that shows no map.
+/// The blocker for a file on a filesystem that shows no map.
 #[must_use]
 pub fn unsupported(target: &Target, needs: Needs) -> Blocker {
     let describe =

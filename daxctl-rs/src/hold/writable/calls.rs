@@ -1,8 +1,9 @@
-//! Where in the kernel one function calls another: offsets of call instructions, at which kprobes can stand. Only there has
-//! a processor's register what the caller has just computed.
+//! Finds where one kernel function calls another: the offsets of call instructions, at which kprobes can attach. Only
+//! at the call instruction does a processor register hold the value that the caller has just computed.
 //!
-//! The kernel's text is read from /proc/kcore. It looks itself whether an instruction begins where a kprobe is to stand
-//! (`can_probe()` in `arch/x86/kernel/kprobes/core.c`), so that bytes which look like a call are none.
+//! This module reads the kernel's text from /proc/kcore. The kernel itself checks that an instruction begins where a
+//! kprobe is to attach (`can_probe()` in `arch/x86/kernel/kprobes/core.c`), and so rejects bytes that only look like a
+//! call.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,13 +13,13 @@ use std::os::unix::fs::FileExt;
 use crate::error::{Error, Named, Result};
 use crate::status::Status;
 
-/// More than the functions here have.
+/// Longer than any of the functions used here.
 const LONGEST: u64 = 1 << 16;
 
-/// The offsets in a function at which it calls another.
+/// Returns the offsets in a function at which it calls another one.
 ///
 /// # Errors
-/// Those of reading /proc/kallsyms and /proc/kcore; status 3 if these do not tell the functions.
+/// An error of reading /proc/kallsyms or /proc/kcore; status 3 if these do not show the functions.
 pub(super) fn find(caller: &str, callee: &str) -> Result<Vec<u64>> {
     let ([caller, callee], names) = (place([caller, callee])?, [caller, callee]);
     let untold = |name| Error::new(Status::Unable, format!("/proc/kallsyms does not tell where {name} is"));
@@ -28,7 +29,7 @@ pub(super) fn find(caller: &str, callee: &str) -> Result<Vec<u64>> {
     Ok(calls(&text, caller.start, callee.start))
 }
 
-/// Where functions of the kernel itself are. Without CAP_SYSLOG all addresses are 0.
+/// Finds the addresses of functions of the kernel itself. Without CAP_SYSLOG all addresses are 0.
 fn place<const N: usize>(names: [&str; N]) -> Result<[Option<Range<u64>>; N]> {
     let symbols = BufReader::new(File::open("/proc/kallsyms").named("open(/proc/kallsyms)")?);
     let mut found = [const { None }; N];
@@ -39,7 +40,7 @@ fn place<const N: usize>(names: [&str; N]) -> Result<[Option<Range<u64>>; N]> {
         let (address, _, name) = (columns.next(), columns.next(), columns.next().unwrap_or_default());
         let address = address.and_then(|address| u64::from_str_radix(address, 16).ok()).filter(|address| *address != 0);
         let Some(address) = address else { continue };
-        // Sorted by address: the next one ends those before.
+        // The symbols are sorted by address: each one ends the one before.
         if !last.is_empty() && columns.next().is_none() {
             last.retain(|index| {
                 let start = found[*index].as_ref().map_or(0, |range: &Range<u64>| range.start);
@@ -58,7 +59,7 @@ fn place<const N: usize>(names: [&str; N]) -> Result<[Option<Range<u64>>; N]> {
     Ok(found)
 }
 
-/// Reads memory of the kernel: /proc/kcore is an ELF file, whose segments are mapped where the kernel has them.
+/// Reads kernel memory. /proc/kcore is an ELF file whose segments are mapped where the kernel has them.
 fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     const CALL: &str = "read(/proc/kcore)";
     let core = File::open("/proc/kcore").named("open(/proc/kcore)")?;
@@ -82,7 +83,7 @@ fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     Err(Error::new(Status::Unable, "/proc/kcore does not have the kernel's text"))
 }
 
-/// `call rel32`. A kprobe that stands there already has put int3 over the first byte.
+/// `call rel32`. A kprobe that is attached there already has put int3 over the first byte.
 #[cfg(target_arch = "x86_64")]
 fn calls(text: &[u8], start: u64, callee: u64) -> Vec<u64> {
     let is_call = |(at, bytes): (usize, &[u8])| {

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //
-// The guard: refuses what would change the extent map of the files in the map "files", and nothing else. Writes within
-// a file's size go through, for blocks that are written and not shared stay where they are.
+// The guard: refuses everything that would change the extent map of the files in the map "files", and nothing else. It
+// lets writes within a file's size through, because blocks that are written and not shared stay in place.
 //
 // Errors: ETXTBSY for size and layout, EPERM for names. EOPNOTSUPP for sharing and copying blocks within the kernel, in
-// both directions, upon which cp(1), overlayfs and nfsd copy the bytes; and for the flags of single writes, as where a
-// filesystem does not know these.
+// both directions: on this error cp(1), overlayfs and nfsd copy the bytes. EOPNOTSUPP also for the flags of single
+// writes, as from a filesystem that does not know these flags.
 //
-// The hook file_permission() learns the file, and not where a write goes, how long it is, or what it is for. So programs at
-// the entry of every function that calls the hook for writing leave a note for the task, and the hook reads the note. A
-// write without a note is refused. The functions are the callers of rw_verify_area(WRITE) and of
+// The hook file_permission() receives the file, but not where a write goes, how long it is, or what it is for. So
+// programs at the entry of every function that calls the hook for writing leave a note for the task, and the hook reads
+// the note. The hook refuses a write without a note. The functions are the callers of rw_verify_area(WRITE) and of
 // security_file_permission(MAY_WRITE); a read runs none of these programs.
 //
-// Notes are made for guarded files only, so that nobody who cannot write to one of them fills the table. If the table is
-// full, the oldest note gives way: a note that is old belongs to a call that waits for memory of its caller's. A note that
-// is gone makes its own task's write fail, and no other. A note belongs to one call: every function with a program here,
-// and every ioctl that leads to file_permission(), replaces or removes the one before it.
+// The programs make notes for guarded files only, so a process that cannot write to a guarded file cannot fill the
+// table. If the table is full, the oldest note is evicted: an old note belongs to a call that waits for its caller's
+// memory. An evicted note makes only its own task's write fail. A note belongs to one call: every function with a
+// program here, and every ioctl that leads to file_permission(), replaces or removes the previous note.
 //
-// The programs that leave notes are kprobes, which run with preemption disabled. An fentry program is passed over while the
-// same program is preempted on the same CPU (__bpf_prog_enter_recur()). So are the fexit programs here, which only remove
-// notes that were not used. LSM programs are never passed over. A kprobe is passed over within a bpf(2) that changes a map
-// (bpf_disable_instrumentation()), if the caller is preempted there; that takes CAP_BPF. All kprobes are silent while
-// kernel.ftrace_enabled or kprobes/enabled in debugfs is 0, and the question of libdaxfile finds that out.
+// The programs that leave notes are kprobes, which run with preemption disabled. The kernel skips an fentry program
+// while the same program is preempted on the same CPU (__bpf_prog_enter_recur()). It also skips the fexit programs here
+// in that case; these only remove unused notes. It never skips LSM programs. It skips a kprobe within a bpf(2) that
+// changes a map (bpf_disable_instrumentation()), if the caller is preempted there; that takes CAP_BPF. No kprobe runs
+// while kernel.ftrace_enabled or kprobes/enabled in debugfs is 0, and libdaxfile's query detects that.
 
 typedef unsigned char __u8;
 typedef unsigned short __u16;
@@ -41,7 +41,7 @@ typedef __u32 __wsum;
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_LRU_HASH = 9 };
 enum { BPF_ANY = 0, BPF_F_NO_PREALLOC = 1 };
 
-// <asm/ptrace.h>, which is not among the headers for the target bpf.
+// <asm/ptrace.h>, which the headers for the target bpf do not include.
 #if defined(__TARGET_ARCH_x86)
 struct pt_regs {
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
@@ -55,14 +55,14 @@ struct user_pt_regs {
 #else
 #error "the guard knows how functions get their arguments on x86-64 and on arm64"
 #endif
-// The names of the registers are those of the kernel.
+// The register names are the kernel's.
 #define __VMLINUX_H__
 
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
-// What is read of the kernel's structures; the loader finds where it is.
+// The fields that the programs read of the kernel's structures; the loader relocates them.
 #define kernel __attribute__((preserve_access_index))
 
 struct list_head;
@@ -161,12 +161,13 @@ enum { MAY_WRITE = 2, MAY_READ = 4, ATTR_SIZE = 8 };
 enum { FMODE_WRITE = 2, FMODE_NOACCOUNT = 0x20000000 };
 enum { S_IFMT = 0170000, S_IFREG = 0100000, S_IFBLK = 0060000, O_APPEND = 02000, F_SETFL = 4 };
 enum { LOOP_MAJOR = 7, MINOR_BITS = 20 };
-// In the flags of a struct kiocb they have the same values.
+// The flags of a struct kiocb use the same values.
 enum { RWF_APPEND = 0x10, RWF_ATOMIC = 0x40, COPY_FILE_SPLICE = 1 };
 enum { XFS_MAGIC = 0x58465342, BPF_FS_MAGIC = 0xcafe4a11 };
 enum { CAP_SYS_ADMIN = 21 };
 
-// A file, over mounts and reboots: device numbers and, with its generation left out, inode numbers come to be another's.
+// The key of a file across mounts and reboots: device numbers can change and inode numbers can be reused. The
+// generation, which tells reused inode numbers apart, is the value.
 struct key {
 	__u8 filesystem[16];
 	__u64 inode;
@@ -180,16 +181,16 @@ struct {
 	__type(value, __u32); // the generation
 } daxfile_files SEC(".maps");
 
-// The filesystems that these files are on.
+// The filesystems that hold guarded files.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, uuid_t);
-	__type(value, __u32); // the number of files
+	__type(value, __u32); // the number of guarded files
 } daxfile_fs SEC(".maps");
 
-// How many of these files have an inode number of i modulo 4096: most others are told apart by it.
+// The number of guarded files with inode number i modulo 4096: this alone tells most other files apart.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 4096);
@@ -197,27 +198,27 @@ struct {
 	__type(value, __u32);
 } daxfile_filter SEC(".maps");
 
-// What a task is about to do.
+// The operation that a task is about to perform.
 enum what {
-	WRITE,	// to write `count` bytes
-	GATHER, // to write, but it is not known yet how many bytes
-	URING,	// to write as many bytes as `request`, a struct io_kiocb, says
-	MOVE,	// to move up to `count` bytes out of a pipe or another file
-	SEEK,	// the same, at the position that the open file has now
-	PIECES, // the same, in pieces that are checked one by one
-	SHARE,	// to share or copy blocks between `file` and `other`, one of them guarded
+	WRITE,	// write `count` bytes
+	GATHER, // write a number of bytes that is not known yet
+	URING,	// write as many bytes as `request`, a struct io_kiocb, says
+	MOVE,	// move up to `count` bytes out of a pipe or another file
+	SEEK,	// like MOVE, at the current position of the open file
+	PIECES, // like MOVE, in pieces that the kernel checks one by one
+	SHARE,	// share or copy blocks between `file` and `other`, one of them guarded
 };
 
 struct intent {
 	__u64 file, other;
-	__u64 kiocb; // has position and flags, unless it is 0
+	__u64 kiocb; // contains position and flags, unless it is 0
 	__u64 request;
 	__u64 position, count, received;
 	__u32 flags;
 	enum what what;
 };
 
-// By task, while it is at it. All places are there from the start: what runs here may not wait for memory.
+// One note per task, during the call. All entries are preallocated: a program here may not wait for memory.
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 32768);
@@ -225,10 +226,10 @@ struct {
 	__type(value, struct intent);
 } daxfile_intents SEC(".maps");
 
-// Until Linux 6.8 iter_file_splice_write() calls vfs_iter_write() for each piece. Set by the loader.
+// Before Linux 6.8, iter_file_splice_write() calls vfs_iter_write() for each piece. Set by the loader.
 const volatile bool pieces_are_checked;
 
-// How often an open file that is guarded came to another process.
+// The number of times that another process received an open file that is guarded.
 static __u64 received;
 
 static __always_inline bool in_filter(__u64 number)
@@ -254,7 +255,7 @@ static __always_inline bool guarded(struct inode *inode)
 	       in_files(inode->i_sb, inode->i_ino, inode->i_generation);
 }
 
-// The same for a kprobe, to which pointers are numbers.
+// The same for a kprobe, for which pointers are numbers.
 static __always_inline bool is_of_guarded(struct file *file)
 {
 	struct inode *inode = BPF_CORE_READ(file, f_inode);
@@ -296,7 +297,7 @@ static __always_inline int forget(void)
 	return 0;
 }
 
-// What is read before it is read before what is read after it, on any processor.
+// On any processor, orders the reads before this call ahead of the reads after it.
 #undef barrier
 static __always_inline void barrier(void)
 {
@@ -305,7 +306,7 @@ static __always_inline void barrier(void)
 	__sync_lock_test_and_set(&anything, 1);
 }
 
-// CAP_SYS_ADMIN in the first user namespace, as capable() has it.
+// Whether the task has CAP_SYS_ADMIN in the initial user namespace, as capable() checks it.
 static __always_inline bool is_admin(void)
 {
 	const struct cred *cred = ((struct task_struct *)bpf_get_current_task_btf())->cred;
@@ -315,7 +316,7 @@ static __always_inline bool is_admin(void)
 	return effective >> CAP_SYS_ADMIN & 1 && cred->user_ns->level == 0;
 }
 
-// What file_permission() is not told
+// Notes for file_permission()
 
 static __always_inline int write(struct file *file, __s64 *position, __u64 count, __u32 flags)
 {
@@ -323,7 +324,7 @@ static __always_inline int write(struct file *file, __s64 *position, __u64 count
 
 	if (!is_of_guarded(file))
 		return 0;
-	// A position that cannot be read is none within the file.
+	// A position that cannot be read counts as outside of the file.
 	if (bpf_probe_read_kernel(&intends.position, sizeof intends.position, position))
 		intends.position = -1;
 	return note(&intends);
@@ -347,7 +348,7 @@ int BPF_KPROBE(vfs_iter_write, struct file *file, struct iov_iter *iter, __s64 *
 	return write(file, position, BPF_CORE_READ(iter, count), flags);
 }
 
-// Until Linux 6.8 vfs_writev() and vfs_iter_write() call it.
+// Before Linux 6.8, vfs_writev() and vfs_iter_write() call it.
 SEC("kprobe/do_iter_write")
 int BPF_KPROBE(do_iter_write, struct file *file, struct iov_iter *iter, __s64 *position, int flags)
 {
@@ -389,15 +390,16 @@ int BPF_KPROBE(aio_write, struct kiocb *kiocb, struct iocb *iocb, bool gathers)
 	return note(&intends);
 }
 
-// An array of buffers is copied after the entry. The caller can make that last as long as it likes, and change what is
-// copied. Only the call of rw_verify_area() has the length, so these stand at that instruction.
+// The kernel copies an array of buffers after the entry. The caller can make that take as long as it likes, and can
+// change the array meanwhile. Only the call of rw_verify_area() has the length, so these programs attach to that
+// instruction.
 static __always_inline int gathered(struct pt_regs *ctx)
 {
 	struct intent *found = noted();
 
 	if (!found || found->what != GATHER || found->file != PT_REGS_PARM2(ctx))
 		return 0;
-	// Not in place: another task may have been given the place meanwhile.
+	// Works on a copy: the table may have given the entry to another task meanwhile.
 	struct intent intends = *found;
 	intends.count = PT_REGS_PARM4(ctx);
 	intends.what = WRITE;
@@ -409,7 +411,7 @@ int gathered_by_writev(struct pt_regs *ctx) { return gathered(ctx); }
 SEC("kprobe")
 int gathered_by_aio(struct pt_regs *ctx) { return gathered(ctx); }
 
-// struct io_kiocb begins with a struct io_rw there, and that with a struct kiocb.
+// There a struct io_kiocb begins with a struct io_rw, and that with a struct kiocb.
 SEC("kprobe/io_write")
 int BPF_KPROBE(io_write, struct io_kiocb *request)
 {
@@ -421,12 +423,12 @@ int BPF_KPROBE(io_write, struct io_kiocb *request)
 	return is_of_guarded(file) ? note(&intends) : 0;
 }
 
-// Splicing. Since Linux 6.8 the kernel asks once, with the count that the caller gave, and not when it knows how many bytes
-// there are. Where the position is that of the open file, the kernel reads it after this.
+// Splicing. Since Linux 6.8 the kernel asks once, with the count from the caller, before it knows how many bytes there
+// are. If the position is that of the open file, the kernel reads it after this.
 
 static __always_inline struct task_struct *current(void) { return (struct task_struct *)bpf_get_current_task(); }
 
-// Whether nobody but the current task refers to an open file.
+// Whether only the current task refers to an open file.
 static __always_inline bool is_alone(struct file *file)
 {
 	struct file___6_13 *newer = (void *)file;
@@ -466,7 +468,7 @@ int BPF_KPROBE(do_splice, struct file *in, __s64 *in_position, struct file *out,
 	return move(out, position, count);
 }
 
-// What the descriptor is now, it need not be when the kernel looks: the note before goes in any case.
+// The descriptor may refer to another file by the time the kernel looks: remove the previous note in any case.
 SEC("kprobe/do_sendfile")
 int BPF_KPROBE(do_sendfile, int out, int in, __s64 *in_position, __u64 count)
 {
@@ -474,7 +476,7 @@ int BPF_KPROBE(do_sendfile, int out, int in, __s64 *in_position, __u64 count)
 	return move(opened_as(out), NULL, count);
 }
 
-// Until Linux 6.8 it asks again.
+// Before Linux 6.8, the kernel asks again.
 SEC("kprobe/do_splice_direct")
 int BPF_KPROBE(do_splice_direct, struct file *in, __s64 *in_position, struct file *out, __s64 *position, __u64 count)
 {
@@ -500,13 +502,13 @@ static __always_inline int share(struct file *from, struct file *to)
 
 SEC("kprobe/vfs_clone_file_range")
 int BPF_KPROBE(clone, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
-// Until Linux 6.8 overlayfs calls it.
+// Before Linux 6.8, overlayfs calls it.
 SEC("kprobe/do_clone_file_range")
 int BPF_KPROBE(do_clone, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
 SEC("kprobe/vfs_dedupe_file_range_one")
 int BPF_KPROBE(dedupe, struct file *from, __s64 from_position, struct file *to) { return share(from, to); }
 
-// With COPY_FILE_SPLICE, which nfsd gives, the kernel reads bytes and writes them.
+// With COPY_FILE_SPLICE, which nfsd passes, the kernel reads bytes and writes them.
 SEC("kprobe/vfs_copy_file_range")
 int BPF_KPROBE(copy, struct file *from, __s64 from_position, struct file *to, __s64 position, __u64 count)
 {
@@ -517,7 +519,7 @@ int BPF_KPROBE(copy, struct file *from, __s64 from_position, struct file *to, __
 	return is_of_guarded(to) ? note(&intends) : 0;
 }
 
-// What fails before file_permission() is asked leaves nothing for the task's next read.
+// If the call fails before file_permission(), its note must not reach the task's next read.
 SEC("fexit/vfs_clone_file_range")
 int clone_end(unsigned long long *ctx) { return forget(); }
 SEC("fexit/do_clone_file_range")
@@ -527,13 +529,13 @@ int dedupe_end(unsigned long long *ctx) { return forget(); }
 SEC("fexit/vfs_copy_file_range")
 int copy_end(unsigned long long *ctx) { return forget(); }
 
-// It asks for write permission, and none is given.
+// It asks for write permission, and without a note the hook refuses it.
 SEC("kprobe/vfs_fallocate") int BPF_KPROBE(vfs_fallocate, struct file *file)
 {
 	return is_of_guarded(file) ? forget() : 0;
 }
 
-// The hooks
+// Hooks
 
 static __always_inline int judge(struct intent *intends, struct file *file)
 {
@@ -556,13 +558,14 @@ static __always_inline int judge(struct intent *intends, struct file *file)
 		return -ETXTBSY;
 	if (intends->what == URING)
 		count = BPF_CORE_READ(request, cqe.res);
-	// Another can have moved the position and moved it back, unless there is no other and there was none.
+	// Another task can have moved the position and moved it back, unless no other task has the file now, or had it
+	// before.
 	if (intends->what == SEEK &&
 	    (!is_alone(file) || received != intends->received || file->f_pos != intends->position))
 		return -EINVAL;
 	if (position <= size && count <= size - position)
 		return 0;
-	// Fewer bytes may come, but that is not known. Programs fall back to read(2) and write(2) on this.
+	// Fewer bytes may arrive, but that is not known here. On this error programs fall back to read(2) and write(2).
 	return position < size && (intends->what == MOVE || intends->what == SEEK) ? -EINVAL : -ETXTBSY;
 }
 
@@ -577,7 +580,7 @@ int file_permission(unsigned long long *ctx)
 	if (!found)
 		return mask & MAY_WRITE ? -ETXTBSY : 0;
 	struct intent intends = *found;
-	// The table may have given the place to another task meanwhile: then it is not this task's any more.
+	// The table may have given the entry to another task meanwhile. Then it is no longer this task's.
 	barrier();
 	if (noted() != found)
 		return mask & MAY_WRITE ? -ETXTBSY : intends.what == SHARE ? -EOPNOTSUPP : 0;
@@ -592,7 +595,8 @@ int file_permission(unsigned long long *ctx)
 	return is_for_it ? judge(&intends, file) : -ETXTBSY;
 }
 
-// To the size that it has, a file without blocks past its end is truncated in vain: rsync(1) --inplace does so.
+// Allows truncation to the current size, which changes nothing in a file without blocks past its end: rsync(1)
+// --inplace does this.
 static __always_inline int resize(struct dentry *dentry, struct iattr *change)
 {
 	struct inode *inode = dentry->d_inode;
@@ -600,14 +604,14 @@ static __always_inline int resize(struct dentry *dentry, struct iattr *change)
 	return change->ia_valid & ATTR_SIZE && guarded(inode) && change->ia_size != inode->i_size ? -ETXTBSY : 0;
 }
 
-// Linux 6.3 has put the mount's idmap before the others.
+// Linux 6.3 put the mount's idmap before the other arguments.
 SEC("lsm/inode_setattr")
 int inode_setattr(unsigned long long *ctx) { return resize((struct dentry *)ctx[1], (struct iattr *)ctx[2]); }
 SEC("lsm/inode_setattr")
 int inode_setattr_old(unsigned long long *ctx) { return resize((struct dentry *)ctx[0], (struct iattr *)ctx[1]); }
 
-// Since Linux 6.8 a write to a file of overlayfs or of FUSE with passthrough may reach the real file without any hook. Both
-// open the real file without accounting for it (alloc_empty_file_noaccount(), alloc_empty_backing_file()).
+// Since Linux 6.8 a write to a file of overlayfs, or of FUSE with passthrough, may reach the real file without any
+// hook. Both open the real file without accounting for it (alloc_empty_file_noaccount(), alloc_empty_backing_file()).
 SEC("lsm/file_open")
 int file_open(unsigned long long *ctx)
 {
@@ -619,7 +623,7 @@ int file_open(unsigned long long *ctx)
 		       0;
 }
 
-// Calls remember whether a descriptor appends.
+// Running calls remember whether a descriptor appends.
 SEC("lsm/file_fcntl")
 int file_fcntl(unsigned long long *ctx)
 {
@@ -628,12 +632,12 @@ int file_fcntl(unsigned long long *ctx)
 	return (__u32)ctx[1] == F_SETFL && (file->f_flags ^ ctx[2]) & O_APPEND && guarded(file->f_inode) ? -ETXTBSY : 0;
 }
 
-// The kernel writes to quota files itself.
+// The kernel itself writes to quota files.
 SEC("lsm/quota_on")
 int quota_on(unsigned long long *ctx) { return guarded(((struct dentry *)ctx[0])->d_inode) ? -ETXTBSY : 0; }
 
-// Whether a loop device is to be given a guarded file that is open for writing. What the caller changes meanwhile, a thread
-// with the same memory or descriptors, is not seen.
+// Whether a loop device is about to receive a guarded file that is open for writing. Does not see what a thread with
+// the same memory or descriptors changes meanwhile.
 static __always_inline bool is_for_loop(struct file *device, unsigned long argument, bool in_memory)
 {
 	__u32 number = argument;
@@ -646,7 +650,7 @@ static __always_inline bool is_for_loop(struct file *device, unsigned long argum
 	return file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE && is_of_guarded(file);
 }
 
-// Without the size of the argument, which is another to 32-bit programs.
+// An ioctl number without the size of the argument, which differs for 32-bit programs.
 #define IOC(type, number) ((type) << 8 | (number))
 
 static __always_inline int control(unsigned long long *ctx)
@@ -668,9 +672,9 @@ static __always_inline int control(unsigned long long *ctx)
 	case IOC('X',
 		 109): // XFS_IOC_SWAPEXT tells both files in memory, and may be made on another filesystem than theirs.
 		return file->f_inode->i_sb->s_magic == XFS_MAGIC ? -ETXTBSY : 0;
-	case IOC('f', 15): // EXT4_IOC_MOVE_EXT tells the donor in memory.
+	case IOC('f', 15): // EXT4_IOC_MOVE_EXT names the donor in memory.
 		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
-	case IOC(0xf5, 9): // F2FS_IOC_MOVE_RANGE tells where to in memory.
+	case IOC(0xf5, 9): // F2FS_IOC_MOVE_RANGE names the destination in memory.
 		return on_guarded_filesystem(file->f_inode) ? -ETXTBSY : 0;
 	case IOC(0xf5, 1):    // F2FS_IOC_START_ATOMIC_WRITE
 	case IOC(0xf5, 8):    // F2FS_IOC_DEFRAGMENT
@@ -688,7 +692,7 @@ static __always_inline int control(unsigned long long *ctx)
 	case IOC('f', 4):     // EXT4_IOC_SETVERSION
 	case IOC('v', 2):     // FS_IOC_SETVERSION
 	case IOC('f', 133):   // FS_IOC_ENABLE_VERITY
-	case IOC(0xda, 0xf1): // libdaxfile's question whether the guard has the file
+	case IOC(0xda, 0xf1): // libdaxfile's query whether the guard has the file
 		return guarded(file->f_inode) ? -ETXTBSY : 0;
 	case IOC(
 		0xda,
@@ -700,11 +704,12 @@ static __always_inline int control(unsigned long long *ctx)
 
 SEC("lsm/file_ioctl")
 int file_ioctl(unsigned long long *ctx) { return control(ctx); }
-// Linux 6.8 and stable kernels since have it; before, the other one is called for 32-bit programs, too.
+// Linux 6.8 has this hook, and so have stable kernels since. Before that, the kernel calls the other hook for 32-bit
+// programs, too.
 SEC("lsm/file_ioctl_compat")
 int file_ioctl_compat(unsigned long long *ctx) { return control(ctx); }
 
-// Before Linux 6.11, and where bpf is among the LSMs, the kernel does not look for CAP_SYS_ADMIN itself
+// Before Linux 6.11, and where bpf is among the LSMs, the kernel itself does not check for CAP_SYS_ADMIN
 // (security_inode_removexattr()).
 
 static __always_inline int record(unsigned long long *ctx)
@@ -770,5 +775,5 @@ int bpf_map(unsigned long long *ctx)
 	return name == 0x5f656c6966786164 /* "daxfile_" */ && !is_admin() ? -EPERM : 0;
 }
 
-// Helpers that read the kernel's memory are for programs under the GPL.
+// The helpers that read kernel memory are only for programs under the GPL.
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,8 +1,8 @@
-//! The guard's loader: its programs and maps, pinned below /sys/fs/bpf/daxfile, where flock(2) keeps changes apart.
+//! The guard's loader: its programs and maps, pinned below /sys/fs/bpf/daxfile, where flock(2) serialises changes.
 //!
-//! The maps are shared by all builds of daxfile. The links are in a directory whose name has the object's digest and
-//! their number: a build that finds another's puts its own beside these before it takes those away, so that no moment
-//! passes without a guard. With the last file all of it goes.
+//! All builds of daxfile share the maps. The name of the links' directory contains the object's digest and the number
+//! of links. A build that finds another build's directory adds its own before it removes the other, so that the guard
+//! is never absent. When the last file leaves the guard, the loader removes everything.
 
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
@@ -38,7 +38,8 @@ const MAPS: [&str; 3] = [FILES, FILESYSTEMS, FILTER];
 
 type Key = [u8; 24];
 
-/// Where a program stands, and what is open where the kernel has no such place; `None` where nothing is.
+/// A program, the hook or function that it attaches to, and what stays unprotected if the kernel lacks that; `None` if
+/// nothing does.
 struct Place {
     program: &'static str,
     hook: &'static str,
@@ -57,7 +58,7 @@ const INODE_SETATTR: &str = "inode_setattr";
 const DO_ITER_WRITE: &str = "do_iter_write";
 const GATHERED_BY_WRITEV: &str = "gathered_by_writev";
 const GATHERED_BY_AIO: &str = "gathered_by_aio";
-/// Where the functions of the programs above call it, these stand.
+/// The kernel function at whose call instructions, within the functions above, these programs attach.
 const RW_VERIFY_AREA: &str = "rw_verify_area";
 
 const PLACES: [Place; 37] = [
@@ -68,7 +69,7 @@ const PLACES: [Place; 37] = [
     place("file_open", "file_open", "opening for appending, and by overlayfs for writing, is not refused"),
     place("file_fcntl", "file_fcntl", "a descriptor can be made to append"),
     place("file_receive", "file_receive", "the position of a descriptor can change unseen"),
-    // Only where the kernel has quotas.
+    // Only if the kernel has quotas.
     passing("quota_on", "quota_on"),
     place("inode_unlink", "inode_unlink", "the file can be deleted"),
     place("inode_rmdir", "inode_rmdir", "the guard's own pins can be removed"),
@@ -83,7 +84,7 @@ const PLACES: [Place; 37] = [
     place("vfs_writev", "vfs_writev", "a write can be taken for another one"),
     place("vfs_iocb_iter_write", "vfs_iocb_iter_write", "a write by the kernel can be taken for another one"),
     place("aio_write", "aio_write", "a write by aio can be taken for another one"),
-    // Not before Linux 6.8, where do_iter_write() is called with the length.
+    // Absent before Linux 6.8: there, the kernel calls do_iter_write() with the length.
     passing(GATHERED_BY_WRITEV, "vfs_writev"),
     place(GATHERED_BY_AIO, "aio_write", "the length of an aio write from many buffers is not known"),
     place("io_write", "io_write", "a write by io_uring can be taken for another one"),
@@ -99,12 +100,12 @@ const PLACES: [Place; 37] = [
     place("dedupe_end", "vfs_dedupe_file_range_one", "reads after a refused deduplication are refused"),
     place("copy", "vfs_copy_file_range", "its blocks can be shared"),
     place("copy_end", "vfs_copy_file_range", "reads after a refused copy are refused"),
-    // Before Linux 6.3, in place of the one above.
+    // Before Linux 6.3, in place of the program above.
     passing("inode_setattr_old", INODE_SETATTR),
 ];
 
-/// What the guard lacks on this kernel, or in this process: loads it, and lets it go, unless this build's guard stands
-/// already. An empty answer promises that a file can be held.
+/// Returns what the guard lacks on this kernel or in this process. If this build's guard is loaded already, returns
+/// nothing; otherwise loads the guard and discards it. An empty answer promises that the guard can hold a file.
 #[must_use]
 pub fn lacks() -> Vec<Lack> {
     if directories_of_links().is_ok_and(|found| stands(&found)) {
@@ -113,7 +114,7 @@ pub fn lacks() -> Vec<Lack> {
     load(false).map_or_else(|lacks| lacks, |_| Vec::new())
 }
 
-/// Loads every program that this kernel has a place for.
+/// Loads every program that has a place to attach in this kernel.
 fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     if let Some(active) = kernel::active_lsms()
         && !active.iter().any(|lsm| lsm == "bpf")
@@ -144,14 +145,14 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
     let mut object = match loader.load(OBJECT) {
         Ok(object) => object,
         Err(error) => {
-            // Without the right to load, nothing else that is missing decides.
+            // Without permission to load, no other missing part decides.
             lacks.insert(0, refused(&error, None));
             return Err(lacks);
         }
     };
     let mut setattr = false;
     for place in &PLACES {
-        // What the old form makes of the arguments is of no account where the new one is right.
+        // Where the new form fits, whatever the old form makes of the arguments does not matter.
         if place.program == "inode_setattr_old" && setattr {
             continue;
         }
@@ -170,7 +171,7 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
         let message = format!("no hook {INODE_SETATTR}: {}", place.leaves_open.unwrap_or_default());
         lacks.push(Lack { hook: Some(INODE_SETATTR), ..Lack::new(Part::Hook, message) });
     }
-    // Only once nothing else is missing: to read the kernel's symbols takes longer than all the rest.
+    // Only if nothing else is missing: reading the kernel's symbols takes longer than all other checks.
     if lacks.is_empty()
         && let Some(error) = PLACES.iter().find_map(|place| offsets(place, Path::new(PINS)).err())
     {
@@ -204,7 +205,7 @@ fn missing(place: &Place, error: &ProgramError) -> Lack {
     }
 }
 
-/// What an error of loading means.
+/// Translates an error of loading.
 fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>) -> Lack {
     let mut source = Some(error);
     while let Some(error) = source {
@@ -225,7 +226,7 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
     Lack { hook, ..Lack::new(Part::Hook, message) }
 }
 
-/// The verifier's refusals are EACCES, too.
+/// The verifier also refuses with EACCES.
 fn describes_verifier(error: &(dyn std::error::Error + 'static)) -> bool {
     error.to_string().contains("verifier")
 }
@@ -234,7 +235,7 @@ fn first_line(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Refuses a directory of pins that another user can have made.
+/// Refuses a pin directory that another user could have made.
 pub(super) fn require_trusted_pins() -> Result<()> {
     match fs::symlink_metadata(PINS) {
         Ok(directory) => require_roots(&directory),
@@ -250,7 +251,7 @@ fn require_roots(directory: &Metadata) -> Result<()> {
     Err(Error::new(Status::Failed, "/sys/fs/bpf/daxfile is not root's alone, and none of the guard's: remove it"))
 }
 
-/// The directory of the pins, locked; it is made where it is missing, and bpffs mounted.
+/// Opens and locks the pin directory; mounts bpffs and makes the directory if they are missing.
 fn lock() -> Result<Flock<File>> {
     let mounted = statfs(BPFFS).named("statfs(/sys/fs/bpf)")?.filesystem_type() == BPF_FS_MAGIC;
     if !mounted {
@@ -278,7 +279,7 @@ fn lock() -> Result<Flock<File>> {
         require_roots(&directory.metadata().named("fstat")?)?;
         let locked = Flock::lock(directory, FlockArg::LockExclusive)
             .map_err(|(_, errno)| Error::call("flock(/sys/fs/bpf/daxfile)", errno))?;
-        // Who had the lock may have taken all of it away.
+        // The process that held the lock may have removed everything.
         if Path::new(PINS).is_dir() && same_directory(&locked)? {
             return Ok(locked);
         }
@@ -300,12 +301,12 @@ fn is_mine(path: &Path) -> bool {
     path.file_name().unwrap_or_default().to_string_lossy().starts_with(&format!("links-{}-", digest()))
 }
 
-/// Whether this build's guard is there, with all its links.
+/// Whether this build's guard is loaded, with all its links.
 fn stands(found: &[(PathBuf, usize)]) -> bool {
     found.iter().any(|(path, number)| is_mine(path) && has_all(path, *number))
 }
 
-/// Has this build's programs at work, and no other's.
+/// Makes sure that this build's programs are attached, and no other build's.
 fn ensure() -> Result<()> {
     let found = directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")?;
     if !stands(&found) {
@@ -328,10 +329,10 @@ fn unknown() -> Error {
     Error::new(Status::Failed, "the guard cannot be loaded")
 }
 
-/// Attaches all that was loaded; returns how many.
+/// Attaches everything that was loaded; returns the number of links.
 fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
     let mut number = 0;
-    // Those that let writes through come first.
+    // Attach the programs that let writes through first.
     for place in PLACES.iter().rev() {
         let path = directory.join(place.program);
         let link = match object.program_mut(place.program) {
@@ -361,7 +362,8 @@ fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
     Ok(number)
 }
 
-/// Where in its function a kprobe stands, and the names of its links: at the entry, or at each call of rw_verify_area().
+/// Returns the offsets in its function at which a kprobe attaches, and the names of its links: at the entry, or at each
+/// call of rw_verify_area().
 fn offsets(place: &Place, path: &Path) -> Result<Vec<(u64, PathBuf)>> {
     if ![GATHERED_BY_WRITEV, GATHERED_BY_AIO].contains(&place.program) {
         return Ok(vec![(0, path.to_owned())]);
@@ -377,7 +379,7 @@ fn offsets(place: &Place, path: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(calls.iter().map(|offset| (*offset, name(offset))).collect())
 }
 
-/// The number of the kprobes' performance monitoring unit.
+/// The type number of the kprobes' performance monitoring unit.
 fn kprobe_pmu() -> std::result::Result<u32, Lack> {
     const TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
     let number = fs::read_to_string(TYPE).ok().and_then(|number| number.trim().parse().ok());
@@ -414,8 +416,8 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::new(Status::Failed, format!("bpf: {}", first_line(error)))
 }
 
-/// The list of files, and how many of them each filesystem and each place of the filter has. A file is counted before it
-/// comes and until it has gone: a count that is too high, after a crash, costs time only.
+/// The list of guarded files, and the number of them on each filesystem and in each slot of the filter. The counts rise
+/// before a file is added, and fall after it is removed: after a crash a count may be too high, which costs only time.
 struct Lists {
     files: HashMap<MapData, Key, u32>,
     filesystems: HashMap<MapData, [u8; 16], u32>,
@@ -491,7 +493,7 @@ fn key(target: &Target) -> Key {
     key
 }
 
-/// Puts a file under the guard, which is loaded if it is not there.
+/// Puts a file under the guard, and loads the guard if it is not loaded.
 pub(super) fn arm(target: &Target) -> Result<()> {
     let _lock = lock()?;
     ensure()?;
@@ -501,7 +503,7 @@ pub(super) fn arm(target: &Target) -> Result<()> {
     })
 }
 
-/// Takes a file from it, and takes it away if that was the last.
+/// Takes a file from the guard, and removes the guard after the last file.
 pub(super) fn disarm(target: &Target) -> Result<()> {
     let _lock = lock()?;
     if Path::new(PINS).join(FILES).exists() {
@@ -514,7 +516,7 @@ pub(super) fn disarm(target: &Target) -> Result<()> {
     take_away()
 }
 
-/// The inode numbers of a filesystem's files that are under the guard.
+/// Returns the inode numbers of a filesystem's files that are under the guard.
 pub(super) fn inodes(uuid: [u8; 16]) -> Result<Vec<u64>> {
     let files = HashMap::<_, Key, u32>::try_from(Map::HashMap(map(FILES)?)).map_err(|error| failed(&error))?;
     let mut inodes = Vec::new();

@@ -1,9 +1,9 @@
-//! What the kernel itself has open for writing: loop devices, and the real files below overlayfs, FUSE and others, which
-//! were opened before the guard could refuse it. The guard does not see all that they write.
+//! Detects files that the kernel itself has open for writing: loop devices, and the real files below overlayfs, FUSE
+//! and others, if they were opened before the guard could refuse. The guard does not see everything that these write.
 //!
-//! A read lease is refused while anybody has the file open for writing (`check_conflicting_open()` in `fs/locks.c`). If no
-//! process explains that, something inside the kernel does. Where a process has the file open for writing as well, only a
-//! loop device is found.
+//! The kernel refuses a read lease while the file is open for writing anywhere (`check_conflicting_open()` in
+//! `fs/locks.c`). If no process explains the refusal, something inside the kernel does. If a process also has the file
+//! open for writing, this module finds only a loop device.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,14 +19,16 @@ use crate::error::{Error, Named, Result};
 use crate::file::target::Target;
 use crate::status::Status;
 
-/// Processes that close the file between the lease and the look at them explain nothing, and neither does anybody else.
+/// A process that closes the file between the lease and the search leaves the refusal unexplained, though nothing in
+/// the kernel has the file open.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks, without touching the file, whether something in the kernel has it open for writing. Processes may have.
+/// Checks whether the kernel itself has the file open for writing, without touching the file. Processes may have it
+/// open.
 ///
 /// # Errors
-/// Busy if so, with its name where that is known; those of F_SETLEASE and of reading /proc.
+/// Busy if so, with the name if known; an error of F_SETLEASE or of reading /proc.
 pub fn probe(target: &Target) -> Result<()> {
     let statx = target.statx()?;
     let file = (makedev(statx.device.0.into(), statx.device.1.into()), statx.inode);
@@ -39,7 +41,7 @@ pub fn probe(target: &Target) -> Result<()> {
             Err(error) => match error.errno {
                 Some(Errno::EAGAIN) => {}
                 Some(Errno::EACCES) => return Err(error.because("needs CAP_LEASE on a file of another owner")),
-                // Without leases there is nothing to ask.
+                // Without leases there is nothing to check.
                 Some(Errno::EINVAL) => return Ok(()),
                 _ => return Err(error),
             },
@@ -63,7 +65,7 @@ pub fn probe(target: &Target) -> Result<()> {
 
 type Inode = (u64, u64);
 
-/// A loop device that writes to the file.
+/// Returns a loop device that writes to the file.
 fn loop_device(file: Inode) -> Option<String> {
     let devices = fs::read_dir("/sys/block").ok()?;
     devices.filter_map(std::result::Result::ok).find_map(|entry| {
@@ -76,7 +78,7 @@ fn loop_device(file: Inode) -> Option<String> {
     })
 }
 
-/// Whether a process has a descriptor of the file that is open for writing, or a mapping through one.
+/// Whether a process has a descriptor of the file that is open for writing, or a mapping made through one.
 fn a_process_writes(file: Inode) -> Result<bool> {
     let processes = fs::read_dir("/proc").named("readdir(/proc)")?;
     let processes: Vec<_> = processes
@@ -87,23 +89,23 @@ fn a_process_writes(file: Inode) -> Result<bool> {
     if processes.iter().any(|process| writes(process, file) || maps(process, file)) {
         return Ok(true);
     }
-    // A thread can have descriptors of its own.
+    // A thread can have its own descriptors.
     let mut threads = processes.iter().filter_map(|process| fs::read_dir(process.join("task")).ok()).flatten();
     Ok(threads.any(|thread| thread.is_ok_and(|thread| writes(&thread.path(), file))))
 }
 
-/// A process that is gone meanwhile has nothing open.
+/// A process that has exited has nothing open.
 fn writes(task: &Path, file: Inode) -> bool {
     let Ok(descriptors) = fs::read_dir(task.join("fd")) else { return false };
     descriptors.filter_map(std::result::Result::ok).any(|descriptor| {
-        // Told without going to the file, which may be on a server that does not answer.
+        // fdinfo answers without a call to the file's filesystem, which may be on a server that does not respond.
         let told = fs::read_to_string(task.join("fdinfo").join(descriptor.file_name())).unwrap_or_default();
         let number = told.lines().find_map(|line| line.strip_prefix("ino:")?.trim().parse::<u64>().ok());
         number.is_none_or(|number| number == file.1) && is_open_for_writing(&descriptor.path(), file)
     })
 }
 
-/// The mode of a link below fd/ or map_files/ is that of the open file.
+/// The mode of a link below fd/ or map_files/ is the mode of the open file.
 fn is_open_for_writing(link: &Path, file: Inode) -> bool {
     const WRITE: u32 = 0o200;
     fs::symlink_metadata(link).is_ok_and(|link| link.mode() & WRITE != 0)

@@ -1,9 +1,9 @@
-//! Hold `writable`: the guard, BPF LSM programs that refuse what would change the map, and let writes within the file
-//! through. Programs and the list of files are pinned in bpffs, and stay until the last file is unpinned, or the machine
-//! goes down; the record stays, and pinning the file again arms what it finds as it was.
+//! Hold `writable`: the guard, BPF LSM programs that refuse whatever would change the map, and let writes within the
+//! file through. The programs and the list of files are pinned in bpffs, and stay until the last file is unpinned or
+//! the machine goes down. The record stays; pinning the file again puts the unchanged file back under the guard.
 //!
-//! Who was past the guard's checks when the file came under it is not stopped. So the map is read again a little later;
-//! that proves nothing of one who is kept waiting longer, but `verify` finds him.
+//! The guard does not stop a call that was past its checks when the file came under the guard. So pin reads the map
+//! again a little later. That does not catch a call that is delayed longer, but `verify` detects its effect.
 
 #[cfg(feature = "guard")]
 mod guard;
@@ -35,37 +35,37 @@ use crate::status::Status;
 pub use guard::lacks;
 pub use insiders::probe;
 
-/// Time for those past the guard's checks to finish.
+/// Time for calls that are past the guard's checks to finish.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What the guard lacks on this kernel, in this process, or in this build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
-    /// Which part of it.
+    /// The missing part.
     pub part: Part,
-    /// The hook or function of the kernel, where that is what is missing.
+    /// The hook or kernel function, if that is missing.
     pub hook: Option<&'static str>,
-    /// What it is, in words, and what comes of it.
+    /// The lack and its consequence, in words.
     pub message: String,
 }
 
-/// Parts that the guard takes.
+/// Parts that the guard needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The feature `guard` of this build.
     Build,
-    /// `bpf` among the active LSMs.
+    /// `bpf` in the list of active LSMs.
     Lsm,
     /// The kernel's type information.
     Btf,
-    /// The right to load programs: CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, and no lockdown nor policy against it.
+    /// Permission to load programs: CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, and no lockdown or policy against it.
     Permission,
-    /// A hook, or a function, that a program stands at.
+    /// A hook or function to which a program attaches.
     Hook,
 }
 
 impl Part {
-    /// The exit status of a pin that lacks it.
+    /// The exit status of a pin without this part.
     #[must_use]
     pub fn status(self) -> Status {
         match self {
@@ -86,10 +86,10 @@ impl Lack {
     }
 }
 
-/// The inode numbers of a filesystem's files that are under the guard, in ascending order.
+/// Returns the inode numbers of a filesystem's files that are under the guard, in ascending order.
 ///
 /// # Errors
-/// Where that cannot be told: without privileges, or by a build without the guard while there may be one.
+/// The process cannot read them: it lacks the privileges, or this build has no guard while one may be loaded.
 pub fn inodes(uuid: Option<[u8; 16]>) -> Result<Vec<u64>> {
     let Some(uuid) = uuid else { return Ok(Vec::new()) };
     match std::fs::symlink_metadata(guarded::PINS) {
@@ -101,10 +101,10 @@ pub fn inodes(uuid: Option<[u8; 16]>) -> Result<Vec<u64>> {
     Ok(inodes)
 }
 
-/// What keeps this process from holding any file so.
+/// Checks that this process can hold a file `writable`.
 ///
 /// # Errors
-/// The first lack.
+/// The first thing that the guard lacks.
 pub fn require() -> Result<()> {
     match lacks().first() {
         Some(lack) => Err(lack.error()),
@@ -112,20 +112,20 @@ pub fn require() -> Result<()> {
     }
 }
 
-/// What this process lacks for the record, and for asking the guard anything.
+/// Returns the capabilities that this process lacks to write the record and to query the guard.
 ///
 /// # Errors
-/// Where the kernel does not tell the process's capabilities.
+/// The kernel does not report the capabilities of the process.
 pub fn missing_capabilities() -> Result<Vec<String>> {
     super::lacked(&[(Capability::CAP_SYS_ADMIN, true)])
 }
 
-/// Records the map as it was found, puts the file under the guard, and proves that it still is what was recorded.
-/// `found` is its own record if it is pinned, but not held.
+/// Records the map, puts the file under the guard, and proves that the file still matches the record. `found` is the
+/// file's own record if it is pinned but not held.
 ///
 /// # Errors
-/// Those of the record's calls; of loading and pinning the guard; busy where the map changed meanwhile. The file is then
-/// as it was before.
+/// An error of the calls that write the record, or of loading and pinning the guard; busy if the map changed meanwhile.
+/// The file is then in its former state.
 pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
     let mut undo = Undo { target, replaced: None, added: Xflags::empty(), armed: false };
     engage(&mut undo, needs, recorded, found).map_err(|error| match undo.run() {
@@ -157,7 +157,7 @@ impl Undo<'_> {
 fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
     let target = undo.target;
     if cfg!(not(feature = "guard")) {
-        // Nothing is to be undone by a build that could not.
+        // Change nothing in a build that cannot finish the work.
         require()?;
     }
     guard::require_trusted_pins()?;
@@ -186,7 +186,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
         .error());
     }
     park_timeout(SETTLE);
-    // From here on, the kernel can no longer open it for writing behind the guard.
+    // From here on, the kernel can no longer open the file for writing behind the guard's back.
     probe(target)?;
     target.fsync()?;
     let survey = survey::take(target, needs, None, |_| ())?;
@@ -200,15 +200,15 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     Ok(survey)
 }
 
-/// Takes the file from the guard, if it has it, and the guard away, if that was the last.
+/// Takes the file from the guard if it is there, and removes the guard after the last file.
 ///
 /// # Errors
-/// Where this build has no guard, or may not ask the kernel for it.
+/// This build has no guard, or may not ask the kernel about it.
 pub(crate) fn release(target: &Target) -> Result<()> {
     if guarded::guards(target)? { guard::disarm(target) } else { Ok(()) }
 }
 
-/// Puts it back, since unpinning failed.
+/// Puts the file back under the guard after a failed unpin.
 pub(super) fn hold_again(target: &Target) -> Result<()> {
     guard::arm(target)
 }

@@ -1,11 +1,11 @@
-//! What a record keeps of a map: whole runs, or a digest of each span where these do not fit.
+//! How a record keeps a map: as whole runs, or as a digest of each span where the runs do not fit.
 
 use sha2::{Digest, Sha256};
 
 use super::format::{CHECKSUM, DIGEST, HEAD, Kept, MIN_SPAN, Note, Position, RUN};
 use crate::file::map::{Joiner, Run};
 
-/// Digests a map span by span.
+/// Computes the digests of a map span by span.
 #[derive(Debug)]
 pub struct Digester {
     span: u64,
@@ -16,7 +16,7 @@ pub struct Digester {
 }
 
 impl Digester {
-    /// Digests a file of so many bytes in spans of so many.
+    /// Starts on a file of `size` bytes in spans of `span` bytes.
     #[must_use]
     pub fn new(size: u64, span: u64) -> Self {
         let last = size.div_ceil(span).max(1) - 1;
@@ -57,7 +57,7 @@ impl Digester {
     }
 }
 
-/// Makes, in one pass and bounded memory, what a record of at most so many bytes keeps of a map.
+/// Computes, in one pass and bounded memory, the form in which a record keeps a map.
 #[derive(Debug)]
 pub struct Recorder {
     joiner: Joiner,
@@ -69,7 +69,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records a file of `size` bytes in a record of at most `limit` bytes, of which the note takes its part.
+    /// Starts on a file of `size` bytes, for a record of at most `limit` bytes including the note.
     #[must_use]
     pub fn new(size: u64, limit: usize, note: Option<&Note>) -> Self {
         let room = limit - HEAD - CHECKSUM - Note::room(note);
@@ -101,7 +101,7 @@ impl Recorder {
         self.digester.push(&position);
     }
 
-    /// Ends the map; gives the number of runs with what is kept of them.
+    /// Ends the map; returns the number of runs and what the record keeps of them.
     #[must_use]
     pub fn finish(mut self) -> (u64, Kept) {
         if let Some(run) = self.joiner.finish() {

@@ -1,7 +1,8 @@
-//! The pin record: what was true when a file was pinned, kept with the file in an extended attribute.
+//! The pin record: the facts that were true when a file was pinned, kept with the file in an extended attribute.
 //!
-//! `security.daxfile.pin` for holds that are enforced: everyone reads it, and only CAP_SYS_ADMIN writes it, so that the
-//! file's owner can neither forge nor remove it. `user.daxfile.pin` for hold `none`. All integers are little-endian:
+//! The attribute is `security.daxfile.pin` for enforced holds: every user can read it, but only a process with
+//! CAP_SYS_ADMIN can write it, so the file's owner can neither forge nor remove it. For hold `none` it is
+//! `user.daxfile.pin`. All integers are little-endian:
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
@@ -26,10 +27,10 @@
 //! | then | | length of a span (8), and for each span of the file the first 16 bytes of a SHA-256 over its runs |
 //! | end - 8 | 8 | the first 8 bytes of the SHA-256 of all before |
 //!
-//! A daxfile that knows version 1 alone reads every record but those with a note, and leaves these alone.
+//! A daxfile that knows only version 1 reads every record without a note, and leaves records with a note alone.
 //!
-//! A span's digest is over the runs that touch it, cut to it, in the form in which runs are kept. Spans are powers of
-//! two, at least 1 MiB; runs that begin past the last span count to it.
+//! The digest of a span covers the runs that overlap the span, cut to the span, in the form in which a record keeps
+//! runs. Spans are powers of two, at least 1 MiB. Runs that begin past the last span count as part of the last span.
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
@@ -40,10 +41,10 @@ use crate::file::map::Run;
 use crate::file::target::Identity;
 use crate::needs::{Allow, Hold, Needs};
 
-/// Most bytes of a record.
+/// Most bytes in a record.
 pub const LIMIT: usize = 3072;
 
-/// Most bytes where the filesystem has no more room: ext4 with blocks of 1 KiB.
+/// Most bytes in a record where the filesystem has no more room: ext4 with blocks of 1 KiB.
 pub(super) const TIGHT_LIMIT: usize = 800;
 
 const MAGIC: &[u8; 7] = b"daxfile";
@@ -55,7 +56,7 @@ pub(super) const DIGEST: usize = 16;
 pub(super) const CHECKSUM: usize = 8;
 pub(super) const MIN_SPAN: u64 = 1 << 20;
 
-/// A run reduced to its position and written state.
+/// The position and written state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// Where it starts in the file, in bytes.
@@ -64,7 +65,7 @@ pub struct Position {
     pub physical: u64,
     /// How long it is, in bytes.
     pub length: u64,
-    /// Whether it was never written.
+    /// Whether the blocks are unwritten.
     pub unwritten: bool,
 }
 
@@ -94,18 +95,18 @@ impl Position {
     }
 }
 
-/// What an administrator wrote about a pin.
+/// An administrator's note on a pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note(String);
 
 impl Note {
-    /// Most bytes of a note.
+    /// Most bytes in a note.
     pub const LIMIT: usize = 256;
 
-    /// A note is text of 1 to [`Note::LIMIT`] bytes, with any characters in it.
+    /// Makes a note of text of 1 to [`Note::LIMIT`] bytes, with any characters.
     ///
     /// # Errors
-    /// That it is empty, or how long it is.
+    /// A message that says that the text is empty, or how long it is.
     pub fn new(text: impl Into<String>) -> std::result::Result<Self, String> {
         let text = text.into();
         match text.len() {
@@ -121,42 +122,42 @@ impl Note {
         &self.0
     }
 
-    /// Bytes that it takes in a record.
+    /// The bytes that a note takes in a record.
     pub(super) fn room(note: Option<&Note>) -> usize {
         note.map_or(0, |note| 2 + note.0.len())
     }
 }
 
-/// What is kept of a map.
+/// What a record keeps of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
-    /// All of it.
+    /// Every run.
     Runs(Vec<Position>),
     /// A digest of each span.
     Digests {
-        /// Bytes of a span.
+        /// Bytes in a span.
         span: u64,
-        /// One a span, in order.
+        /// One digest per span, in order.
         digests: Vec<[u8; DIGEST]>,
     },
 }
 
-/// What was true when a file was pinned.
+/// The facts that were true when a file was pinned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The options it was pinned with.
+    /// The options of the pin.
     pub needs: Needs,
-    /// What was written about it.
+    /// The note on the pin.
     pub note: Option<Note>,
-    /// The flags that the pin added, and unpinning takes away.
+    /// The flags that the pin added; unpinning clears them.
     pub added: Xflags,
-    /// Which file it was.
+    /// The file's identity.
     pub identity: Identity,
     /// The filesystem's UUID.
     pub uuid: Option<[u8; 16]>,
     /// Size in bytes.
     pub size: u64,
-    /// Last change of the contents.
+    /// The time of the last change to the contents.
     pub mtime: Time,
     /// When it was pinned.
     pub time: Time,
@@ -167,7 +168,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Writes it out.
+    /// Encodes the record.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LIMIT);
@@ -207,10 +208,10 @@ impl Record {
         bytes
     }
 
-    /// Reads one back. Whatever [`encode`](Self::encode) could not have written is an error.
+    /// Decodes a record. Everything that [`encode`](Self::encode) could not have written is an error.
     ///
     /// # Errors
-    /// What is wrong with it, or that its version is another.
+    /// The defect of the record, or its version if that is not known here.
     pub fn decode(bytes: &[u8]) -> std::result::Result<Record, Undecodable> {
         let bad = Undecodable::Bad;
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(bad("does not begin with 'daxfile'"))?;
@@ -287,7 +288,7 @@ impl Record {
 /// Why a record cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undecodable {
-    /// Another version.
+    /// A version that this program does not know.
     Version(u8),
     /// Not a record.
     Bad(&'static str),
@@ -453,7 +454,7 @@ mod tests {
         assert!(Record::decode(&seal(long)).is_err());
     }
 
-    /// Byte by byte as it was before there were notes, so that a daxfile from then reads it.
+    /// Byte for byte the format from before notes existed, so that a daxfile from then can read it.
     #[test]
     fn a_record_without_a_note_is_of_version_1() {
         let bytes = record(1, LIMIT).encode();

@@ -1,4 +1,4 @@
-//! The pin record: what was true when a file was pinned, kept with the file.
+//! The pin record: the facts that were true when a file was pinned, kept with the file.
 
 mod digests;
 mod format;

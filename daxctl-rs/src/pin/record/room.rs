@@ -1,7 +1,7 @@
-//! Whether a file has room for its record, found without writing one.
+//! Checks whether a file has room for its record, without writing one.
 //!
-//! ext4 keeps all attributes of a file in what is left of its inode and in one block more (`fs/ext4/xattr.c`). XFS has no
-//! such bound, and keeps blocks back for them.
+//! ext4 keeps all attributes of a file in the rest of its inode and in one additional block (`fs/ext4/xattr.c`). XFS
+//! has no such limit, and reserves blocks for attributes.
 
 use std::ffi::CStr;
 
@@ -15,10 +15,10 @@ use crate::file::target::Target;
 use crate::needs::Hold;
 use crate::system::filesystem::Kind;
 
-/// Refuses a file that has no room for the record of so many runs, with a note of so many bytes.
+/// Refuses a file that has no room for the record of `runs` runs, with a note of `note` bytes.
 ///
 /// # Errors
-/// `ENOSPC`; those of the calls that look.
+/// `ENOSPC` if it has no room; an error of the calls that check.
 pub fn require_room(target: &Target, hold: Hold, runs: u64, note: usize) -> Result<()> {
     if target.filesystem.kind != Kind::Ext {
         return Ok(());
@@ -26,7 +26,7 @@ pub fn require_room(target: &Target, hold: Hold, runs: u64, note: usize) -> Resu
     let runs = usize::try_from(runs).unwrap_or(usize::MAX);
     let length = runs.saturating_mul(RUN).saturating_add(HEAD + CHECKSUM + note).min(TIGHT_LIMIT);
     let mut bytes = entry(attribute(hold), length);
-    // What is overwritten, or removed before, makes room.
+    // Attributes that pin overwrites or first removes leave their room.
     let replaced = [attribute(hold), attribute(Hold::Frozen)];
     for name in if_known(xattr::names(target))?.unwrap_or_default() {
         if !replaced.contains(&name.as_c_str()) {
@@ -49,7 +49,7 @@ pub fn require_room(target: &Target, hold: Hold, runs: u64, note: usize) -> Resu
     }))
 }
 
-/// Bytes of a block that attributes cannot have: `struct ext4_xattr_header`, and the end of the entries.
+/// Bytes of a block that attributes cannot use: `struct ext4_xattr_header`, and the end marker of the entries.
 const HEADER: usize = 32 + 4;
 
 /// Bytes that an attribute takes: `EXT4_XATTR_LEN()` without the prefix of its name, and `EXT4_XATTR_SIZE()`.
@@ -60,7 +60,7 @@ fn entry(name: &CStr, length: usize) -> usize {
     ENTRY + (name.len() - prefix).next_multiple_of(4) + length.next_multiple_of(4)
 }
 
-/// Whether it has a block for attributes already.
+/// Whether the file already has a block for attributes.
 fn has_block(target: &Target) -> Result<bool> {
     for extent in Extents::new(target, 0..u64::MAX, Request::SYNC | Request::XATTR) {
         if !extent?.flags.contains(ExtentFlags::DATA_INLINE) {

@@ -1,4 +1,4 @@
-//! Where records are kept: extended attributes.
+//! Storage of records in extended attributes.
 
 use std::ffi::CStr;
 
@@ -9,15 +9,15 @@ use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Hold;
 
-/// Most bytes of any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
+/// Most bytes in any attribute: `XATTR_SIZE_MAX` in `include/uapi/linux/limits.h`.
 pub(super) const ATTRIBUTE_LIMIT: usize = 65536;
 
 impl Record {
-    /// Writes the record to the file, in the smaller form where the filesystem has no room for the larger. `rebuild`
-    /// makes the map anew for a limit. Returns what was written. Durable after the next fsync.
+    /// Writes the record to the file, in the smaller form if the filesystem has no room for the larger one. `rebuild`
+    /// makes the kept map again for a given limit. Returns the record as written. Durable after the next fsync.
     ///
     /// # Errors
-    /// Those of fsetxattr(2).
+    /// An error of fsetxattr(2).
     pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<Kept>) -> Result<Record> {
         let name = attribute(self.needs.hold);
         let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
@@ -33,7 +33,7 @@ impl Record {
     }
 }
 
-/// The attribute that a hold's record is kept in.
+/// The attribute that holds the record for this kind of hold.
 #[must_use]
 pub fn attribute(hold: Hold) -> &'static CStr {
     match hold {
@@ -42,23 +42,23 @@ pub fn attribute(hold: Hold) -> &'static CStr {
     }
 }
 
-/// What is found on a file.
+/// The record found on a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     /// No record.
     Absent,
-    /// This file's.
+    /// A record of this file.
     Own(Record),
-    /// Another file's, copied along with the contents.
+    /// A record of another file, copied along with the contents.
     Foreign(Record),
-    /// Not a record, and why.
+    /// Not a valid record, and why.
     Bad(Hold, &'static str),
     /// A record of a version that this program does not know.
     UnknownVersion(Hold, u8),
 }
 
 impl Stored {
-    /// The attribute it was found in.
+    /// The attribute that contained it.
     #[must_use]
     pub fn attribute(&self) -> Option<&'static CStr> {
         match self {
@@ -69,11 +69,11 @@ impl Stored {
     }
 }
 
-/// Reads a file's record: the enforced one if there is one. On a file that is immutable it most likely is, and is read
-/// without a look at the list of attributes.
+/// Reads a file's record: the enforced one if there is one. An immutable file most likely has one; this function then
+/// reads it without listing the attributes first.
 ///
 /// # Errors
-/// Those of flistxattr(2) and fgetxattr(2), but for "none here".
+/// An error of flistxattr(2) or fgetxattr(2), except that there is no such attribute.
 pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
     const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
     if immutable {
@@ -95,10 +95,10 @@ pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
     Ok(Stored::Absent)
 }
 
-/// Reads what is in one hold's attribute, which may be that of another hold that is kept there.
+/// Reads one hold's attribute. It may contain the record of another hold that uses the same attribute.
 ///
 /// # Errors
-/// Those of fgetxattr(2), but for "none here".
+/// An error of fgetxattr(2), except that there is no such attribute.
 pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
     let bytes = match xattr::get(target, attribute(hold), LIMIT) {
         // Another version may be longer than this one.
@@ -112,7 +112,7 @@ pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
         Err(error) => return Err(Error::from(error)),
     };
     Ok(match Record::decode(&bytes) {
-        // Whoever may write user.* must not be able to speak of an enforced hold.
+        // A process that may write user.* attributes must not be able to fake an enforced hold.
         Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
         Ok(record) if record.identity == target.identity => Stored::Own(record),
         Ok(record) => Stored::Foreign(record),
