@@ -1,4 +1,4 @@
-//! Compiles the C programs of attacks/, so that the tests find them where there is neither compiler nor library, too.
+//! Compiles the C programs of attacks/, so that the tests also find them on a machine without compiler or library.
 #![allow(clippy::expect_used, clippy::disallowed_methods)]
 
 use std::path::Path;

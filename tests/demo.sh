@@ -7,7 +7,7 @@ if [[ -z ${DAXFILE_DEMO-} ]]; then
     need mkfs.xfs=xfsprogs filefrag=e2fsprogs mount=mount unshare=util-linux
     cargo build --package daxfile
     target=$(cargo metadata --format-version 1 --no-deps | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
-    # As root, and in a mount namespace of its own: whatever ends it, nothing stays mounted.
+    # As root, and in a mount namespace of its own: nothing stays mounted, however the script ends.
     exec "${sudo[@]}" unshare --mount --propagation private -- \
         env DAXFILE_DEMO=inside PATH="$target/debug:$PATH" bash "$PWD/tests/demo.sh"
 fi

@@ -45,7 +45,7 @@ done
 if (($# < 2)) || [[ ! $kills =~ ^[0-9]+$ ]]; then
     usage
 fi
-# What outlasts a kill is persistent memory.
+# Only persistent memory survives a kill.
 if [[ $architecture != amd64 ]] && { ((kills > 0)) || [[ -n $hibernate ]]; }; then
     usage
 fi
@@ -108,7 +108,7 @@ tree=$work/tree
 mkdir -p "$tree"/{usr/{bin,sbin,lib,lib64},dev,proc,sys,run,root,tmp,var/tmp,etc,lab}
 ln -s usr/{bin,sbin,lib,lib64} "$tree"
 
-# As run.sh has built it: of fewer targets, dependencies would have other features, and be built anew.
+# Built like in run.sh: with fewer targets, dependencies would have other features, and cargo would build them again.
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
 built=$target/debug
 strip="strip"
@@ -131,7 +131,7 @@ for name in "${names[@]}"; do
 done
 attacks=$(jq -r 'select(.reason == "build-script-executed" and (.package_id | contains("daxfile-tests"))).out_dir' "$work/built")
 
-# Everything stands at the path that it has here, for some of it is compiled into the tests.
+# Every file has the same path as here, because some paths are compiled into the tests.
 copy() {
     sed 's,^/,,' | tar -C / --dereference --files-from=- -c | tar -C "$tree" --keep-directory-symlink -x
 }
@@ -139,7 +139,7 @@ executables=("$built/daxfile" "${programs[@]}" "$attacks"/*)
 printf '%s\n' "${executables[@]}" "$PWD"/{README.md,man,tests} | copy
 "$strip" "${executables[@]/#/$tree}"
 
-# No configuration: neither a package's of modprobe(8), nor what this machine's administrator wrote.
+# No configuration: no modprobe(8) files of a package, and none that this machine's administrator wrote.
 if [[ $architecture == amd64 ]]; then
     mapfile -t files < <(dpkg -L "${packages[@]}" | grep -E '^(/usr)?/(s?bin|lib)/' | grep -v /modprobe.d/ |
         while read -r file; do if [[ -f $file && -r $file ]]; then echo "$file"; fi; done)
@@ -168,7 +168,7 @@ nodes=(loop-control pmem0 pmem1)
 machine=(-M q35 -m 6G,maxmem=10G -object "memory-backend-file,id=pmem,size=64M,mem-path=$work/pmem,share=on"
     -device virtio-pmem-pci,memdev=pmem)
 if ((kills > 0)); then
-    # Four devices: a kernel that places itself at random keeps clear of no more. Between them, what keeps them apart.
+    # Four devices: a kernel with a randomised address avoids no more of them. Gaps between them keep them apart.
     pmem=(memmap=320M!1G memmap=320M!1408M memmap=320M!4608M memmap=320M!5120M)
     nodes=(loop-control pmem{0..3})
     # The memory is a file, which outlives the machine.
@@ -215,7 +215,7 @@ $boot_parameters ${UPDATE_HOLDS+UPDATE_HOLDS=}" </dev/null &
     qemu=$!
 }
 
-# The number of the boot and what was said before go on top of the initramfs.
+# The number of the boot and the lines said before go on top of the initramfs.
 add_boot() {
     echo "$1 $kills" >"$tree/lab/boot"
     touch "$work/said"
@@ -266,7 +266,7 @@ for page in "${pages[@]}"; do
         tr -d '\r' <"$work/out" | sed -n "s/^page: ${page##*/}: //p" >"$page"
     fi
 done
-# Whatever else ends the guest leaves no status.
+# If the guest ends in another way, there is no status.
 case $status=$(tr -d '\r' <"$work/out" | sed -n 's/^status: //p') in
     0=0) exit 0 ;;
     0=1) exit 1 ;;

@@ -14,7 +14,7 @@ quick=
 slow=()
 names=()
 kernels=(6.1)
-# Of each guest, the arguments of lab.sh: the test programs and what the names of their tests contain.
+# For each guest, the arguments of lab.sh: the test programs, and parts of their tests' names.
 guests=(
     "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll"
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
@@ -75,7 +75,7 @@ lint() {
 
 guard=(--features daxfile/guard)
 if [[ -n $quick ]] && ((EUID != 0)); then
-    # The default members, without the guard: they take neither root nor clang.
+    # The default members, without the guard: they need no root and no clang.
     tested=()
     runner="'env','--default-signal'"
     skipped+=("tests/ and the guard: they need root: 'tests/run.sh' asks for it by sudo")
@@ -88,9 +88,9 @@ else
         clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
     # The guard is left out of no part that is tested.
     tested=(--workspace "${guard[@]}")
-    # Each test program runs as root, in a mount namespace of its own: whatever ends it, nothing stays mounted. A shell's
-    # background job ignores SIGINT, and so would all that the tests start.
-    # sudo drops the environment, and with it UPDATE_PICTURES and its like.
+    # Each test program runs as root, in a mount namespace of its own: nothing stays mounted, however it ends. A shell's
+    # background job ignores SIGINT, and so would every process that the tests start.
+    # sudo drops the environment, and with it variables such as UPDATE_PICTURES.
     updates=()
     for name in "${!UPDATE_@}"; do
         updates+=("$name=${!name}")
@@ -142,7 +142,7 @@ elif ((${#names[@]} == 0)); then
     ) &
     lab_job=$!
     set +m
-    # In a directory of their own: what Cargo does in one, it does in turn, and the lab builds what it takes.
+    # In a separate directory: Cargo runs one command at a time in each directory, and the lab builds its programs meanwhile.
     own=(--target-dir target/lint)
     lint clippy clippy "${own[@]}" --workspace --all-targets "${guard[@]}" -- -D warnings
     lint clippy clippy "${own[@]}" --workspace --all-targets -- -D warnings
@@ -170,7 +170,7 @@ if ((${#names[@]} == 0)); then
 fi
 mapfile -t -O "${#skipped[@]}" skipped < <(sed -n 's/^skipped: //p' "$said")
 
-# What is skipped here and has run in the lab is not skipped.
+# Tests that are skipped here but have run in the lab do not count as skipped.
 mapfile -t ignored < <(awk '
     NR == FNR { if ($NF == "ok") ran[$2]; next }
     / \.\.\. ignored/ && !($2 in ran) { sub(/^test /, ""); sub(/ \.\.\. ignored,? ?/, ": "); print }' "$log" "$log")

@@ -1,8 +1,8 @@
 // append FILE LOG BLOCK buffered|direct held|reopen|nonblock SEED [truncate]
 //
-// Appends records until stdin is closed, and writes the acknowledged size to the log. What a byte is follows from its
-// offset. With `truncate` it starts from nothing every now and then. Before each record it looks at the size, and at the
-// end of the last one.
+// Appends records until stdin is closed, and writes the acknowledged size to the log. The offset determines each byte.
+// With `truncate`, it sometimes truncates the file to zero first. Before each record it checks the size, and the end of
+// the last record.
 #include "attack.h"
 
 static const uint64_t MOST = 24 << 20;
@@ -53,7 +53,7 @@ int main(int argc, char **argv)
 	size = head[SIZE];
 
 	while (!stop) {
-		// Slowly, for the file must not outgrow the filesystem.
+		// Slowly, because the file must not outgrow the filesystem.
 		pause_us(roll(&random) % 500 + (size > MOST ? 2000 : 0));
 		if (reopen)
 			pause_between_opens(&random);

@@ -1,4 +1,4 @@
-// What the attacking programs share: patterns, the log of what was acknowledged, and the end by a closed stdin.
+// Shared by the attacking programs: patterns, the log of acknowledged writes, and termination by a closed stdin.
 //
 // The log is a file of 64-bit words: a head, then for each block of the file the counter last acknowledged.
 #define _GNU_SOURCE
@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-// Writes acknowledged, opens refused, losses seen; an appender's size, and from where on it is what it appended; syncs that
+// Writes acknowledged, opens refused, losses seen; an appender's size, and the offset where its own data begins; syncs that
 // failed.
 enum { WRITES, REFUSED, LOST, SIZE, FROM, FAILED, HEAD = 8 };
 
@@ -77,7 +77,7 @@ static void begin(const char *log)
 		die("pthread_create");
 }
 
-// Opens it as often as somebody's lease makes that necessary.
+// Opens it, and tries again for as long as another process's lease prevents it.
 static int open_patiently(const char *path, int flags)
 {
 	for (;;) {
@@ -91,7 +91,7 @@ static int open_patiently(const char *path, int flags)
 	}
 }
 
-// The kernel reports the collision of a direct write with somebody's dirty page here, and only here.
+// The kernel reports the collision of a direct write with another process's dirty page here, and only here.
 static void sync_data(int fd)
 {
 	if (!fdatasync(fd))

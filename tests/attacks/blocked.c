@@ -1,6 +1,6 @@
-// blocked append|gather FILE THREADS: that many threads, each of which is blocked in a write: an appending one to a full pipe,
-// by nobody in particular, or one to FILE, in place, whose array of buffers the kernel waits for. Says "blocked" when all
-// are, and ends when it gets a line.
+// blocked append|gather FILE THREADS: starts THREADS threads, each of which blocks in a write. append writes to a full pipe;
+// gather writes to FILE, in place, and the kernel waits for its array of buffers. Says "blocked" once all threads are
+// blocked, and ends when it gets a line.
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>

@@ -54,7 +54,7 @@ static void crowd(int kind, struct counts *counts, char **argv)
 	}
 }
 
-// Takes the processor, and gives it back, at times that have nothing to do with what goes on there.
+// Takes the processor, and gives it back, at times that are unrelated to the work of the other tasks.
 static void interrupt(void)
 {
 	struct sched_param most = { .sched_priority = 50 };

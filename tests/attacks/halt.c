@@ -49,7 +49,7 @@ static void hold(const char *file)
 		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 }
 
-// Whether the path is the first or the second argument of the call at whose entry the thread stands.
+// Whether the path is the first or the second argument of the call at whose entry the thread is stopped.
 static int names(pid_t pid, const char *path)
 {
 	struct __ptrace_syscall_info info;

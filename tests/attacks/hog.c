@@ -1,4 +1,4 @@
-// hog: takes the processor away from everybody else, for some milliseconds at a time, as a real-time thread.
+// hog: takes the processor away from every other task, for some milliseconds at a time, as a real-time thread.
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 // hostile DIR LOG SEED
 //
 // Four threads open DIR/fNUMBER for writing in every way, truncate it by path, write, extend, map and clone into it, as
-// the words of the log after its head tell them, until stdin is closed. What their calls come to does not matter to
-// them: whether the file was changed unseen is for others to find.
+// the words of the log after its head tell them, until stdin is closed. The threads ignore the results of their calls:
+// other programs find out whether the file was changed unseen.
 #include "attack.h"
 #include <linux/fs.h>
 #include <setjmp.h>
@@ -13,7 +13,7 @@
 enum { THREADS = 4, LENGTH = 65536 };
 
 // Which file; what to do, with a number that tells each order from the one before; modifications in a thousand chances;
-// the longest pause between openings, in us; how many of the threads lie in wait for the pin. Then the answers: who is
+// the longest pause between openings, in us; how many of the threads wait for the pin. Then the answers: threads that are
 // still inside, modifications made and openings for writing that succeeded after the pin had; openings for writing
 // before; the last order that each thread has seen.
 enum { NUMBER = HEAD, ORDER, TEMPER, PAUSE, POUNCERS, INSIDE, LATE, THROUGH, OPENED, SEEN };
@@ -34,7 +34,7 @@ struct inside {
 static _Thread_local sigjmp_buf fault;
 static _Thread_local volatile sig_atomic_t faults;
 
-// Stores to an immutable file, or past the end of one that was cut.
+// Stores to an immutable file, or past the end of a file that was cut.
 static void on_sigbus(int signal)
 {
 	(void)signal;
@@ -81,7 +81,7 @@ static int modify(struct inside *in, int mildly)
 	memset(bytes, roll(&in->random), sizeof bytes);
 	if (fstat(in->fd, &st))
 		die("fstat");
-	// Mildly, for most of the others make a file that cannot be pinned any more.
+	// Mildly, because most of the other operations make a file that cannot be pinned any more.
 	switch (roll(&in->random) % (mildly ? 12 : 6)) {
 	case 0:
 		return ftruncate(in->fd, roll(&in->random) % (2 * LENGTH));

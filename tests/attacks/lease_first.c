@@ -1,8 +1,8 @@
 // lease_first FILE record|recorded
 //
-// An obvious way to freeze a file: a lease, and under it a record and the immutable flag. Whoever is past the permission
-// check and waits for the lease has the file open for writing afterwards. With `recorded`, the file has a record already,
-// the lease is asked for again and again, and somebody is given the time to come.
+// An obvious way to freeze a file: a lease, and under it a record and the immutable flag. A process that has passed the
+// permission check and waits for the lease has the file open for writing afterwards. With `recorded`, the file has a record
+// already, the program asks for the lease again and again, and gives other processes time to open the file.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

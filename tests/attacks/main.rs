@@ -1,7 +1,7 @@
 //! Every way that is known to change a file's extent map, against pins.
 //!
-//! `table` declares what each attack comes to, `run` runs it and looks where it landed, `page` keeps the tables in
-//! daxfile-attacks(7) and their summary in daxfile-holds(7). `UPDATE_HOLDS=1` rewrites what they say of this kernel;
+//! `table` declares the result of each attack, `run` runs it and finds where it landed, `page` keeps the tables in
+//! daxfile-attacks(7) and their summary in daxfile-holds(7). `UPDATE_HOLDS=1` rewrites this kernel's results there;
 //! otherwise a result that differs from daxfile-attacks(7) fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -24,7 +24,7 @@ use table::{Attack, FILESYSTEMS, HOLDS, Hold, attacks};
 
 const PLACES_COMPLETE: &str = "places/complete";
 
-/// What the trials found.
+/// The results of the trials.
 #[derive(Default)]
 struct Found {
     cells: BTreeMap<(usize, usize, usize), Cell>,

@@ -1,6 +1,6 @@
 // naive FILE touch|populate|cut
 //
-// Obvious ways of preparing a file that lose the data of whoever writes to it meanwhile.
+// Obvious ways of preparing a file that lose the data of a concurrent writer.
 #include "attack.h"
 
 #ifndef MADV_POPULATE_WRITE

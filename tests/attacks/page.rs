@@ -1,4 +1,4 @@
-//! What daxfile-attacks(7) tells of each kernel, and the summary of it in daxfile-holds(7): read, compared, written.
+//! The results for each kernel in daxfile-attacks(7), and their summary in daxfile-holds(7): read, compared, written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,13 +14,13 @@ const BEGIN: &str = ".\\\" The attack suite writes what follows.\n";
 const END: &str = ".\\\" The attack suite has written what precedes.\n";
 const UPDATE: &str = "UPDATE_HOLDS";
 
-/// A line of a table, beside the five columns by which manual pages indent text, fits a terminal of 80.
+/// A line of a table fits a terminal of 80 columns, with the five columns by which manual pages indent text.
 const WIDTH: usize = 75;
 const GAP: usize = 2;
 const OPERATION: &str = "Operation";
 const THROUGH: &str = "Through";
 
-/// What came of one attack through one access on one filesystem under one hold.
+/// The result of one attack through one access on one filesystem under one hold.
 #[derive(Clone, Debug)]
 pub(crate) struct Cell {
     pub(crate) outcome: Outcome,
@@ -42,12 +42,12 @@ impl Cell {
     }
 }
 
-/// By operation and access, the cells: of each filesystem in turn, by hold. Empty is what was not tried.
+/// By operation and access, the cells: filesystem by filesystem, then by hold. An empty cell was not tried.
 type Rows = Vec<(String, Vec<String>)>;
 type Row<'a> = (&'a str, &'a [String]);
 type Kernel = (u32, u32);
 type Kernels = BTreeMap<Kernel, Rows>;
-/// What the trials found: by attack, line and column.
+/// The results of the trials: by attack, line and column.
 type Found = BTreeMap<(usize, usize, usize), Cell>;
 
 const SAME: &str = "same";
@@ -59,7 +59,7 @@ const NOT_THERE: &str = "-";
 const BUSY: &str = "busy; ";
 const UNTRIED: &str = ", not tried: ";
 
-/// What the pages tell of each kernel.
+/// The results for each kernel in the pages.
 pub(crate) struct Page {
     kernels: Kernels,
     kernel: Kernel,
@@ -85,8 +85,8 @@ impl Page {
         assert!(told == cell.text(), "daxfile-attacks(7) has {told:?}, not {cell:?}: {UPDATE}=1 rewrites it");
     }
 
-    /// Fails if the pages tell, of this kernel, of other attacks than these, or of some under a hold and not of others; or
-    /// if they are not as they would be written.
+    /// Fails if the pages tell, of this kernel, of other attacks than these, or of some under a hold and not of others;
+    /// or if they are not as they would be written.
     pub(crate) fn is_current(&self, attacks: &[Attack]) {
         if self.update {
             return;
@@ -99,7 +99,7 @@ impl Page {
         if let Some(rows) = self.kernels.get(&self.kernel) {
             let others: Vec<_> = rows.iter().map(|(key, _)| key).filter(|key| !made.contains(key)).collect();
             assert!(others.is_empty(), "daxfile-attacks(7) has what is no attack, {others:?}: {UPDATE}=1 rewrites it");
-            // A hold is told of in all its cells or in none.
+            // A hold has either all its cells or none.
             for column in 0..FILESYSTEMS.len() * HOLDS.len() {
                 let (empty, full): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, cells)| cells[column].is_empty());
                 let tried = full.iter().any(|(_, cells)| cells[column] != NOT_THERE);
@@ -117,7 +117,7 @@ impl Page {
         }
     }
 
-    /// The table of what was found, for people; the pages are rewritten if that was asked for.
+    /// Returns the table of results, for people; rewrites the pages on request.
     pub(crate) fn conclude(&self, attacks: &[Attack], found: &Found) -> String {
         let kernels = self.arranged(attacks, found);
         if self.update {
@@ -145,7 +145,7 @@ impl Page {
         text
     }
 
-    /// Of each kernel a row for each attack, with what was found on this one.
+    /// For each kernel, a row for each attack, with this run's results for this kernel.
     fn arranged(&self, attacks: &[Attack], found: &Found) -> Kernels {
         let told = self.kernels.keys().copied();
         let kernels: BTreeSet<Kernel> = told.chain((!found.is_empty()).then_some(self.kernel)).collect();
@@ -172,14 +172,14 @@ impl Page {
     }
 }
 
-/// A table for each filesystem of the newest kernel that was tried, and one of what differs on each other kernel.
+/// A table for each filesystem of the newest kernel that was tried, and one of the differences on each other kernel.
 fn tables(kernels: &Kernels, attacks: &[Attack]) -> String {
     let layout = Layout::of(kernels);
     let mut text = String::new();
     for fs in FILESYSTEMS {
         let mut newest: Option<(Kernel, Vec<Row>)> = None;
         for (kernel, rows) in kernels.iter().rev() {
-            // What no kernel has on this filesystem is not shown.
+            // Attacks that no kernel has on this filesystem are not shown.
             let there = |key: &str| {
                 let all = kernels.values().flatten().filter(|row| row.0 == key);
                 all.flat_map(|(_, cells)| &cells[columns(fs)]).any(|cell| is_result(cell))
@@ -268,7 +268,7 @@ impl Layout {
     }
 }
 
-/// What [`tables`] wrote.
+/// Reads the output of [`tables`].
 fn parse(tables: &str) -> Kernels {
     let mut parts: Vec<(Fs, Kernel, &str, Rows)> = Vec::new();
     // Where the columns begin, within a table.
@@ -321,7 +321,7 @@ fn parse(tables: &str) -> Kernels {
     kernels
 }
 
-/// What comes, at worst, of the attacks of each group on the newest kernel, and on which other kernels it is the same.
+/// The worst results of the attacks of each group on the newest kernel, and the other kernels where they are the same.
 fn summary(kernels: &Kernels, attacks: &[Attack]) -> String {
     let Some((newest, rows)) = kernels.last_key_value() else { return String::new() };
     let widths = HOLDS.map(|hold| hold.name().len().max(REFUSED.len() + 1));
@@ -347,7 +347,7 @@ fn summary(kernels: &Kernels, attacks: &[Attack]) -> String {
     let mut same = Vec::new();
     let mut notes = String::new();
     for (kernel, others) in kernels.iter().rev().skip(1) {
-        // What one of them does not have makes no difference.
+        // Attacks that one of them does not have make no difference.
         let within = |cells: &[String], limits: &[String]| {
             let cells = cells.iter().zip(limits);
             cells.map(|(cell, limit)| if is_result(limit) { cell } else { NOT_THERE }.to_owned()).collect()
@@ -375,8 +375,8 @@ fn summary(kernels: &Kernels, attacks: &[Attack]) -> String {
     text + &notes
 }
 
-/// By column, what comes of a group's attacks through what does not keep the file from being pinned so: the worst, with a
-/// star if there are others.
+/// By column, the worst result of a group's attacks, through accesses that do not prevent such a pin; it has a star if
+/// there are other results.
 fn worst(rows: &Rows, attacks: &[Attack], group: Group) -> Vec<String> {
     const WORSE: [&str; 5] = [NO_PIN, REFUSED, SAME, SHARED, SEEN];
     let of_group = |key: &str| attacks.iter().any(|attack| attack.group() == group && operation(key) == attack.title);
@@ -415,12 +415,12 @@ fn operation(key: &str) -> &str {
     key.split('\n').next().unwrap_or(key)
 }
 
-/// As roff takes it: its own `-` is a hyphen.
+/// Escapes text for roff, which prints a plain `-` as a hyphen.
 fn escaped(text: &str) -> String {
     text.replace('-', "\\-")
 }
 
-/// What stands before, between and after the marks of a page.
+/// The parts of a page before, between and after its marks.
 fn split(page: &str) -> [String; 3] {
     let text = std::fs::read_to_string(path(page)).expect(page);
     let (before, rest) = text.split_once(BEGIN).expect("the mark where the tables begin");

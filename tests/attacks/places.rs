@@ -1,4 +1,4 @@
-//! places.tsv: every place in the kernel that can change a map, and what stops it.
+//! places.tsv: every place in the kernel that can change a map, and the check that stops it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

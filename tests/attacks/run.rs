@@ -1,4 +1,4 @@
-//! One attack, on one file: what it was before and after, and where the attack landed.
+//! One attack on one file: the states before and after, and where the attack landed.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use daxfile_tests::{Daxfile, Kind, Scratch, report, run};
 
 use crate::table::{Access, Attack, By, Effect, Expected, Fs, Hold};
 
-/// Stands for the errno where an operation that does not exist is ignored.
+/// Replaces the errno if the kernel ignores an operation that does not exist.
 pub(crate) const NO_EFFECT: &str = "no effect";
 
-/// How the message begins of what must never be.
+/// The beginning of the message about a result that must never occur.
 pub(crate) const UNSEEN: &str = "changed unseen";
 
 /// Where an attack landed.
@@ -29,9 +29,9 @@ pub(crate) enum Outcome {
     Refused(String),
     /// It succeeded, and the map is the same.
     Harmless,
-    /// It succeeded, and the map is the same but for blocks that others share now.
+    /// It succeeded, and the map is the same except for blocks that other files share now.
     Shared,
-    /// It changed what a pin records, and `verify` says so.
+    /// The attack changed something that a pin records, and `verify` says so.
     Detected,
     /// Such a file is not pinned.
     Unpinnable,
@@ -52,7 +52,7 @@ impl Outcome {
     }
 }
 
-/// What the attacker said of its attack.
+/// The attacker's report on its attack.
 #[derive(Debug)]
 enum Said {
     Done,
@@ -122,7 +122,7 @@ fn program() -> PathBuf {
 /// Everything that may tell that an attack had an effect.
 #[derive(Debug, PartialEq, Eq)]
 struct State {
-    /// As `daxfile` reads it, and as another program does; without sharing.
+    /// The map as `daxfile` reads it, and as another program reads it; without sharing.
     maps: [Vec<Piece>; 2],
     shared: u64,
     facts: BTreeMap<String, String>,
@@ -197,7 +197,7 @@ impl Case<'_> {
         format!("{set} FS={}; export F O DIR MNT DEV IMAGE; {script}", self.fs.name())
     }
 
-    /// With what `stat` wrote of the file, if there is one.
+    /// Returns the state, with the output of `stat` if the file exists.
     fn look(&self) -> (State, Vec<u8>) {
         let [facts, other] = facts([&self.file, &self.other]);
         let mut shared = 0;
@@ -238,7 +238,7 @@ impl Case<'_> {
         pin.arg(&self.file).run()
     }
 
-    /// What the kernel keeps for a process that has ended goes a little later.
+    /// The kernel releases the resources of an ended process a little later.
     fn pin_once_free(&self, hold: Hold) {
         let start = Instant::now();
         let mut pin = self.pin(hold);
@@ -263,7 +263,7 @@ impl Drop for Case<'_> {
             finish(Command::new("bash").args(["-c", &self.script(self.attack.after)]));
         }
         if self.held.get() {
-            // Else nobody could delete it.
+            // Otherwise no process could delete it.
             let unpin = run(&["unpin"], &self.file);
             assert!(unpin.status == 0 || panicking(), "left under the guard: {unpin}");
         }
@@ -318,11 +318,11 @@ fn errno_in(text: &str) -> String {
     found.map_or("failure", |(_, errno)| errno).to_owned()
 }
 
-/// The attacking program, once it holds the file as it was told to.
+/// The attacking program, once it has opened the file in the required way.
 struct Strike {
     child: Child,
     stdout: BufReader<ChildStdout>,
-    /// What it said instead of "ready"
+    /// Its output in place of "ready"
     early: Option<String>,
 }
 
@@ -365,7 +365,7 @@ impl Drop for Strike {
     }
 }
 
-/// What keeps this machine from holding files writable.
+/// The reason why this machine cannot hold files writable.
 pub(crate) fn guard() -> Result<(), String> {
     let scratch = Scratch::new(Kind::xfs());
     let probe = Daxfile::new(["probe", "--json"]).arg(scratch.mount_point()).run().expect(0);
@@ -374,7 +374,7 @@ pub(crate) fn guard() -> Result<(), String> {
     writable.expect("hold writable")["missing"].as_str().map_or(Ok(()), |missing| Err(missing.to_owned()))
 }
 
-/// That it does, as [`guard`] says.
+/// Checks that this machine holds files writable, as [`guard`] says.
 pub(crate) fn pins_writable() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
@@ -431,7 +431,7 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
             case.pin(hold).expect(5);
             drop(writer);
             case.pin_once_free(hold);
-            // Nobody gets in while it is pinned: on a frozen file the attacker is let in.
+            // No process can open a frozen file for writing: the test clears the flag while the attacker opens it.
             let let_in = |flag: &str| {
                 if hold == Hold::Frozen {
                     drop(sh(case.script(&format!("chattr {flag} $F"))))
@@ -455,7 +455,7 @@ pub(crate) fn on_pinned(attack: &Attack, access: Access, fs: Fs, hold: Hold, exp
     let (before, manifest) = case.look();
     let said = attacker.go();
     let after = case.state();
-    // The attacker is gone, but what the kernel keeps for it, an io_uring for instance, goes a little later.
+    // The attacker has ended, but the kernel releases some of its resources, an io_uring for instance, a little later.
     let start = Instant::now();
     let mut verified = run(&["verify"], &case.file);
     while verified.text().contains("open for writing") && start.elapsed() < Duration::from_secs(10) {
@@ -485,12 +485,12 @@ fn land(
         0 if !after.map_is(before) => unseen(),
         0 => {}
         1 => return Outcome::Detected,
-        // Where there is no file any more, the manifest knows that there was one.
+        // If the file no longer exists, the manifest knows that there was one.
         2 if gone => {
             let kept = case.place.dir().join("manifest");
             std::fs::write(&kept, manifest).expect("a manifest");
             let against = Daxfile::new(["verify", "--against"]).arg(&kept).run();
-            // A whiteout has the name, and is no file of which there could be a map.
+            // A whiteout has the name, and is no file with a map.
             let whiteout = case.file.symlink_metadata().is_ok();
             assert!(against.status == if whiteout { 2 } else { 1 }, "the name is gone: {against}");
             return Outcome::Detected;

@@ -1,7 +1,7 @@
 // stamp FILE LOG BLOCK buffered|mmap|direct held|reopen|nonblock SEED
 //
-// Stamps a growing counter, in a pattern, into every block in random order until stdin is closed, and writes to the log
-// what was acknowledged. Before every other write it reads the block, which must be as it was left.
+// Stamps a growing counter, in a pattern, into every block in random order until stdin is closed, and logs the acknowledged
+// writes. Before every other write it reads the block, which must be unchanged since its last write.
 #include "attack.h"
 
 static const char *path;

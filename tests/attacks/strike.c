@@ -2,8 +2,8 @@
 // strike facts FILE...
 // strike path|ro|rw|map|loop|sent OPERATION FILE OTHER [BLOCK]
 //
-// The last takes hold of FILE (not by `path`: that is for later), says "ready", waits for a line, does OPERATION, at BLOCK if
-// that matters, and says "done", or what refused it: "refused CALL ERRNO".
+// The last opens FILE (not by `path`: that happens later), says "ready", waits for a line, does OPERATION, at BLOCK if
+// that matters, and says "done", or the call that was refused: "refused CALL ERRNO".
 #define _GNU_SOURCE
 #include <xfs/xfs.h>
 
@@ -75,7 +75,7 @@ struct move_extent {
 
 enum { BLOCK = 4096, BLOCKS = 64, SIZE = BLOCK * BLOCKS };
 
-// What an operation needs to be given.
+// The arguments that an operation needs.
 enum {
 	NAME = -1,
 	MAP = -2,
@@ -95,7 +95,7 @@ static const char *file, *other;
 static off_t at = 4 * BLOCK;
 static char *bytes;
 
-// The test's environment is not as it must be.
+// The test's environment is wrong.
 static void die(const char *call) { err(2, "%s", call); }
 
 static void refused(const char *call)
@@ -110,7 +110,7 @@ static void try(const char *call, long result)
 		refused(call);
 }
 
-// A write that was not whole was not refused either; what it did, others see.
+// A short write was not refused either; other programs see its effect.
 static void wrote(const char *call, ssize_t result)
 {
 	try(call, result);
@@ -132,7 +132,7 @@ static void bus(int number)
 	_exit(write(1, said, sizeof said - 1) < 0);
 }
 
-// The file's name, or, where only a descriptor of it was taken, that.
+// The file's name, or the name of its descriptor if only that was taken.
 static const char *name(void)
 {
 	static char link[32];
@@ -309,7 +309,7 @@ static void stall_at(struct stall *stall, void (*meanwhile)(void))
 		die("userfaultfd");
 }
 
-// Whoever is to be reflinked to or from.
+// The other file of a reflink, as its source or its destination.
 static int partner(int flags) { return must_open(other, flags); }
 
 static void clone_range(int from, int to)
@@ -505,12 +505,12 @@ static void writev_stalled(void)
 	wrote("pwritev", pwritev(fd, (struct iovec *)stall.page, 2, SIZE - BLOCK));
 }
 
-// Two threads: one writes, one changes meanwhile what is written or where.
+// Two threads: one writes, the other meanwhile changes the data or the target of the write.
 
 enum { SECONDS = 8 };
 static volatile bool over;
 
-// One store a round: an emulated processor may give way between rounds only.
+// One store per round: an emulated processor may switch tasks between rounds only.
 static void *flip_length(void *none)
 {
 	volatile size_t *length = &halves[1].iov_len;
@@ -559,7 +559,7 @@ static ssize_t send_here(void)
 }
 static ssize_t write_begin(void) { return pwrite(fd, bytes, BLOCK, 0); }
 
-// What is refused once is refused; what a write did before, others see.
+// One refusal counts as refused; other programs see the effect of earlier writes.
 static void race(const char *call, void *(*flip)(void *), ssize_t (*act)(void))
 {
 	pthread_t other;
@@ -605,7 +605,7 @@ static void splice_position_end(void)
 		die("pipe");
 	wrote("splice", splice(ends[0], NULL, fd, NULL, BLOCK, 0));
 }
-// As programs do, which read and write where the kernel says EINVAL: see sendfile(2).
+// Like programs that read and write where the kernel says EINVAL: see sendfile(2).
 static void send_short(void)
 {
 	int from = must_open(other, O_RDONLY);
@@ -1132,7 +1132,7 @@ static void attach_loop(int backing, bool old)
 	}
 }
 
-// The file's directory is the upper one, and mounted where nobody else sees it.
+// The file's directory is the upper one, and mounted where no other process sees it.
 static int open_overlay(int flags)
 {
 	char in[4096], directory[4096], options[16384], path[8192];
@@ -1237,7 +1237,7 @@ static int open_passthrough(void)
 	if (server < 0)
 		die("fork");
 	if (server == 0) {
-		// Whoever reads from our end of a pipe is not to wait for the server.
+		// The process that reads from our end of a pipe must not wait for the server.
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		int nothing = must_open("/dev/null", O_RDWR);
 		for (int i = 0; i < 3; i++)
@@ -1303,7 +1303,7 @@ static void take_hold(int needs, const char *access)
 	}
 }
 
-// Whoever opened the file hands it to another process, and has it open no more.
+// The process that opened the file passes it to another process, and closes its own descriptor.
 static void hand_over(int needs)
 {
 	int ends[2];
@@ -1432,7 +1432,7 @@ static void facts(void)
 	struct stat st;
 	struct fsxattr x = { 0 };
 	fd = open(file, O_RDONLY);
-	// What a whiteout stands for is gone.
+	// A file whose name became a whiteout is gone.
 	if (fd < 0 && (errno == ENOENT || errno == ENXIO)) {
 		puts("name gone");
 		return;
@@ -1457,7 +1457,7 @@ static void facts(void)
 			sum = (sum ^ (unsigned char)value[i]) * 0x100000001b3;
 		printf(" %s=%zd:%lx", n, got, sum);
 	}
-	// Whether there are extended attributes is no flag that anybody set.
+	// FS_XFLAG_HASATTR only says whether there are extended attributes; no caller sets it.
 	printf("\nflags %x %x %u %u %u\n", x.fsx_xflags & ~FS_XFLAG_HASATTR, flags, x.fsx_extsize, x.fsx_cowextsize,
 	       x.fsx_projid);
 	uint64_t sum = 0;

@@ -1,4 +1,4 @@
-//! Each attack, and what it comes to: declared before it is run.
+//! Each attack and its expected result: declared before it runs.
 
 use crate::run::NO_EFFECT;
 
@@ -48,18 +48,18 @@ impl Fs {
     }
 }
 
-/// What is declared of an attack on a pinned file.
+/// The declared result of an attack on a pinned file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// It fails so, and changes nothing.
     Refused(&'static str),
     /// It succeeds, and the map stays as it is.
     Harmless,
-    /// It succeeds, and the map stays but for blocks that others share.
+    /// It succeeds, and the map stays, except for blocks that other files share.
     Shared,
     /// It changes something that `verify` reports.
     Detected,
-    /// Such a file is not pinned so.
+    /// Such a file cannot be pinned with this hold.
     Unpinnable,
 }
 
@@ -70,15 +70,15 @@ pub(crate) enum Access {
     Path,
     /// By a descriptor from before the pin, open for reading
     Ro,
-    /// By one open for reading and writing
+    /// By a descriptor from before the pin, open for reading and writing
     Rw,
     /// By a shared writable mapping from before the pin
     Map,
     /// By a loop device that was set up before the pin
     Loop,
-    /// By a descriptor, or a mapping, that another process had before the pin and handed over
+    /// By a descriptor, or a mapping, from before the pin that another process passed on
     Sent,
-    /// By what the kernel has opened itself, before the pin: the file below a stacked one, or for process accounting
+    /// By a file that the kernel has opened itself, before the pin: below a stacked file, or for process accounting
     Kernel,
 }
 
@@ -86,7 +86,7 @@ impl Access {
     pub(crate) const ALL: [Access; 7] =
         [Access::Path, Access::Ro, Access::Rw, Access::Map, Access::Loop, Access::Sent, Access::Kernel];
 
-    /// What the attacking program calls it.
+    /// Its name on the attacking program's command line.
     pub(crate) fn argument(self) -> &'static str {
         match self {
             Access::Path => "path",
@@ -139,7 +139,7 @@ impl Access {
     }
 }
 
-/// What an attack changes on a file that nothing holds.
+/// The change that an attack makes to a file without a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Map,
@@ -150,9 +150,9 @@ pub(crate) enum Effect {
     Flags,
     /// Mode, owner, links, times, extended attributes
     Inode,
-    /// There is no file of that name, or another
+    /// There is no file of that name, or another file
     Name,
-    /// How much space it takes
+    /// The space that it takes
     Blocks,
     /// The other file of the operation
     Other,
@@ -160,7 +160,8 @@ pub(crate) enum Effect {
     Itself,
 }
 
-/// Which line of the summary in daxfile-holds(7) an attack counts in, and under which heading daxfile-attacks(7) shows it.
+/// Which line of the summary in daxfile-holds(7) an attack counts in, and under which heading daxfile-attacks(7) shows
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     InPlace,
@@ -184,7 +185,7 @@ pub(crate) enum Group {
     Device,
 }
 
-/// In the order of the pages.
+/// The groups, in the order of the pages.
 pub(crate) const GROUPS: [Group; 19] = [
     Group::InPlace,
     Group::Size,
@@ -236,12 +237,12 @@ impl Group {
 pub(crate) enum By {
     /// An operation of strike.c, at a block of the file
     Strike(&'static str, u32),
-    /// A script of bash: `$F` is the file, `$O` the other one, `$DIR` their directory, `$MNT` the filesystem, `$DEV` its
-    /// device, `$IMAGE` what that is a loop device of
+    /// A script of bash: `$F` is the file, `$O` the other one, `$DIR` their directory, `$MNT` the filesystem, `$DEV`
+    /// its device, `$IMAGE` the file behind that loop device
     Shell(&'static str),
 }
 
-/// What it comes to through one access.
+/// The result of an attack through one access.
 pub(crate) struct Line {
     pub(crate) access: Access,
     xfs: Columns,
@@ -258,14 +259,14 @@ pub(crate) struct Attack {
     pub(crate) title: &'static str,
     pub(crate) effect: Effect,
     pub(crate) by: By,
-    /// What strike.c makes
+    /// The file that strike.c makes
     pub(crate) file: &'static str,
     pub(crate) allow: &'static str,
     /// A script before the pin
     pub(crate) setup: &'static str,
     /// A script at the end
     pub(crate) after: &'static str,
-    /// MiB of a filesystem of its own, for what acts on all of it
+    /// The size, in MiB, of a separate filesystem, for an attack that changes the whole filesystem
     pub(crate) alone: Option<u64>,
     /// Where the operation does not exist
     pub(crate) not_on: Vec<Missing>,
@@ -273,7 +274,7 @@ pub(crate) struct Attack {
     pub(crate) may_lack: Vec<Missing>,
     /// Swaps extents, which is refused on whole filesystems, or on all, while any file is held writable
     pub(crate) swaps: bool,
-    /// Under hold writable, through whatever access
+    /// The result under hold writable, through every access
     writable: Option<Expected>,
     group: Option<Group>,
     pub(crate) lines: Vec<Line>,
@@ -397,7 +398,7 @@ fn strike_at(slug: &'static str, title: &'static str, effect: Effect, operation:
     }
 }
 
-/// What hold writable comes to where an attack itself does not say otherwise.
+/// Sets the result under hold writable for attacks that do not declare one themselves.
 fn writable(expected: Expected, attacks: Vec<Attack>) -> Vec<Attack> {
     let declare = |attack: Attack| Attack { writable: attack.writable.or(Some(expected)), ..attack };
     attacks.into_iter().map(declare).collect()
@@ -831,10 +832,10 @@ fn devices() -> Vec<Attack> {
     ]
 }
 
-/// Where the kernel opens the file itself, and no hook sees what it writes then.
+/// Attacks where the kernel opens the file itself, and no hook sees its writes.
 fn by_the_kernel() -> Vec<Attack> {
     let size = |slug, title| strike(slug, title, Size).writing(Kernel, [SEEN, SEEN], [EPERM, SEEN]);
-    // A server without privileges over the file opens it: nobody asks for the immutable flag.
+    // A server without privileges over the file opens it: nothing checks the immutable flag.
     let through = |attack: Attack, none| {
         attack
             .writable(Expected::Refused("EIO"))
@@ -855,7 +856,7 @@ fn by_the_kernel() -> Vec<Attack> {
         through(strike("passthrough-write", "FUSE passthrough to it, pwrite", Contents), SAME),
         through(strike("passthrough-past-end", "FUSE passthrough to it, pwrite, past the end", Size), SEEN),
         through(strike("passthrough-splice", "FUSE passthrough to it, splice, past the end", Size), SEEN),
-        // What fails, it does not say.
+        // The program does not report its failure.
         strike("acct", "acct", Size).writing(Kernel, [SEEN, SEEN], [SAME, SEEN]),
         strike("quota-on", "quotaon", Itself)
             .not_on(Xfs, "ENOSYS", "no quota files")
@@ -867,7 +868,7 @@ fn by_the_kernel() -> Vec<Attack> {
     ]
 }
 
-/// What comes after a write that failed before it was judged.
+/// Attacks after a write that failed before it was judged.
 fn after_a_refusal() -> Vec<Attack> {
     vec![
         strike("punch-noted", "a failed pwrite, then PUNCH_HOLE", Effect::Map).writing(
@@ -975,7 +976,7 @@ fn filesystem() -> Vec<Attack> {
             "filling the filesystem",
             "dd if=/dev/zero of=$DIR/fill bs=1M status=none || :; test $(stat -f -c %a $MNT) -lt 4096; rm $DIR/fill",
         ),
-        // XFS frees what was deleted a little later.
+        // XFS frees the blocks of deleted files a little later.
         whole(
             "fstrim",
             "fstrim",

@@ -1,6 +1,6 @@
 // toll FILE [empty]: nanoseconds of a pread, a pwrite, each of 4 KiB in the page cache, and an open with close: the median of
 // many rounds. Where the processor takes a nanosecond for an instruction (tests/lab.sh --count), they are counts of
-// instructions. With "empty", a BPF program that does nothing stands at the hook file_permission meanwhile.
+// instructions. With "empty", a BPF program that does nothing is attached to the hook file_permission meanwhile.
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-//! Shells complete what `daxfile` takes.
+//! Shells complete the arguments of `daxfile`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ fn script(shell: &str) -> Run {
     Daxfile::new(["completions", shell]).run().expect(0)
 }
 
-/// What a shell proposes, having read the script.
+/// Returns a shell's proposals after it has read the script.
 fn proposed(shell: &str, ask: &str) -> BTreeSet<String> {
     require(&[shell]);
     let dir = tempfile::tempdir().unwrap();
@@ -47,7 +47,7 @@ fn bash_completes_verbs_options_and_values() {
     assert_eq!(bash(&["daxfile", "map", "--format", ""]), set(&["dmsetup", "resume"]));
 }
 
-/// Where the script proposes nothing, bash completes names of files itself: it was told so by complete -o default.
+/// Where the script proposes nothing, bash completes file names itself, because of complete -o default.
 #[test]
 fn bash_completes_files() {
     assert!(script("bash").text().contains("-o default"));
@@ -88,15 +88,15 @@ fn fish_completes_verbs_options_and_values() {
     assert_eq!(fish("daxfile map --format "), set(&["dmsetup", "resume"]));
 }
 
-/// Its completion takes a terminal: there another zsh reads the script, and completes what is typed.
+/// zsh's completion needs a terminal: another zsh there reads the script, and completes the typed text.
 #[test]
 fn zsh_completes_verbs_options_and_values() {
     require(&["zsh"]);
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display();
     std::fs::write(dir.path().join("_daxfile"), script("zsh").text()).unwrap();
-    // What is typed before its prompt is there can get lost. -u: anybody may write to the directory's parent. Once a line
-    // is completed, another key tells it.
+    // Text that is typed before the prompt appears can get lost. -u: every user may write to the directory's parent.
+    // Another key shows when a line is completed.
     let ask = r#"
         zmodload zsh/zpty
         zpty shell zsh -f -i

@@ -1,4 +1,4 @@
-//! What every verb has in common: one table of verbs, and cases that each row inherits.
+//! Properties that all verbs share: one table of verbs, and cases that each row inherits.
 //!
 //! A new verb is one row of [`VERBS`]; `the_table_has_every_verb` fails until it is there.
 
@@ -23,11 +23,12 @@ use serde_json::{Value, json};
 /// One row of the table.
 struct Verb {
     name: &'static str,
-    /// What it cannot do without, before the files
+    /// Required arguments, before the files
     options: &'static [&'static str],
-    /// Makes the file on which it succeeds and, if it changes anything, has something to do; [`None`] if itself makes it
+    /// Makes the file on which it succeeds and, if it changes anything, has something to do; [`None`] if itself makes
+    /// it
     subject: Option<fn(&Path)>,
-    /// It takes one file, and prints what another program reads: no name
+    /// It takes one file, and prints input for another program: no name
     single: bool,
     /// The subject is pinned, where that can be
     pinned: bool,
@@ -35,7 +36,7 @@ struct Verb {
     changes: bool,
     /// It keeps other `daxfile`s off the file
     locks: bool,
-    /// What it answers where that is not [`Done`]
+    /// Its answers that differ from [`Done`]
     answers: &'static [(Place, Answer)],
 }
 
@@ -46,9 +47,9 @@ enum Place {
     Btrfs,
     ReadOnly,
     FullDisk,
-    /// Of root, readable by the unprivileged caller
+    /// Owned by root, readable by the unprivileged caller
     Others,
-    /// Of the unprivileged caller
+    /// Owned by the unprivileged caller
     Own,
 }
 
@@ -68,7 +69,7 @@ enum Answer {
 const NO_EXTENTS: Answer = Error(3, ": Operation not supported: tmpfs");
 const NO_HOLD: Answer = No(3, "unsupported_filesystem: ");
 
-/// What a verb is unless its row says otherwise: it takes files, and only looks at them.
+/// The defaults of a row: the verb takes files, and changes nothing.
 const ANY: Verb = Verb {
     name: "",
     options: &[],
@@ -167,7 +168,7 @@ impl Verb {
         self.subject.is_some() && !self.single
     }
 
-    /// Of a name that leads to nothing. That a file is there is what verify is asked.
+    /// The answer for a name that leads to no file. verify, unlike other verbs, answers whether a file is there.
     fn gone(&self, call: &'static str) -> Answer {
         if self.name == "verify" { No(1, ": gone") } else { Error(2, call) }
     }
@@ -176,7 +177,7 @@ impl Verb {
         self.answers.iter().find(|(at, _)| *at == place).map_or(Done, |(_, answer)| *answer)
     }
 
-    /// Puts its subject there, in place of whatever file has the name.
+    /// Puts its subject there, and replaces any file of that name.
     #[track_caller]
     fn put_subject(&self, path: &Path) {
         self.put_subject_with(path, || ());
@@ -207,7 +208,7 @@ fn listing() -> impl Iterator<Item = &'static Verb> {
 fn write(path: &Path) {
     const PIECE: u32 = 65536;
     require(&["xfs_io"]);
-    // What is cut out joins the file logically, but not physically.
+    // The extents beside a removed range join logically, but not physically.
     let cuts = (1..EXTENTS).map(|extent| format!("-c 'fcollapse {} {PIECE}' ", extent * PIECE)).collect::<String>();
     // Never open for writing here: children that other threads fork would have it open as well, and pin finds it busy.
     sh(format!(
@@ -233,7 +234,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// All of what has this name that no refused verb may change; the time of the last access is left out.
+/// Everything about this name that no refused verb may change; the time of the last access is left out.
 #[track_caller]
 fn snapshot(path: &Path) -> String {
     let Ok(m) = path.symlink_metadata() else { return "absent".into() };
@@ -278,14 +279,14 @@ fn names(dir: &Path) -> Vec<OsString> {
     names
 }
 
-/// Runs it and checks what holds of every run.
+/// Runs the call and checks the properties of every run.
 #[track_caller]
 fn run(call: &Daxfile) -> Run {
     let run = call.run();
     assert!((0..=5).contains(&run.status), "an undocumented status: {run}");
     assert!(!run.stderr.contains("panicked"), "{run}");
     for text in [&*String::from_utf8_lossy(&run.stdout), &run.stderr] {
-        // JSON is for programs: it escapes what JSON says it must.
+        // JSON is for programs: it escapes the characters that JSON requires, and no others.
         let json = text.starts_with('{');
         let steers = |c: char| c != '\n' && if json { c < ' ' } else { c.is_control() || c == '\u{202e}' };
         assert!(!text.contains(steers), "this could steer a terminal: {run}");
@@ -293,7 +294,7 @@ fn run(call: &Daxfile) -> Run {
     run
 }
 
-/// Checks what holds of every report, for these files.
+/// Checks the properties of every report, for these files.
 #[track_caller]
 fn report<S: AsRef<OsStr>>(verb: &Verb, run: &Run, files: &[S]) -> Value {
     let report = run.json();
@@ -310,7 +311,7 @@ fn report<S: AsRef<OsStr>>(verb: &Verb, run: &Run, files: &[S]) -> Value {
         let error = &entry["error"];
         let message = error["message"].as_str().expect("a message");
         assert_ne!(entry["exit_status"], 0, "{run}");
-        // What was foreseen has an errno, and no call.
+        // An error that daxfile foresees has an errno, and no call.
         assert!(error["call"].is_null() || error["errno"].is_u64(), "{run}");
         let names_it = |call: &str| message.starts_with(call) || message.starts_with("busy: ");
         assert!(error["call"].as_str().is_none_or(names_it), "{run}");
@@ -359,7 +360,7 @@ fn ask(verb: &Verb, file: &OsStr, answer: Answer, prepare: impl Fn(), call: impl
     }
 }
 
-/// The same for what must be refused and left as it is.
+/// The same for a file that the verb must refuse and leave unchanged.
 #[track_caller]
 fn refused(verb: &Verb, path: &Path, answer: Answer) {
     let dir = path.parent().unwrap();
@@ -368,7 +369,7 @@ fn refused(verb: &Verb, path: &Path, answer: Answer) {
     assert_eq!((snapshot(path), names(dir)), before, "{} changed it", verb.name);
 }
 
-/// Refused before any file is looked at.
+/// Refused before any file is examined.
 #[track_caller]
 fn usage(call: &Daxfile, text: &str) {
     let run = run(call);
@@ -382,8 +383,8 @@ fn the_table_has_every_verb() {
     let commands = help.text().split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
     let lines = commands.lines().filter_map(|line| line.strip_prefix("  "));
     let mut listed: Vec<_> = lines.filter_map(|line| line.split(' ').next()).collect();
-    // What is left of a line that was wrapped begins with blanks.
-    // These act on no file that is named; they have modules of their own.
+    // The rest of a wrapped line begins with blanks.
+    // These verbs act on no named file; they have modules of their own.
     listed.retain(|name| !["", "help", "probe", "completions", "list", "man"].contains(name));
     let mut rows: Vec<_> = VERBS.iter().map(|verb| verb.name).collect();
     listed.sort_unstable();
@@ -512,7 +513,7 @@ fn what_is_no_regular_file() {
     cases(true);
 }
 
-/// Opening a FIFO lets the writer on its other end go on, and what it writes is lost when it is closed again.
+/// Opening a FIFO lets the writer on its other end continue, and closing the FIFO again loses the written data.
 #[test]
 fn a_fifo_keeps_its_writer_and_its_data() {
     let scratch = Scratch::new(Kind::ext4());
@@ -528,7 +529,7 @@ fn a_fifo_keeps_its_writer_and_its_data() {
     assert!(writer.wait().unwrap().success());
 }
 
-/// Names, and a fragment of each that is left as it is.
+/// Names, and a fragment of each that stays unchanged.
 const NAMES: [(&[u8], &str); 9] = [
     (b"-name", "-name"),
     (b"--json", "--json"),
@@ -567,7 +568,7 @@ fn odd_names() {
     assert!(names(dir).is_empty());
 }
 
-/// What is proposed for a file can be typed as it stands, whatever its name.
+/// A remedy for a file can be typed as it is, for every file name.
 #[test]
 fn remedies_name_the_file() {
     let scratch = Scratch::new(Kind::ext4());
@@ -625,7 +626,7 @@ fn lists_of_files() {
 
         // Blank lines are none, the last line needs no end, and a name is all of its line.
         let lines = ["a", " b ", "-c"];
-        // With -0 any byte but NUL is the name's.
+        // With -0, every byte except NUL belongs to the name.
         let all = NAMES.map(|(name, _)| OsStr::from_bytes(name));
         let nul = all.iter().flat_map(|name| [name.as_bytes(), b"\0"]).collect::<Vec<_>>().concat();
         let lines: Vec<_> = lines.iter().map(OsStr::new).collect();
@@ -653,7 +654,7 @@ fn lists_of_files() {
     }
 }
 
-/// One that fails keeps no other from being done, and the largest status counts.
+/// A failing file does not stop the others, and the largest status counts.
 #[test]
 fn one_bad_file_of_several() {
     let scratch = Scratch::new(Kind::xfs());
@@ -692,7 +693,7 @@ fn one_bad_file_of_several() {
     }
 }
 
-/// A name given twice, or two names of one file, is no reason to fail: for the second, it is done already.
+/// A name given twice, or two names of one file, is no reason to fail: at the second, the work is already done.
 #[test]
 fn one_file_twice() {
     let scratch = Scratch::new(Kind::ext4());
@@ -808,14 +809,14 @@ fn full_disks() {
         fill(&scratch);
         let (done, failing): (Vec<_>, Vec<_>) = VERBS.iter().partition(|verb| verb.answer(FullDisk) == Done);
         for verb in done {
-            // There the record takes a block of its own, as pin finds.
+            // There the record needs a block of its own, as pin finds.
             let no_room = verb.name == "check" && scratch.kind().name() == "ext4";
             let once = run(&verb.call(&["--json"], &[path(verb)])).expect(if no_room { 2 } else { 0 });
             report(verb, &once, &[path(verb)]);
         }
 
         if scratch.kind().name() == "xfs" {
-            // What XFS keeps back for its own needs serves attributes of `security` as well.
+            // Blocks that XFS reserves for itself serve attributes of `security` as well.
             sh(format!("xfs_io -x -c 'resblks 0' {}", quoted(scratch.mount_point())));
         }
         fill(&scratch);
@@ -826,7 +827,7 @@ fn full_disks() {
             assert_eq!(without_ctime(&snapshot(&path(verb))), before);
         }
         assert_eq!(free_bytes(&scratch), free);
-        // To remove an attribute takes room, too; where there is none, the pin must stay whole.
+        // The removal of an attribute needs space, too; without space, the pin must stay whole.
         let before = without_ctime(&snapshot(&kept));
         let unpin = run(&Daxfile::new(["unpin"]).arg(&kept));
         if unpin.status != 0 {
@@ -855,7 +856,7 @@ fn free_bytes(scratch: &Scratch) -> u64 {
         .product()
 }
 
-/// Allocates whatever is left.
+/// Allocates all the space that is left.
 fn fill(scratch: &Scratch) {
     sh(format!(
         "cd {}; at=$(stat -c %s fill 2>/dev/null || echo 0); size=$((1 << 28))
@@ -880,7 +881,7 @@ fn too_large_for_the_disk() {
             assert_eq!(names(scratch.mount_point()), before, "{run}");
             wait_until("the space is free again", || free_bytes(&scratch) == free);
         }
-        // All that is free, and none left for what the filesystem needs besides; root may have more on ext4.
+        // All free space, with nothing left for the filesystem's own needs; root may have more on ext4.
         if scratch.kind().name() == "xfs" {
             let call = Daxfile::new(["alloc", "--size", &free.to_string()]).arg(scratch.path("file"));
             let run = run(&call).expect(2);
@@ -912,7 +913,7 @@ fn a_dry_run_changes_nothing_and_says_what_will_be() {
             assert!(dry.starts_with("would_"), "{dry}");
             assert_ne!(snapshot(&file), before.0, "{real}");
 
-            // The caller's rights are looked at, too, also where they are what another hold needs.
+            // The caller's rights are checked, too, also where another hold needs them.
             verb.put_subject(&file);
             same_when_dry(verb, &file, Daxfile::as_nobody);
             if verb.pinned {
@@ -927,7 +928,7 @@ fn a_dry_run_changes_nothing_and_says_what_will_be() {
                 same_when_dry(&unheld, &file, |call| call);
             }
         }
-        // What is there already.
+        // Files that exist already.
         fs::create_dir(scratch.path("dir")).unwrap();
         for verb in VERBS.iter().filter(|verb| verb.changes) {
             same_when_dry(verb, &scratch.path("dir"), |call| call);
@@ -940,7 +941,7 @@ fn open(path: &str) -> Stdio {
     File::options().write(true).open(path).unwrap().into()
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn broken_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -964,7 +965,7 @@ fn output_that_goes_nowhere() {
             let (status, stderr) = ended(open("/dev/full"));
             assert_eq!(status, Some(2), "{}: {stderr}", verb.name);
             assert!(stderr.contains("standard output: No space left on device"), "{}: {stderr}", verb.name);
-            // It was done all the same.
+            // The work was done nevertheless.
             assert!(file.exists());
         }
         // A status above that of the failed output stays.
@@ -992,7 +993,7 @@ fn output_that_goes_nowhere() {
     }
 }
 
-/// Files opened in place of closed descriptors must not get what is printed.
+/// Files opened in place of closed descriptors must not receive the output.
 #[test]
 fn closed_descriptors() {
     let scratch = Scratch::new(Kind::xfs());
@@ -1067,7 +1068,7 @@ fn locked_by_somebody() {
     }
 }
 
-/// `pin --wait` on a file that somebody has open for writing.
+/// `pin --wait` on a file that another process has open for writing.
 fn waiting_pin(file: &Path) -> (Child, File) {
     let writer = File::options().append(true).open(file).unwrap();
     let pin = Daxfile::new(["pin", "--allow", "hole,unwritten", "--wait", "1000", "--"]).arg(file);
@@ -1164,8 +1165,8 @@ fn an_interrupted_alloc_leaves_nothing() {
     wait_until("the space is free again", || free_bytes(&scratch) == free);
 }
 
-/// SIGINT at each call that touches the file: what only looks leaves it as it is, and what changes something has done it
-/// or not, and no part of it.
+/// SIGINT at each call that touches the file: a verb that only reads leaves it unchanged; a verb that makes changes has
+/// made them completely or not at all.
 #[test]
 fn interrupted_at_every_call() {
     require(&["strace"]);
@@ -1234,7 +1235,7 @@ fn an_interrupted_pin_is_undone() {
     }
 }
 
-/// As programs do that a reader such as head(1) has left: no more is done for nobody.
+/// Like other programs whose reader, such as head(1), has closed the pipe: daxfile stops its work.
 #[test]
 fn output_that_nobody_reads_ends_the_work() {
     let scratch = Scratch::new(Kind::ext4());
@@ -1250,7 +1251,7 @@ fn output_that_nobody_reads_ends_the_work() {
     let pinned = files.iter().filter(|file| file["pin"]["state"] == "pinned").count();
     assert!(0 < pinned && pinned < names.len(), "{pinned} of {}", names.len());
 
-    // Looking, too, ends: with one file named again and again there would be work for minutes.
+    // Reading ends, too: one file, named many times, would give work for minutes.
     let list = "file0\n".repeat(2_000_000);
     let mut stat = Daxfile::new(["stat", "--files-from", "-"]).dir(scratch.mount_point()).command();
     let mut child = spawn(stat.stdin(Stdio::piped()).stdout(broken_pipe()).stderr(Stdio::null()));
@@ -1268,7 +1269,7 @@ fn the_longest_wait_is_one() {
     let pin = ["pin", "--wait", "18446744073709551615"];
     assert_eq!(Daxfile::new(pin).arg("--json").arg(&file).run().expect(0).file()["action"], "pinned");
     Daxfile::new(["unpin"]).arg(&file).run().expect(0);
-    // And while there is something to wait for, it goes on waiting.
+    // While a writer has the file open, pin continues to wait.
     let writer = File::options().write(true).open(&file).unwrap();
     let mut waiting = spawn(&mut Daxfile::new(pin).arg(&file).command());
     std::thread::sleep(Duration::from_millis(500));

@@ -1,4 +1,4 @@
-//! What `--json` prints is of the form that man/daxfile.schema.json describes, whatever happens.
+//! The output of `--json` always matches man/daxfile.schema.json.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -34,7 +34,7 @@ fn validator() -> Validator {
     jsonschema::options().should_validate_formats(true).build(&schema()).expect("a valid schema")
 }
 
-/// Runs commands, holds what they print against the schema, and remembers which names were in it.
+/// Runs commands, checks their output against the schema, and remembers the names that occurred.
 struct Checker {
     validator: Validator,
     seen: Mutex<BTreeSet<(&'static str, String)>>,
@@ -91,7 +91,7 @@ impl Checker {
     }
 }
 
-/// A program may read numbers as it likes: none has a fraction or an exponent.
+/// A program may read numbers in its own way: none has a fraction or an exponent.
 fn all_integers(value: &Value) {
     match value {
         Value::Number(number) => assert!(number.is_u64() || number.is_i64(), "{number}"),
@@ -101,7 +101,7 @@ fn all_integers(value: &Value) {
     }
 }
 
-/// What the schema has no words for.
+/// Rules that the schema cannot express.
 fn totals_add_up(file: &Value, run: &Run) {
     for blocker in file["blockers"].as_array().into_iter().flatten() {
         let ranges = blocker["ranges"].as_array().unwrap();
@@ -216,7 +216,7 @@ fn the_life_of_a_pin(checker: &Checker) {
             checker.run(1, with(&["verify", "--strict"], &[file]));
         }
 
-        // Somebody who came in while the flag was off
+        // Another process opened the file while the flag was off
         shell(&scratch, "chattr -i file");
         checker.run(1, with(&["verify"], &[file]));
         let writer = File::options().write(true).open(file).unwrap();
@@ -363,7 +363,7 @@ fn errors(checker: &Checker) {
     );
     let names = ["good", "missing", "dir", "fifo", "link"].map(|name| scratch.path(name));
     let files: Vec<&Path> = names.iter().map(PathBuf::as_path).collect();
-    // In the order in which they were named, the good one in spite of the others
+    // In the order of the command line, the good one in spite of the others
     for args in [&["check"][..], &["stat"], &["verify"], &["pin", "--dry-run"], &["unpin", "--dry-run"]] {
         let report = checker.run(2, with(args, &files));
         let reports = report["files"].as_array().unwrap();
@@ -487,7 +487,7 @@ fn the_sample_of_the_page_is_of_the_form_of_the_schema() {
     assert_eq!(shape(&sample), shape(&report));
 }
 
-/// A schema that takes anything proves nothing.
+/// A schema that accepts everything proves nothing.
 #[test]
 fn the_schema_refuses_other_forms() {
     let schema = schema();
@@ -582,7 +582,7 @@ fn schema_lists_every_name_of_the_code() {
     };
     fn in_code<T: serde::Serialize>(values: &[T]) -> Vec<String> {
         let name = |value| serde_json::to_value(value).unwrap();
-        // Some have more to tell, and their names stand in "state".
+        // Some have more members, and their names are in "state".
         let name = |value| name(value).get("state").cloned().unwrap_or_else(|| name(value));
         values.iter().map(|value| name(value).as_str().unwrap().to_owned()).collect()
     }

@@ -1,4 +1,4 @@
-//! `list` finds exactly the pins that there are, by the tests' own books.
+//! `list` finds exactly the existing pins, according to the tests' own records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -17,7 +17,7 @@ use daxfile_tests::tools::{require, sh};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each};
 use serde_json::Value;
 
-/// What a listed file must be.
+/// The expected entry of a listed file.
 #[derive(Clone, Debug)]
 struct Entry {
     /// Every hard link.
@@ -116,7 +116,7 @@ fn name(random: &mut Random) -> OsString {
     OsString::from_vec(name)
 }
 
-/// Makes a tree with files of every state; keeps the books.
+/// Makes a tree with files of every state, and records the expected entries.
 fn plant(root: &Path, random: &mut Random) -> Books {
     fs::create_dir(root).unwrap();
     let mut directories = vec![root.to_owned()];
@@ -180,7 +180,7 @@ fn plant(root: &Path, random: &mut Random) -> Books {
         program(&["chattr".as_ref(), "-i".as_ref(), file.as_ref()]);
     }
     lost.iter().for_each(|names| books.add(names, "not_held", Some("frozen")));
-    // As a machine has them that was started without the guard.
+    // As on a machine that was started without the guard.
     let unguarded = take(8);
     pin(&[], &firsts(&unguarded));
     for file in firsts(&unguarded) {
@@ -246,7 +246,7 @@ fn random_trees_on(scratch: &Scratch, random: &Random, trees: u64) {
     all.judge(&list(root).run().expect(0));
     all.judge(&list(root).as_nobody_with(&["dac_read_search"]).run().expect(0));
 
-    // What is chosen is what was there to choose from.
+    // A filter lists exactly the matching entries.
     for (option, of) in [
         ("--hold=frozen", (|entry: &Entry| entry.hold == Some("frozen")) as fn(&Entry) -> bool),
         ("--hold=writable,none", |entry| matches!(entry.hold, Some("writable" | "none"))),
@@ -257,7 +257,7 @@ fn random_trees_on(scratch: &Scratch, random: &Random, trees: u64) {
         chosen.judge(&list(root).arg(option).run().expect(0));
     }
 
-    // verify reads the list, and says of each what its state makes it say.
+    // verify reads the list, and its answer for each file matches the file's state.
     let paths = Daxfile::new(["list", "-0"]).arg(root).run().expect(0).stdout;
     assert_eq!(paths.iter().filter(|byte| **byte == 0).count(), all.0.len());
     let verify = Daxfile::new(["verify", "--json", "-0", "--files-from", "-"]).stdin(paths).run();
@@ -286,7 +286,7 @@ fn list_finds_the_pins_of_two_hundred_random_trees() {
     random_trees(vec![Kind::xfs(), small_blocks.into(), Kind::ext4(), small_ext4.into()], 50);
 }
 
-/// There every file has attributes, so that these do not tell who is pinned.
+/// There every file has attributes, so that these do not show which files are pinned.
 #[test]
 fn list_finds_the_pins_of_random_trees_with_parent_pointers() {
     let random = Random::new("random_trees_with_parent_pointers");
@@ -317,7 +317,7 @@ fn list_reaches_the_deepest_file() {
     }
 }
 
-/// What cannot be looked at is named, and is not nothing.
+/// A file that cannot be examined is named, and does not count as nothing.
 #[test]
 fn list_says_what_it_could_not_look_at() {
     let scratch = Scratch::new(Kind::xfs());
@@ -356,7 +356,7 @@ fn list_says_what_it_could_not_look_at() {
     assert_eq!(run.text().lines().count(), 3, "{run}");
 }
 
-/// A directory is not left for what is mounted in it, nor for what a link leads to.
+/// `list` does not enter a mount below the directory, and does not follow links.
 #[test]
 fn list_stays_on_its_filesystem() {
     let (one, other) = (Scratch::new(Kind::ext4()), Scratch::new(Kind::xfs()));

@@ -1,4 +1,4 @@
-//! What is printed of many files and of few, to people and to programs; and what is read: sizes and lists.
+//! Output for many files and for few, for people and for programs; and input: sizes and lists.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -20,7 +20,7 @@ fn run(words: &[&str], dir: &Path, status: i32) -> Run {
     Daxfile::new(words).dir(dir).run().expect(status)
 }
 
-/// One of each kind that a list of pinned files can have.
+/// One file of each kind that can be in a list of pinned files.
 fn mixture(scratch: &Scratch) -> &'static str {
     let [ok, drifted, released, gone] = ["ok", "drifted", "released", "gone"].map(|name| make(scratch, name));
     for file in [&ok, &drifted, &released, &gone] {
@@ -51,7 +51,7 @@ fn verify_tells_each_kind_apart_and_ends_in_totals() {
     assert_eq!(lines.last(), Some(&"4 files: 1 unchanged, 1 drifted, 1 not pinned, 1 gone"), "{all}");
     assert_eq!(all.stderr, "", "{all}");
 
-    // With what cannot be looked at among them the status is that of the worst; both are told apart all the same.
+    // With a file that cannot be examined, the status is that of the worst file; the output still separates both kinds.
     let both = verify(&[], "dir\n", 2);
     let totals = both.text().lines().last();
     assert_eq!(totals, Some("5 files: 1 unchanged, 1 drifted, 1 not pinned, 1 gone, 1 failed"), "{both}");
@@ -65,7 +65,7 @@ fn verify_tells_each_kind_apart_and_ends_in_totals() {
     let statuses: Vec<_> = json["files"].as_array().unwrap().iter().map(|file| file["exit_status"].clone()).collect();
     assert_eq!(statuses, [0, 1, 1, 1, 2]);
 
-    // Where all is well nobody is bothered.
+    // If all files are unchanged, nothing is printed.
     let well = Daxfile::new(["verify", "-q", "--files-from", "-"]).stdin("ok\nok\n").dir(scratch.mount_point()).run();
     assert_eq!((well.status, well.text(), well.stderr.as_str()), (0, "", ""), "{well}");
     assert!(!run(&["verify", "ok"], scratch.mount_point(), 0).text().contains("files"), "one file needs no totals");
@@ -107,7 +107,7 @@ fn a_note_says_why_a_file_is_pinned() {
             ("frozen", &longest, &longest),
         ] {
             run(&["pin", "--hold", hold, "--note", note, "--align", "1K", "--max-extents", "9", "file"], dir, 0);
-            // The same again, or nothing said of it, is no other pin.
+            // The same note again, or no note, is no other pin.
             let options = ["pin", "--hold", hold, "--align", "1K", "--max-extents", "9"];
             run(&[&options[..], &["--note", note, "file"]].concat(), dir, 0);
             run(&[&options[..], &["file"]].concat(), dir, 0);
@@ -141,7 +141,8 @@ fn a_note_says_why_a_file_is_pinned() {
     }
 }
 
-/// A daxfile from before there were notes reads every record that has none: that is tested byte by byte beside the format.
+/// A daxfile from before there were notes reads every record that has none: that is tested byte by byte beside the
+/// format.
 #[test]
 fn a_record_has_the_oldest_version_that_can_say_it() {
     require(&["getfattr"]);
@@ -156,7 +157,7 @@ fn a_record_has_the_oldest_version_that_can_say_it() {
     }
 }
 
-/// What fallocate(1) takes, `--size` takes as well, and makes the same of it.
+/// `--size` accepts the sizes that fallocate(1) accepts, with the same meaning.
 #[test]
 fn sizes_are_those_of_fallocate() {
     let scratch = Scratch::new(Kind::ext4());
@@ -179,7 +180,7 @@ fn sizes_are_those_of_fallocate() {
     }
 }
 
-/// Of a file that ends within a block, sizes are those of the file.
+/// For a file that ends within a block, sizes are those of the file.
 #[test]
 fn sizes_end_where_the_file_ends() {
     let scratch = Scratch::new(Kind::xfs());
@@ -194,7 +195,7 @@ fn sizes_end_where_the_file_ends() {
     assert!(run(&["check", "-b", "two"], 1).contains("where:  8904 in 2 ranges: 4096 at 0, 4808 at 8192\n"));
 }
 
-/// What was lies above what is, in the signs of stat.
+/// The recorded strip is above the current one, with the characters of stat.
 #[test]
 fn drift_is_drawn_as_two_strips() {
     let scratch = Scratch::new(Kind::ext4());
@@ -264,7 +265,7 @@ fn json_is_indented_on_a_terminal() {
             shown.lines().count() > 3 && shown.starts_with("{\n  \"schema_version\": 1,\n  \"files\": ["),
             "{shown}"
         );
-        // As jq would indent it.
+        // Indented like the output of jq.
         let empty = shown.contains("\"files\": [\n  ]");
         assert!(
             empty || Daxfile::new(["."]).wrap(["sh", "-c", "jq \"$1\""]).stdin(shown.clone()).run().text() == shown,
@@ -305,7 +306,8 @@ fn work_over_a_second_shows_on_a_terminal() {
     assert!(!quick.contains("of 2 files") && !quick.contains(" 1s"), "{quick:?}");
 }
 
-/// What a signal ends says in one line what was done and what was not; JSON is whole, and its status is the process's.
+/// A run that a signal ends says in one line how many files are done and how many are not; its JSON is complete, and
+/// has the status of the process.
 #[test]
 fn an_interrupt_is_one_line() {
     const FILES: usize = 400;
@@ -322,7 +324,7 @@ fn an_interrupt_is_one_line() {
         let mut command = Daxfile::new(words).wrap(slow).dir(dir).command();
         let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         std::thread::sleep(Duration::from_millis(1500));
-        // strace passes on what ends its child.
+        // strace ends by the signal that ended its child.
         sh(format!("kill -INT $(cat /proc/{0}/task/{0}/children)", child.id()));
         let began = Instant::now();
         let out = child.wait_with_output().unwrap();

@@ -1,4 +1,4 @@
-//! Who may do what: an unprivileged user, one with some capabilities, and one who is up to no good.
+//! Privileges: an unprivileged user, a user with some capabilities, and a hostile one.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ fn report(run: &Daxfile, status: i32) -> Value {
     run.clone().arg("--json").run().expect(status).file()
 }
 
-/// A bash script run by nobody, with "$1" set.
+/// A bash script run by the user nobody, with "$1" set.
 fn nobody(script: &str, argument: &Path) -> Output {
     require(&["setpriv"]);
     let mut setpriv = Command::new("setpriv");
@@ -65,7 +65,7 @@ fn file(path: PathBuf, owner: u32, mode: u32) -> PathBuf {
     path
 }
 
-/// Whether the kernel takes the file for immutable: not even root opens such a one for writing.
+/// Whether the kernel treats the file as immutable: not even root can open an immutable file for writing.
 fn immutable(file: &Path) -> bool {
     match fs::OpenOptions::new().append(true).open(file) {
         Ok(_) => false,
@@ -79,7 +79,7 @@ fn attributes(file: &Path) -> String {
     sh(format!("getfattr --absolute-names -d -m - -e hex '{}'", file.display()))
 }
 
-/// Times change with whatever is done to an inode, even if it is undone.
+/// Times change with every change of an inode, even if it is undone.
 fn times(file: &Path) -> [(i64, i64); 2] {
     let metadata = fs::metadata(file).unwrap();
     [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())]
@@ -133,7 +133,7 @@ fn nobody_allocates_and_records() {
         for path in [&readable, &unreadable] {
             assert!(!attributes(path).contains("daxfile"));
         }
-        // Write access is what counts, not ownership.
+        // Write access matters, not ownership.
         let writable = file(roots.join("writable"), 0, 0o666);
         for verb in [&["pin", "--hold", "none"][..], &["verify"], &["unpin"]] {
             daxfile_of_nobody(verb, &writable).expect(0);
@@ -148,7 +148,7 @@ fn frozen_names_the_missing_capabilities() {
         let scratch = Scratch::new(kind);
         let own = file(scratch.path("own"), NOBODY, 0o644);
         let roots = file(scratch.path("roots"), 0, 0o644);
-        // What the documentation asks of a file's owner, and of others; FSSETXATTR is the owner's or takes CAP_FOWNER.
+        // The documented needs on a caller's own file, and on other files; FSSETXATTR needs ownership or CAP_FOWNER.
         for (path, needed) in [(&own, &all[..2]), (&roots, &all[..])] {
             for chosen in 0..1 << all.len() {
                 let has: Vec<&str> = (0..all.len()).filter(|n| chosen & 1 << n != 0).map(|n| all[n]).collect();
@@ -178,7 +178,7 @@ fn frozen_names_the_missing_capabilities() {
                 }
             }
         }
-        // What root has not, is named likewise.
+        // A capability that root lacks is named in the same way.
         for name in ["linux_immutable", "sys_admin", "lease"] {
             let without = [format!("--bounding-set=-{name}"), format!("--inh-caps=-{name}")];
             let without = ["setpriv", &without[0], &without[1], "--"];
@@ -187,7 +187,7 @@ fn frozen_names_the_missing_capabilities() {
             let named: Vec<_> =
                 all.iter().filter(|name| message.contains(&format!("CAP_{}", name.to_uppercase()))).collect();
             assert_eq!(named, [&name], "{message}");
-            // A blocker is told all the same, and nobody's needs are met without any hold.
+            // A blocker is still reported, and without any hold nothing is missing.
             run(&["check"], &own).expect(0);
             let none = Daxfile::new(["pin", "--hold", "none", "--dry-run"]).arg(&own).wrap(without);
             report(&none, 0);
@@ -229,7 +229,7 @@ fn an_unpin_that_is_not_permitted_lifts_nothing() {
     }
 }
 
-/// In a user namespace everybody has every capability, but none that counts here.
+/// In a user namespace every user has every capability, but none of them matters here.
 #[test]
 fn root_in_a_user_namespace_is_nobody() {
     require(&["unshare"]);
@@ -257,8 +257,8 @@ fn root_in_a_user_namespace_is_nobody() {
     run(&["unpin"], &own).expect(0);
 }
 
-/// Without what only a privileged process learns, who else has the blocks; and without what only another is told, that it
-/// lacks privileges.
+/// Removes facts that only a privileged process sees, the sharers of blocks, and the note that only an unprivileged one
+/// gets: that it lacks privileges.
 fn unprivileged(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
@@ -373,10 +373,10 @@ fn what_is_readable_answers_as_for_root() {
     }
 }
 
-/// A writer inside is found by asking for a lease, which is the owner's or takes CAP_LEASE.
+/// verify finds a writer inside by asking for a lease, which needs ownership or CAP_LEASE.
 #[test]
 fn a_writer_inside_is_seen_by_who_may_ask() {
-    // Only XFS leaves a descriptor of before usable, but both keep it open for writing.
+    // Only XFS keeps an earlier descriptor usable, but both keep it open for writing.
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         for (name, owner, seen) in [("own", NOBODY, 1), ("roots", 0, 0)] {
@@ -446,7 +446,7 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
         assert_eq!(state(&path), "unpinned");
         assert!(!attributes(&path).contains("daxfile"));
 
-        // Nor can the owner claim that a file was frozen.
+        // The owner cannot claim either that a file was frozen.
         nobody_cannot(forge, &other);
         nobody_can("setfattr -n user.daxfile.pin -v forged \"$1\"", &other);
         run(&["verify"], &other).expect(2);
@@ -454,7 +454,7 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
         run(&["verify"], &other).expect(0);
         run(&["unpin"], &other).expect(0);
         assert_eq!(state(&other), "unpinned");
-        // And a copy by its owner has no record, for such a one cannot be copied.
+        // A copy by its owner has no record, because such a record cannot be copied.
         run(&["pin"], &other).expect(0);
         nobody_can("cp -a --reflink=never \"$1\" \"$1.copy\"", &other);
         assert_eq!(state(&own.join("other.copy")), "unpinned");
@@ -462,7 +462,7 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
     }
 }
 
-/// What root copied along is root's to remove.
+/// A record that root copied along can be removed only by root.
 #[test]
 fn a_foreign_record_is_not_its_files_owners() {
     for kind in [Kind::xfs(), Kind::ext4()] {
@@ -477,7 +477,7 @@ fn a_foreign_record_is_not_its_files_owners() {
             assert!(refused["error"]["message"].as_str().unwrap().contains("CAP_SYS_ADMIN"), "{refused}");
             assert_eq!(attributes(&copy), before, "{verb:?}");
         }
-        // Hold none's is: whoever copies it can do as they like with it.
+        // A record of hold none belongs to the file's owner: a user who copies it can also remove it.
         daxfile_of_nobody(&["pin", "--hold", "none"], &path).expect(0);
         let public = directory(scratch.path("public"), 0, 0o1777);
         nobody_can(&format!("cp -a --reflink=never \"$1\" '{}/copy'", public.display()), &path);
@@ -535,7 +535,7 @@ fn a_pin_holds_in_directories_of_others() {
         let scratch = Scratch::new(kind);
         let theirs = directory(scratch.path("theirs"), NOBODY, 0o755);
         let public = directory(scratch.path("public"), 0, 0o1777);
-        // Whose file, in which directory; who owns a directory may otherwise remove what is in it, whoever owns that.
+        // The file's owner and its directory. Otherwise a directory's owner may remove every file in it.
         for (dir, owner) in [(&theirs, 0), (&theirs, NOBODY), (&public, NOBODY)] {
             let path = file(dir.join("file"), owner, 0o644);
             nobody_can("mv \"$1\" \"$1.moved\"; mv \"$1.moved\" \"$1\"", &path);
@@ -577,7 +577,7 @@ fn all_names_of_a_file_are_pinned() {
     }
 }
 
-/// A name that is now a file of nobody's and now a symbolic link to one of root's, as fast as can be.
+/// A name that alternates, as fast as possible, between a file of nobody and a symbolic link to one of root.
 #[test]
 fn a_link_put_in_a_files_place_leads_nowhere() {
     require(&["perl", "setpriv"]);
@@ -653,7 +653,7 @@ fn unpin_dry_run_asks_for_what_unpin_needs() {
             assert_eq!(report(&unpin(&["--dry-run"]), 0)["action"], "would_unpin", "{kind:?}");
             assert_eq!(report(&unpin(&[]), 0)["action"], "unpinned", "{kind:?}");
         }
-        // What is held takes more, and both say so.
+        // A file that is held needs more, and both say so.
         run(&["pin"], &path).expect(0);
         for flags in [&["--dry-run"][..], &[]] {
             let unpin = Daxfile::new(["unpin"]).args(flags).arg(&path).as_nobody_with(&["sys_admin"]);

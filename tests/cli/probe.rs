@@ -1,4 +1,4 @@
-//! What `probe` says is so: as other programs tell it, and as `pin` finds it.
+//! `probe` is right: its answers match other programs and the result of `pin`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -65,7 +65,7 @@ fn pins_end_so(place: &Path, call: impl Fn(&mut Daxfile)) {
         let pinned = run(&["pin", "--hold", hold], &file);
         assert_eq!(said.status, pinned.status, "{said}\n{pinned}");
         assert!(matches!(said.status, 0 | 3 | 4), "{said}");
-        // Without --hold, looking is all that was asked.
+        // Without --hold, only the examination can fail.
         run(&["probe"], &file).expect(0);
         if pinned.status == 0 {
             run(&["unpin"], &file).expect(0);
@@ -102,7 +102,7 @@ fn what_is_said_of_a_place_is_so() {
             );
             assert_eq!(layer["device"], line(&format!("stat -c '%Hr:%Lr' {}", scratch.device().display())));
         }
-        // Of ext4 and btrfs they are not known, which is not the same as none.
+        // On ext4 and btrfs the features are unknown, which differs from none.
         match scratch.kind() {
             Kind::Xfs(_) => assert!(words(&said["filesystem"]["features"]).contains("rmapbt"), "{said}"),
             _ => assert!(said["filesystem"]["features"].is_null(), "{said}"),
@@ -115,7 +115,7 @@ fn what_is_said_of_a_place_is_so() {
     }
 }
 
-/// The text has what decides, the JSON all of it.
+/// The text has the deciding requirement, the JSON has all.
 #[test]
 fn of_what_is_missing_the_first_decides() {
     let scratch = Scratch::new(Kind::ext4());
@@ -196,7 +196,7 @@ impl Stack {
         ));
         stack.loop_device.clone_from(&loop_device);
         let part = format!("{loop_device}p1");
-        // Those of other tests that run at the same time have other names.
+        // Other tests that run at the same time use other names.
         let prefix = loop_device.replace("/dev/", "daxfile-");
         wait_until("the partition is there", || Path::new(&part).exists());
         let mut top = part.clone();
@@ -258,14 +258,14 @@ fn a_stack_of_devices_is_followed_in_the_lab() {
     let there = format!("dd if='{}' bs=512 skip={at} count=8 status=none", disk.display());
     sh(format!("sync; {there} | cmp - '{}'", file.display()));
 
-    // Who may not ask does not follow it.
+    // A caller that may not ask device-mapper does not see the layers below.
     let told = devices(&stack.probe(Daxfile::as_nobody));
     assert_eq!((kinds(&told), &told[0]["targets"]), (vec!["device_mapper"], &Value::Null));
     let text = Daxfile::new(["probe"]).arg(stack.dir.path().join("mnt")).as_nobody().run().expect(0);
     assert!(text.text().contains("targets unknown: needs CAP_SYS_ADMIN"), "{text}");
 }
 
-/// Under one device there can be one that does not have its bytes in its order, or not at all.
+/// A device below may not have this device's bytes in the same order, or not at all.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
 fn where_an_offset_does_not_tell_the_stack_ends_in_the_lab() {
@@ -297,7 +297,7 @@ fn a_terminal_is_not_too_narrow() {
         // Names are not folded.
         let piped = Daxfile::new([verb, "file"]).dir(scratch.mount_point()).run();
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        // What stat says of a file fits.
+        // The output of stat for a file fits.
         let narrow = if verb == "stat" { 80 } else { 50 };
         for (columns, color) in [(80, "never"), (narrow, "never"), (narrow, "always")] {
             let command = format!("stty rows 24 cols {columns}; {program} {verb} --color {color} file");
@@ -309,7 +309,7 @@ fn a_terminal_is_not_too_narrow() {
             }
             assert_eq!(color == "always", plain != shown, "{shown}");
             assert_eq!(words(&plain), words(piped.text()), "{columns}");
-            // A size stays with its place, and no colour is one that white or black swallows.
+            // A size stays on one line with its place, and no colour is invisible on white or black.
             assert!(!plain.lines().any(|line| line.ends_with(" at")), "{plain}");
             assert!(!["33", "34", "36"].iter().any(|pale| shown.contains(&format!("\x1b[{pale}m"))), "{shown}");
             for line in plain.lines().filter(|line| line.chars().count() > columns) {

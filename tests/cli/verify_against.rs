@@ -1,4 +1,4 @@
-//! `verify --against`: files compared with what `stat --json --extents` wrote earlier.
+//! `verify --against`: compares files with earlier output of `stat --json --extents`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -49,7 +49,7 @@ fn make(path: impl AsRef<Path>) {
 /// Where a block is on the device, and whether it is unwritten; none for a hole.
 type Place = Option<(u64, bool)>;
 
-/// What differs between two maps, found block by block, in the form in which daxfile says it.
+/// The differences between two maps, found block by block, in the form of daxfile's output.
 fn changes(was: &[Piece], now: &[Piece], block: u64) -> Value {
     let blocks = |pieces: &[Piece]| {
         let mut blocks = BTreeMap::new();
@@ -166,7 +166,7 @@ fn people_read_was_and_now() {
     let now = filefrag(&file);
     let run = Daxfile::new(["verify", "--against"]).arg(&manifest).arg(&file).run().expect(1);
     let rows: Vec<Vec<&str>> = run.text().lines().map(|line| line.split_whitespace().collect()).collect();
-    // The verdict is of the map: whether the file is pinned, nobody asked.
+    // The verdict is about the map, not about whether the file is pinned.
     assert_eq!(rows[0], [format!("{}:", file.display()).as_str(), "differs"], "{run}");
     let punched = format!("4096 8192 at {} hole", was[0].physical + 4 * K);
     assert!(rows.iter().any(|row| row.join(" ") == punched), "no row '{punched}' in {run}");
@@ -179,7 +179,7 @@ fn people_read_was_and_now() {
     assert!(rows.iter().any(|row| row.join(" ") == written), "no row '{written}' in {run}");
 }
 
-/// Size is part of it: within the last block, bytes come and go without a change of the map.
+/// The size counts, too: within the last block, bytes come and go without a change of the map.
 #[test]
 fn another_size_is_drift() {
     let scratch = Scratch::new(Kind::ext4());
@@ -232,7 +232,7 @@ fn a_file_without_an_entry_is_an_error() {
     }
 }
 
-/// What cannot be looked at is neither equal nor drift.
+/// A file that cannot be examined is neither equal nor drifted.
 #[test]
 fn what_is_no_file_any_more_is_an_error() {
     let scratch = Scratch::new(Kind::xfs());
@@ -257,7 +257,7 @@ fn a_manifest_without_extents_serves_nothing() {
     let run = against(&manifest, [&file]).expect(2);
     assert!(run.stderr.contains("stat --json --extents"), "{run}");
 
-    // Neither does the entry of a file that was missing already: it does not say what the file was like.
+    // The entry of a file that was missing already does not serve either: it has no map of the file.
     fs::write(&manifest, stat(&["--extents"], Path::new("/"), [&file, &gone]).expect(2).stdout).unwrap();
     assert_eq!(statuses(&against(&manifest, [""; 0]).expect(2)), [(0, file.clone()), (2, gone.clone())]);
     make(&gone);
@@ -285,7 +285,7 @@ fn a_manifest_serves_at_another_mount_point() {
         let root = elsewhere.mount_point();
         let all: Vec<_> = [0, 0, 1].into_iter().zip(there.clone()).collect();
 
-        // By name the absolute paths lead nowhere; named, the files are known by inode and generation.
+        // The absolute paths lead to no file now; files on the command line are found by inode and generation.
         assert_eq!(
             statuses(&against(&absolute, [""; 0]).expect(1)),
             [1, 1, 1].into_iter().zip(files).collect::<Vec<_>>()
@@ -296,7 +296,7 @@ fn a_manifest_serves_at_another_mount_point() {
             assert_eq!(run.json()["files"][2]["changes"], expected, "{run}");
         }
 
-        // By path below the root.
+        // Files are found by their paths below the root.
         let run = against(&relative, [Path::new("--root"), root]).expect(1);
         let found: Vec<_> =
             statuses(&run).iter().map(|(status, path)| (*status, path.canonicalize().unwrap())).collect();
@@ -331,10 +331,10 @@ fn a_renamed_file_is_known_by_inode_and_generation() {
         // Named, it is the file of that entry, which is not missing then.
         let run = against(&manifest, [&c, &b]).expect(0);
         assert_eq!(statuses(&run), [(0, c.clone()), (0, b.clone())], "{run}");
-        // Else only the name can be tried.
+        // Otherwise only the name can be tried.
         assert_eq!(statuses(&against(&manifest, [""; 0]).expect(1)), [(1, a.clone()), (0, b.clone())]);
 
-        // Two that changed names are each still what they were, in spite of the other's entry for their names.
+        // Two files that exchanged names are each unchanged, in spite of the other's entry for their names.
         fs::rename(&b, &a).unwrap();
         fs::rename(&c, &b).unwrap();
         assert_eq!(statuses(&against(&manifest, [&a, &b]).expect(0)), [(0, a), (0, b)]);
@@ -530,7 +530,7 @@ fn large_nonsense_is_refused() {
         refused(&path, what, &[]);
     }
 
-    // Well-formed, and as long as it likes: counts that promise more than there is, and a list that goes on and on.
+    // Well-formed, and of any length: counts that promise more than there is, and an endless list.
     let many = vec![json!({"logical": 0, "physical": 0, "length": 4096, "raw_flags": 0}); 100_000];
     let text = json!({"schema_version": 1, "files": [{"path": "x", "extents": many}]}).to_string();
     fs::write(&path, text).unwrap();
@@ -542,7 +542,7 @@ fn large_nonsense_is_refused() {
     assert_eq!(statuses(&run).len(), 20_000);
 }
 
-/// Whoever wrote the manifest does not choose what is looked at outside of the root.
+/// The author of a manifest cannot make verify examine files outside the root.
 #[test]
 fn hostile_paths_stay_below_the_root() {
     let scratch = Scratch::new(Kind::ext4());
@@ -577,7 +577,7 @@ fn hostile_paths_stay_below_the_root() {
     }
     with_path(json!("a".repeat(300))).expect(2);
 
-    // What an error repeats of a manifest cannot steer the terminal.
+    // An error that quotes a manifest cannot control the terminal.
     let mut manifest = good.clone();
     manifest["files"][0]["path"] = json!("\u{1b}]0;pwned\u{7}");
     manifest["files"][0]["extents"][0]["length"] = json!(0);
@@ -585,7 +585,7 @@ fn hostile_paths_stay_below_the_root() {
     refused(&path, "a path that steers the terminal", &[]);
 }
 
-/// A few bytes changed: whatever the answer, it is one.
+/// With a few changed bytes, verify still gives an answer.
 #[test]
 fn damaged_manifests_never_panic() {
     let mut random = Random::new("damaged_manifests");
@@ -611,7 +611,7 @@ fn damaged_manifests_never_panic() {
     }
 }
 
-/// A snapshot has the inode numbers, the generations and the UUID of what it was taken of.
+/// A snapshot has the inode numbers, the generations and the UUID of its origin.
 #[test]
 fn a_snapshots_file_is_compared_with_its_own_entry() {
     let scratch = Scratch::new(Kind::Btrfs);
@@ -641,7 +641,7 @@ fn a_copied_filesystem_is_told_apart_by_its_uuid() {
     for file in &files {
         assert_eq!(statuses(&against(&both, [file]).expect(0)), [(0, file.clone())]);
     }
-    // Neither its name nor its filesystem is in it.
+    // The manifest has neither the file's name nor its filesystem.
     let only = manifest(&first, Path::new("/"), [first.path("moved")]);
     let run = against(&only, [second.path("file")]).expect(2);
     assert!(run.stderr.contains("no entry"), "{run}");

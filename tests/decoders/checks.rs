@@ -1,4 +1,4 @@
-//! What must hold of the decoders for whatever bytes they are given: checked by the fuzzer and by the property tests.
+//! Properties of the decoders for all input bytes: the fuzzer and the property tests check them.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use libdaxfile::fiemap::ExtentFlags;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// Most bytes that one decoding may have in use at a time.
+/// The maximum number of bytes that one decoding may use at a time.
 const MEMORY: u64 = 1 << 20;
 
 /// Bytes of a record's checksum.
@@ -31,7 +31,7 @@ pub(crate) fn sealed(bytes: &[u8]) -> Vec<u8> {
     [body, &Sha256::digest(body)[..CHECKSUM]].concat()
 }
 
-/// Decodes a record. It must be one that encodes to the same bytes, and that a map can be compared with.
+/// Decodes a record. It must encode to the same bytes again, and a map must be comparable with it.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Record, Undecodable> {
     let mut decoded = None;
     let used = measure(|| decoded = Some(Record::decode(bytes))).bytes_max;
@@ -45,7 +45,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record, Undecodable> {
     decoded
 }
 
-/// Compares the recorded map with one that begins and ends where a file can, and with itself.
+/// Compares the recorded map with a map that begins and ends where a file can, and with itself.
 fn compare(record: &Record) {
     let run = |logical, physical, length| Run { logical, physical, length, flags: ExtentFlags::empty() };
     let mut comparison = Comparison::new(&record.map, record.size);
@@ -62,12 +62,12 @@ fn compare(record: &Record) {
     assert_eq!(comparison.finish().changes, []);
 }
 
-/// Reads a manifest. What is accepted must read the same when it is written anew, and be safe to look things up in.
+/// Reads a manifest. An accepted manifest must read the same when it is written again, and lookups in it must be safe.
 pub(crate) fn manifest(bytes: &[u8]) {
     let _ = parse(bytes);
 }
 
-/// As [`manifest`], giving what was read.
+/// Like [`manifest`], and returns the decoded manifest.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest, String> {
     let mut parsed = None;
     let used = measure(|| parsed = Some(Manifest::parse(bytes))).bytes_max;

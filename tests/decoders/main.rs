@@ -17,7 +17,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Where the number of runs stands in a record, and where the runs begin.
+/// The offset of the number of runs in a record, and the offset of the first run.
 const COUNT: usize = 92;
 const RUNS: usize = 100;
 const RUN: usize = 25;
@@ -42,7 +42,7 @@ fn runs(most: usize) -> impl Strategy<Value = Vec<Position>> {
     })
 }
 
-/// What is kept of the map of a file of this size.
+/// The recorded map of a file of this size.
 fn kept(size: u64) -> impl Strategy<Value = (u64, Kept)> {
     let smallest = size.div_ceil(100).max(1 << 20).next_power_of_two();
     let digests = (0..4u32, any::<u64>()).prop_flat_map(move |(larger, extents)| {
@@ -94,7 +94,7 @@ fn record() -> impl Strategy<Value = Record> {
     )
 }
 
-/// A note of some length in bytes, which takes what room the map leaves.
+/// A record with a note of some length in bytes, which uses the room that the map leaves.
 fn noted_record() -> impl Strategy<Value = Record> {
     let room = |record: &Record| (3072 - record.encode().len()).saturating_sub(2).min(256);
     (record(), any::<String>(), any::<Index>()).prop_map(move |(record, text, at)| {
@@ -107,7 +107,7 @@ fn noted_record() -> impl Strategy<Value = Record> {
     })
 }
 
-/// What somebody may do to bytes.
+/// A change that an attacker may make to bytes.
 #[derive(Clone, Debug)]
 enum Mutation {
     Flip(Index, u8),
@@ -231,7 +231,7 @@ proptest! {
         }
     }
 
-    /// However many runs it says it has, memory is taken for those that are there.
+    /// The decoder allocates memory for the runs that are present, not for the number that the record claims.
     #[test]
     fn absurd_counts_take_no_memory(record in record(), count in 200..=u64::MAX) {
         let mut bytes = record.encode();
@@ -302,7 +302,7 @@ proptest! {
     }
 }
 
-/// What stands where a path should is passed over, not collected.
+/// A wrong value in place of a path is skipped, not collected.
 #[test]
 fn a_path_of_another_form_costs_nothing() {
     for path in [format!("[{}0]", "0,".repeat(100_000)), format!("{{{}\"b\":0}}", "\"a\":0,".repeat(100_000))] {
@@ -311,7 +311,7 @@ fn a_path_of_another_form_costs_nothing() {
     }
 }
 
-/// Which of the two counts must not depend on who reads it.
+/// Readers must not be able to disagree on which of two equal keys counts.
 #[test]
 fn a_key_given_twice_is_refused() {
     let whole = r#"{"schema_version": 1, "files": [{"path": "a", "file": {"inode": 1, "generation": 1, "size": 1}, "extents": [{"logical": 0, "physical": 0, "length": 1, "raw_flags": 0}]}]}"#;
@@ -339,7 +339,7 @@ fn a_key_given_twice_is_refused() {
     assert!(parse(path.as_bytes()).is_err());
 }
 
-/// What would be the largest of its kind in as many bytes.
+/// The largest input of each kind that fits into this many bytes.
 #[test]
 fn memory_stays_in_proportion() {
     const BYTES: usize = 16 << 10;
@@ -361,7 +361,7 @@ fn memory_stays_in_proportion() {
     }
 }
 
-/// The seeds of the fuzzer are what daxfile wrote.
+/// The seeds of the fuzzer are real output of daxfile.
 #[test]
 fn seeds_are_real() {
     let seeds = |decoder: &str| {

@@ -1,4 +1,4 @@
-//! The structure of the library: which folder may use which, and the picture of it in daxctl-rs/CONTRIBUTING.md.
+//! The structure of the library: which folder may use which, and its picture in daxctl-rs/CONTRIBUTING.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From the top down. A folder uses those below it; two on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [&["verbs"], &["hold", "prepare"], &["pin"], &["file"], &["system"]];
 
-/// The picture stands between these lines.
+/// The picture is between these lines.
 const BEGIN: &str = "<!-- floors: UPDATE_FLOORS=1 tests/run.sh floors_are_as_drawn -->\n```text\n";
 const END: &str = "```\n";
 
@@ -47,7 +47,7 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
             let mut candidates: Vec<Vec<&str>> = vec![prefix.clone()];
             candidates.extend(names.split(',').map(|name| [prefix.as_slice(), &[word(name.trim())]].concat()));
             for candidate in candidates {
-                // The longest path that is a module: what follows is an item in it.
+                // The longest path that is a module: the rest is an item in that module.
                 let longest = (1..=candidate.len()).rev().map(|length| candidate[..length].join("/"));
                 used.extend(longest.clone().find(|path| modules.contains(path)));
             }
@@ -64,7 +64,7 @@ fn word(text: &str) -> &str {
     text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap()
 }
 
-/// The floor of a module, counted from the top; `None` for what all use.
+/// The floor of a module, counted from the top; `None` for modules that all floors use.
 fn floor(module: &str) -> Option<usize> {
     let folder = module.split('/').next().unwrap();
     FLOORS.iter().position(|floor| floor.contains(&folder))
@@ -81,7 +81,7 @@ fn folders_use_only_those_below_them() {
             let allowed = match (floor(module), floor(other)) {
                 _ if same_folder => true,
                 (Some(mine), Some(other)) => mine < other,
-                // What all use stands below every floor; the report gathers from pin and below for the verbs.
+                // Modules that all floors use are below every floor; the report gathers from pin and below.
                 (None, Some(_)) => module == "report",
                 (Some(mine), None) => other != "report" || mine == 0,
                 (None, None) => true,

@@ -1,4 +1,4 @@
-//! The reference in daxfile-json(5) is what man/daxfile.schema.json says; `UPDATE_JSON_PAGE=1` writes it anew.
+//! The reference in daxfile-json(5) matches man/daxfile.schema.json; `UPDATE_JSON_PAGE=1` rewrites it.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ impl Schema {
         &self.0["$defs"][name]
     }
 
-    /// Whether the page has a subsection of what is defined by this name.
+    /// Whether the page has a subsection for the definition of this name.
     fn has_subsection(&self, name: &str) -> bool {
         ["properties", "description", "enum"].iter().any(|it| self.definition(name).get(it).is_some())
     }

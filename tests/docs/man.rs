@@ -1,4 +1,4 @@
-//! Holds the manual pages and README.md against what the program says of itself.
+//! Compares the manual pages and README.md with the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn options_of_help(args: &[&str]) -> Vec<Vec<String>> {
     let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-') && !line.starts_with("- "));
     let names =
         lines.map(|line| line.split("  ").next().unwrap().split([',', ' ']).filter(|word| word.starts_with('-')));
-    // What may be given several times ends in dots.
+    // An option that may be repeated ends in dots.
     names.map(|names| names.map(|name| name.trim_end_matches('.').to_owned()).collect()).collect()
 }
 
@@ -51,7 +51,7 @@ fn options_of_mdoc(line: &str) -> Names {
     words.windows(2).filter(|pair| matches!(pair[0], "Fl" | ".Fl")).map(|pair| format!("-{}", pair[1])).collect()
 }
 
-/// Titles and lines of the page's sections, or subsections, which such a macro begins.
+/// Titles and lines of the page's sections or subsections that begin with this macro.
 fn sections<'a>(page: &'a str, begin: &str) -> Vec<(&'a str, Vec<&'a str>)> {
     let mut sections: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut inside = false;
@@ -73,7 +73,7 @@ fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     found.unwrap_or_else(|| panic!("no section {title}")).1
 }
 
-/// What the synopsis shows of each verb.
+/// The options of each verb in the synopsis.
 fn synopsis(page: &str) -> BTreeMap<String, Names> {
     let mut synopsis: BTreeMap<String, Names> = BTreeMap::new();
     let mut verb = None;
@@ -88,7 +88,7 @@ fn synopsis(page: &str) -> BTreeMap<String, Names> {
     synopsis
 }
 
-/// The options that the subsections describe whose titles name this verb, or every command.
+/// The options in those subsections whose titles name this verb, or every command.
 fn described(page: &str, verb: &str) -> Names {
     let names_it = |title: &str| title.split([' ', ',']).any(|word| word == verb || word == "every");
     let sections = sections(page, ".Ss ").into_iter().filter(|(title, _)| names_it(title));
@@ -107,13 +107,13 @@ fn the_page_and_the_program_have_the_same_options() {
         let options = options_of_help(&[&verb]);
         let all: Names = options.concat().into_iter().collect();
         assert_eq!(described(&page, &verb), all, "daxfile {verb}: the page (left) and --help (right)");
-        // The synopsis shows the shorter name of each, and leaves out what every verb takes.
+        // The synopsis shows the shorter name of each, and leaves out the options of every verb.
         let own = options.iter().filter(|names| !common.contains(names)).map(|names| names[0].clone());
         assert_eq!(synopsis[&verb], own.collect(), "daxfile {verb}: the synopsis (left) and --help (right)");
     }
 }
 
-/// What an option of `pin` takes.
+/// The possible values of an option of `pin`.
 fn values(option: &str) -> Names {
     let out = daxfile(&["pin", &format!("--{option}=?"), "file"]);
     let message = String::from_utf8(out.stderr).unwrap();
@@ -135,7 +135,7 @@ fn the_page_and_the_program_have_the_same_values() {
     }
 }
 
-/// Neither a blocker nor a state without its entry, nor an entry without its blocker or state.
+/// Every blocker and every state has an entry, and every entry has its blocker or state.
 #[test]
 fn the_page_has_every_name() {
     let page = read("man/daxfile.8");
@@ -171,7 +171,7 @@ fn mandoc_has_nothing_to_say_of_the_pages() {
     }
 }
 
-/// What a formatter shows on a terminal of 80 columns.
+/// The output of a formatter on a terminal of 80 columns.
 fn shown(formatter: &mut Command) -> String {
     let out = finish(formatter.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").env_remove("MAN_KEEP_FORMATTING"));
     let complaints = String::from_utf8_lossy(&out.stderr);
@@ -244,7 +244,7 @@ fn the_package_has_every_page() {
     }
 }
 
-/// Each hold has its section there, and no other has one.
+/// Each hold has its section there, and there are no other such sections.
 #[test]
 fn the_page_of_the_holds_has_every_hold() {
     let page = read("man/daxfile-holds.7");
@@ -252,7 +252,7 @@ fn the_page_of_the_holds_has_every_hold() {
     assert_eq!(described, values("hold"), "the page (left) and the program (right)");
 }
 
-/// What stands in code: fenced lines, and spans between backquotes.
+/// The code in a Markdown text: fenced lines, and spans between backquotes.
 fn code(markdown: &str) -> Vec<&str> {
     let mut code = Vec::new();
     let mut fenced = false;

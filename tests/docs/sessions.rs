@@ -1,9 +1,9 @@
-//! Sessions as a person would have them, held against transcripts in `tests/docs/sessions`.
+//! Sessions as a person would have them, compared with transcripts in `tests/docs/sessions`.
 //!
-//! A transcript is its own script. Lines that begin with `$ ` are commands, those with `> ` continue them, those with `#`
-//! are prose; the rest is what the commands printed on either stream, and `[N]` the exit status where it was not 0. All
-//! commands of a session run in one bash, in the empty root of a fresh filesystem: XFS, or ext4 where the session's name says
-//! so. `UPDATE_SESSIONS=1` rewrites what is not a command or prose.
+//! A transcript is its own script. Lines that begin with `$ ` are commands, those with `> ` continue them, those with
+//! `#` are prose; the rest is the output of the commands on either stream, and `[N]` the exit status if it was not 0.
+//! All commands of a session run in one bash, in the empty root of a fresh filesystem: XFS, or ext4 where the session's
+//! name says so. `UPDATE_SESSIONS=1` rewrites the output and keeps commands and prose.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use daxfile_tests::{Daxfile, Kind, Run, Scratch, run};
 
 use crate::read;
 
-/// Hides, as a sed(1) script, what another kernel, mkfs or moment would make different.
+/// Hides, as a sed(1) script, the differences between kernels, mkfs versions and moments.
 const NORMALISE: &str = r"
 s/(inode|generation) [0-9]+/\1 N/g
 s/device [0-9]+:[0-9]+/device N:N/
@@ -77,7 +77,7 @@ pub(crate) fn parse(transcript: &str) -> Vec<Item> {
     items
 }
 
-/// The transcript of these items as it is now, but for what [`NORMALISE`] hides.
+/// The current transcript of these items, except for the parts that [`NORMALISE`] hides.
 pub(crate) fn perform(items: &[Item], scratch: &Scratch) -> String {
     let commands = items.iter().filter_map(|item| match item {
         Item::Command(command) => Some(command),
@@ -146,7 +146,7 @@ fn session(name: &str) {
     }
 }
 
-/// What stands in README.md between fences of this kind.
+/// The contents of the fences of this kind in README.md.
 fn fenced(kind: &str) -> Vec<String> {
     let readme = read("README.md");
     let parts = readme.split("```").skip(1).step_by(2);
@@ -163,7 +163,7 @@ fn readme() {
     assert_eq!(normalise(&now), normalise(&sessions[0]));
 }
 
-/// Runs a script where `daxfile` is the one under test, and `pins` stands for the list in /etc.
+/// Runs a script where `daxfile` is the program under test, and `pins` replaces the list in /etc.
 pub(crate) fn script(text: &str, dir: &Path) -> Run {
     let text = text.replace("/etc/daxfile/pins", "pins");
     Daxfile::new([text]).wrap(["bash", "-c", "PATH=${0%/*}:$PATH; eval \"$1\" 2>&1"]).dir(dir).run()
@@ -198,7 +198,7 @@ fn the_scripts_of_the_readme() {
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(4096).unwrap();
     assert_eq!(script(monitor, dir).expect(0).text(), "changed, unpinned or gone:\ndisk.img: not pinned\n");
     assert_eq!(counts(), [0, 1, 0]);
-    // Both at once are told apart, though there is but one status.
+    // The output separates the two kinds, though there is only one status.
     fs::create_dir(dir.join("dir")).unwrap();
     fs::write(dir.join("pins"), "disk.img\ndir\nnone\n").unwrap();
     let both = script(monitor, dir).expect(0);
@@ -231,7 +231,7 @@ fn examples(page: &str) -> Vec<Vec<(String, String)>> {
         .collect()
 }
 
-/// Every command does what it is shown to do, or succeeds, in a directory with some images.
+/// Every command prints the output that the page shows, or succeeds, in a directory with some images.
 #[test]
 fn the_examples_of_the_pages() {
     require(&["jq"]);

@@ -25,7 +25,7 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A directory of nobody's with a file, and one of root's with a file that nobody may not touch.
+/// A directory of nobody with a file, and a directory of root with a file that nobody may not access.
 struct Places {
     scratch: Scratch,
     home: PathBuf,
@@ -73,10 +73,10 @@ fn a_link_that_another_user_put_on_the_way_leads_nowhere() {
         led_astray(&run(&["alloc", "-s", "4k"], &home.join("d/new")), victim);
         assert!(!places.scratch.path("secret/new").exists());
 
-        // Root's own link there is not in a place of root's, and one of nobody's in root's directory is nobody's to change.
+        // Root's link in nobody's directory is not trusted; a link of nobody in root's directory belongs to nobody.
         lchown(home.join("d"), Some(0), None).unwrap();
         led_astray(&run(&["pin"], &path), victim);
-        // Behind nobody's directory, no link is root's.
+        // Below nobody's directory, a link never counts as root's.
         fs::create_dir(home.join("roots")).unwrap();
         symlink("../../secret", home.join("roots/link")).unwrap();
         led_astray(&run(&["pin"], &home.join("roots/link/f")), victim);
@@ -102,7 +102,7 @@ fn a_link_that_only_root_could_put_on_the_way_is_followed() {
     symlink("loop", scratch.path("loop")).unwrap();
     assert!(run(&["pin"], &scratch.path("loop/f")).expect(2).stderr.contains("Too many levels"));
 
-    // Where everybody may write, a link is its owner's, if the directory is sticky.
+    // In a directory that every user may write to, the link's owner decides, if the directory is sticky.
     for (directory_mode, group, owner, followed) in [
         (0o1777, 0, 0, true),
         (0o1777, 0, NOBODY, false),
@@ -140,7 +140,7 @@ fn ordinary_users_follow_their_own_links() {
             Daxfile::new(verb).arg(&path).as_nobody().run().expect(0);
         }
     }
-    // Not those of a third user.
+    // Not the links of a third user.
     fs::create_dir(places.scratch.path("third")).unwrap();
     chown(places.scratch.path("third"), Some(1234), None).unwrap();
     symlink("../home/d", places.scratch.path("third/link")).unwrap();
@@ -148,21 +148,21 @@ fn ordinary_users_follow_their_own_links() {
     assert!(stat.stderr.contains("another user"), "{stat}");
 }
 
-/// Whoever moves a directory chooses what lies above it.
+/// A user that can move a directory chooses its parent.
 #[test]
 fn dots_lead_out_of_nobodys_directory_for_nobody() {
     let places = Places::new(Kind::ext4());
     let path = places.home.join("d/../d/f");
     let refused = run(&["pin"], &path).expect(2);
     assert!(refused.stderr.contains("'..'"), "{refused}");
-    // Where the caller stands is the caller's choice, and a way through root's directories is root's.
+    // The caller chooses its own working directory, and only root can change a path through root's directories.
     for (dir, name) in [(places.home.join("d"), "../d/f"), (places.home.join("d"), "../../secret/f")] {
         Daxfile::new(["stat"]).arg(name).dir(dir).run().expect(0);
     }
     Daxfile::new(["stat"]).arg(places.scratch.path("secret/../secret/f")).run().expect(0);
 }
 
-/// Swaps `d` in nobody's directory, without end, for what lies there as `other`.
+/// Swaps `d` in nobody's directory with `other` there, without end.
 fn swapper(home: &Path) -> Killed {
     const SWAP: &str = r#"
         chdir shift; $| = 1;
@@ -251,13 +251,13 @@ fn links_below_a_root_lead_not_out_of_it() {
         assert!(verify("d/f", 1)["notes"][0].as_str().unwrap().contains("no such file"));
         fs::remove_file(root.join("d")).unwrap();
     }
-    // Below it they lead as they would if it were the root.
+    // Below the root, links lead where they would lead if it were the root directory.
     sh(format!("cd '{}'; mkdir real; ln ../secret/f real/f; ln -s /real d", root.display()));
     verify("d/f", 0);
     verify("/d/f", 0);
 }
 
-/// Everybody who may read a file may lock it.
+/// Every user that may read a file may lock it.
 #[test]
 fn a_readers_lock_holds_root_up_in_nothing() {
     require(&["flock"]);
@@ -278,14 +278,14 @@ fn a_readers_lock_holds_root_up_in_nothing() {
             assert_eq!(report(&["unpin"], &path, 0)["action"], "unpinned", "{mode}");
             sh(on(&path, "xfs_io -c 'fpunch 8k 8k' $F"));
             let prepare = run(&["prepare"], &path);
-            // Where a reader has it open, ext4 cannot be mended; that is not for the lock.
+            // If a reader has it open on ext4, prepare refuses; the lock is not the reason.
             assert!(prepare.status == 0 || prepare.status == 5 && !prepare.stderr.contains("lock"), "{prepare}");
             write(&path);
         }
     }
 }
 
-/// One that is at work keeps another off, and both are root's.
+/// A working process of root excludes another one of root.
 #[test]
 fn two_daxfiles_of_root_exclude_each_other() {
     require(&["strace"]);
@@ -336,7 +336,7 @@ fn what_was_deleted_shares_nothing_any_more() {
     }
 }
 
-/// What a file's owner can make without end takes no memory where it is not shown.
+/// A file's owner can share extents without limit; they take no memory in output that does not show them.
 #[test]
 fn many_shared_extents_take_little_memory() {
     shared_extents(1 << 17, 8 << 10);
@@ -348,7 +348,7 @@ fn a_million_shared_extents_take_little_memory() {
     shared_extents(1 << 20, 8 << 10);
 }
 
-/// Every verb is equal to a file of so many shared extents, in so many KiB more than one of a single extent takes.
+/// Every verb handles a file of `extents` shared extents with at most `more` KiB more than it needs for one extent.
 fn shared_extents(extents: u64, more: u64) {
     require(&["xfs_io"]);
     let scratch = Scratch::new(Kind::xfs());
@@ -399,7 +399,7 @@ fn shared_extents(extents: u64, more: u64) {
     assert_eq!((&shared["range_count"], &shared["bytes"]), (&extents.into(), &(4096 * extents).into()));
 }
 
-/// A page of the file that the kernel holds on to, with nobody who has the file open.
+/// A page of the file to which the kernel keeps a reference, while no process has the file open.
 #[test]
 fn a_page_that_the_kernel_holds_keeps_a_file_from_being_frozen() {
     for kind in Kind::xfs_and_ext4() {
@@ -421,13 +421,13 @@ fn a_page_that_the_kernel_holds_keeps_a_file_from_being_frozen() {
         run(&["pin"], &path).expect(0);
         run(&["unpin"], &path).expect(0);
 
-        // A reader who has it mapped looks like that, and is told of.
+        // A reader's mapping looks the same, and is noted.
         let mapped = hold("mapped");
         let pinned = report(&["pin"], &path, 0);
         assert!(pinned["notes"][0].as_str().unwrap().contains("stay in memory"), "{kind:?}: {pinned}");
         drop(mapped);
         run(&["unpin"], &path).expect(0);
-        // Readers who come and go, and pages just written, are no reason.
+        // Readers that come and go, and pages just written, are no reason.
         for _ in 0..20 {
             write(&path);
             let mut reader =
@@ -439,12 +439,12 @@ fn a_page_that_the_kernel_holds_keeps_a_file_from_being_frozen() {
     }
 }
 
-/// Two blocks in which quotas of users can be kept: a head, and the root of an empty tree.
+/// Two blocks that can store quotas of users: a head, and the root of an empty tree.
 const QUOTA_FILE: &str = r#"
     open my $file, ">", shift or die $!; binmode $file;
     print $file pack("V2 V6 x992 x1024", 0xd9c01f11, 1, 604800, 604800, 0, 2, 0, 0)"#;
 
-/// The kernel writes to a quota file whatever its flags.
+/// The kernel writes to a quota file regardless of its flags.
 #[test]
 fn a_file_of_the_form_of_a_quota_file_is_not_held() {
     let scratch = Scratch::new(Kind::ext4());
@@ -454,7 +454,7 @@ fn a_file_of_the_form_of_a_quota_file_is_not_held() {
         let blocked = report(&[verb], &path, 1);
         assert_eq!(blocked["blockers"][0]["kind"], "quota_file", "{blocked}");
     }
-    // Without a hold, nothing is promised; and elsewhere the same bytes are like any others.
+    // Without a hold, daxfile promises nothing; and elsewhere these bytes have no special meaning.
     run(&["pin", "--hold", "none"], &path).expect(0);
     let xfs = Scratch::new(Kind::xfs());
     sh(format!("cp '{}' '{}'; sync", path.display(), xfs.path("file").display()));

@@ -29,7 +29,7 @@ fn fill(scratch: &Scratch) {
     ));
 }
 
-/// One block between holes, so many times: more than a record keeps whole, and than an inode has room for.
+/// Single blocks between holes: more of them than a record keeps whole, and than an inode has room for.
 fn fragmented(scratch: &Scratch, name: &str) -> std::path::PathBuf {
     let file = scratch.path(name);
     let block = scratch.kind().block_size();
@@ -38,8 +38,8 @@ fn fragmented(scratch: &Scratch, name: &str) -> std::path::PathBuf {
     file
 }
 
-/// To the last block: a pin that finds no room for its record leaves nothing, an unpin that finds none leaves the pin, and
-/// what failed succeeds with a little room.
+/// To the last block: a pin without room for its record leaves nothing, an unpin without room leaves the pin, and
+/// both succeed once there is a little room.
 #[test]
 fn no_block_left() {
     require(&["xfs_io", "fallocate", "getfattr"]);
@@ -51,7 +51,7 @@ fn no_block_left() {
         let pin = |hold| ["pin", "--allow", "hole", "--hold", hold];
         kept.iter().zip(holds).for_each(|(file, hold)| drop(run(&pin(hold), file).expect(0)));
         if scratch.kind().name() == "xfs" {
-            // What it keeps back for its own needs serves attributes as well.
+            // XFS uses the blocks that it reserves for itself for attributes as well.
             sh(on(scratch.mount_point(), "xfs_io -x -c 'resblks 0' $F"));
         }
         fill(&scratch);
@@ -146,7 +146,7 @@ fn quotas_that_are_spent() {
     });
 }
 
-/// What a run says must be an answer, or an error that names call and errno.
+/// The output of a run must be an answer, or an error that names call and errno.
 #[track_caller]
 fn assert_clear(run: &Run) {
     assert!((0..=5).contains(&run.status) || run.status == 124, "{run}");
@@ -159,15 +159,15 @@ fn assert_clear(run: &Run) {
     }
 }
 
-/// Cuts the image while it is mounted: what is not cached cannot be read any more. What the kernel writes still arrives,
-/// and makes the image longer.
+/// Cuts the image while it is mounted: data that is not cached can no longer be read. The kernel's writes still
+/// succeed, and make the image longer.
 fn cut(scratch: &Scratch, length: u64) {
     let mount_point = scratch.mount_point().display();
     let cut = format!("cp --sparse=always $F $F.whole; truncate -s {length} $F");
     sh(on(scratch.image(), &format!("fsfreeze -f '{mount_point}'; {cut}; fsfreeze -u '{mount_point}'")));
 }
 
-/// As if the device had come back: the image as it was, with what was written since.
+/// As if the device had come back: the former image, with the later writes.
 fn restore(scratch: &mut Scratch) {
     const OVERLAY: &str = r#"
         my ($SEEK_SET, $SEEK_DATA, $SEEK_HOLE) = (0, 3, 4);
@@ -188,11 +188,12 @@ fn restore(scratch: &mut Scratch) {
     scratch.mount();
 }
 
-/// Reads fail; then the device comes back. The state is one of those that `stat` names, and one command goes on from it.
+/// Reads fail; then the device comes back. The state is one of those that `stat` names, and one command goes on from
+/// it.
 #[test]
 fn a_device_that_fails() {
     require(&["perl", "timeout", "fsfreeze"]);
-    // In blocks of 4 KiB, the log too: of smaller writes to what was cut, it cannot be told what they left alone.
+    // In blocks of 4 KiB, the log too: after smaller writes to the cut part, the bytes beside them are unknown.
     let xfs = Xfs { mkfs_args: ["-s", "size=4096"].map(String::from).to_vec(), ..Xfs::default() };
     on_each(vec![xfs.into(), Kind::ext4()], |kind| {
         // Verb; the pin beforehand; the states that it may leave.

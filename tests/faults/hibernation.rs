@@ -1,8 +1,8 @@
 //! Hibernation to pinned swap files, in a guest that `tests/lab.sh --hibernate` boots again each time it powers off.
 //!
-//! The first boot makes the swap files. The second has the place of the one on XFS on its command line, and hibernates: all
-//! that follows happens in that kernel, which each further boot resumes. Debian's kernels have their disk drivers and
-//! filesystems as modules, so that the lab's init starts the resume, as an initramfs does.
+//! The first boot makes the swap files. The second has the place of the one on XFS on its command line, and hibernates:
+//! all that follows happens in that kernel, which each further boot resumes. Debian's kernels have their disk drivers
+//! and filesystems as modules, so that the lab's init starts the resume, as an initramfs does.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -40,7 +40,7 @@ impl Volume {
     }
 }
 
-/// As daxfile(8) says under SWAP FILES.
+/// Follows daxfile(8), SWAP FILES.
 fn make_swap(path: &Path, size: &str) {
     run(&["alloc", "-s", size, "--align", "4K"], path).expect(0);
     sh(on(path, "chmod 600 $F; mkswap -q $F"));
@@ -104,7 +104,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Hibernates to a swap file, and looks at it and at a process when the machine is back.
+/// Hibernates to a swap file, and checks it and a process when the machine is back.
 fn hibernate_to(volume: &Volume, hold: &str) {
     let swap = volume.swap();
     sh(on(&swap, "swapon $F"));
@@ -145,11 +145,11 @@ fn stale_offset_is_told(swap: &Path) {
     );
     assert!(lines[3].contains("/sys/power") && lines[3].contains(&format!(" resume_offset={was}: differs")), "{told}");
 
-    // What the page promises of it: the kernel finds no swap at the old place.
+    // As the page says, the kernel finds no swap at the old place.
     sh(on(swap, "swapon $F"));
     assert!(hibernate().is_err(), "hibernated to another place than the swap file's");
     set(swap);
-    // The next boot would still look at the old one.
+    // The next boot would still use the old place.
     let told = run(&COMPARE, swap).expect(1);
     assert_eq!(told.text().matches("differs").count(), 1, "{told}");
     sh(on(swap, "swapoff $F"));
@@ -176,7 +176,7 @@ fn hibernated_machine_resumes_from_pinned_swap_files_in_the_lab() {
     let booted = XFS.path("booted");
     assert!(!booted.exists(), "it did not resume, but booted");
     sh(on(&booted, "touch $F; sync $F"));
-    // As the boot loader gave it, and the initramfs set it.
+    // Set by the boot loader on the command line, and by the initramfs in /sys/power.
     let told = run(&COMPARE, &XFS.swap()).expect(0);
     assert!(!told.text().contains("not set"), "{told}");
     assert_eq!(run(&COMPARE, &EXT4.swap()).expect(1).text().matches("differs").count(), 2);

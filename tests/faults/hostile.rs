@@ -1,4 +1,4 @@
-//! Files that somebody made to do harm, or swaps while daxfile looks.
+//! Files made to do harm, or swapped while daxfile examines them.
 
 use std::fs;
 use std::io::Read;
@@ -25,13 +25,13 @@ fn has_record(file: &Path) -> bool {
     sh_status(on(file, &format!("getfattr -n {ENFORCED} $F || getfattr -n {UNENFORCED} $F"))) == 0
 }
 
-/// All that daxfile could change of a file but its names and the time of the last change of its inode.
+/// Everything that daxfile could change on a file, except its names and the time of the last change of its inode.
 fn marks(file: &Path) -> (String, String, String) {
     let script = "stat -c '%i %s %b %a %u:%g %y' $F; getfattr -d -m - -e hex --absolute-names $F";
     (sh(on(file, script)), flags(file), checksum(file))
 }
 
-/// A name that is, in turn, a file's, another file's, and a symbolic link's to a third; and, if so asked, nobody's.
+/// A name that alternates between a file, another file, a symbolic link to a third and, on request, no file.
 struct Swapped {
     path: PathBuf,
     files: [PathBuf; 2],
@@ -91,7 +91,7 @@ fn was_a_link(run: &Run) -> bool {
     run.status == 2 && run.stderr.contains("symbolic link")
 }
 
-/// What a verb opened it acts on, and on nothing else.
+/// A verb acts on the file that it opened, and on no other.
 #[test]
 fn a_name_that_changes_hands() {
     const ROUNDS: usize = 15;
@@ -163,7 +163,7 @@ fn a_name_that_changes_hands() {
     });
 }
 
-/// A name that comes and goes: alloc takes it while it is free, or leaves alone what has it.
+/// A name that comes and goes: alloc uses it while it is free, and otherwise leaves the existing file alone.
 #[test]
 fn a_name_that_is_taken_meanwhile() {
     on_each(Kind::xfs_and_ext4(), |kind| {
@@ -194,7 +194,7 @@ fn assert_sound(scratch: &mut Scratch) {
     scratch.mount();
 }
 
-/// Whether a program that strace runs is in that system call. What strace writes tells it too late: it is buffered.
+/// Whether a program that strace runs is in that system call. strace's own output is buffered, and comes too late.
 fn is_inside(strace: &Child, call: libc::c_long) -> bool {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", strace.id())).unwrap();
     children.split_whitespace().any(|pid| {
@@ -203,7 +203,7 @@ fn is_inside(strace: &Child, call: libc::c_long) -> bool {
     })
 }
 
-/// A file that loses its last name while a verb is at work goes away with all it has, whatever the verb did to it.
+/// A file that loses its last name while a verb works on it disappears with all its blocks, whatever the verb did.
 #[test]
 fn a_file_that_is_unlinked_meanwhile() {
     require(&["strace"]);
@@ -212,7 +212,7 @@ fn a_file_that_is_unlinked_meanwhile() {
         let file = scratch.path("file");
         fs::create_dir(scratch.path("dir")).unwrap();
         let free = scratch.free_blocks();
-        // The call in which it waits while the name goes.
+        // The call in which it waits while the name disappears.
         for (verb, call, number, done) in [
             (&["stat"][..], "flistxattr", libc::SYS_flistxattr, "described"),
             (&["check"], "flistxattr", libc::SYS_flistxattr, "described"),
@@ -294,7 +294,7 @@ fn digests(span: u64, count: usize) -> Vec<u8> {
 
 /// Records that say they are this file's, and are whole by their checksum. Whether they can be decoded.
 fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
-    // Where these stand in a record.
+    // The offsets of these fields in a record.
     let [hold, form, added, size, mtime, time, align, count] = [8, 10, 12, 44, 52, 64, 76, 92];
     let number = |number: u64| number.to_le_bytes();
     let with = |changes: &[(usize, &[u8])], map: Option<&[u8]>| altered(own, changes, map);
@@ -333,7 +333,7 @@ fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
     ]
 }
 
-/// Only the administrator can put such records where enforced holds are kept; nothing is believed of them all the same.
+/// Only the administrator can put such records in the place of enforced holds; daxfile still trusts nothing in them.
 #[test]
 fn a_forged_record_with_a_right_checksum() {
     require(&["getfattr", "setfattr", "chattr"]);
@@ -358,7 +358,7 @@ fn a_forged_record_with_a_right_checksum() {
         for (name, record, decodes) in forgeries(&own) {
             assert!(record.len() <= 3072);
             for held in [false, true] {
-                // What differs from its own record is never pinned, checked or overwritten, and unpin ends it.
+                // A file that differs from its own record is never pinned, checked or overwritten; unpin ends its pin.
                 let expected = match (decodes, held) {
                     (true, false) => ("not_held", [0, 1, 1, 1, 0]),
                     (true, true) => ("drifted", [0, 1, 1, 1, 0]),
@@ -409,7 +409,7 @@ fn measured(scratch: &Scratch, verb: &[&str], file: &Path) -> (Run, u64) {
     (run, said.lines().last().unwrap().parse().unwrap())
 }
 
-/// A file of so many extents, each of a block between holes: every verb is equal to it, in so many KiB of memory.
+/// A file of `extents` extents, each one block between holes: every verb handles it in at most `most` KiB of memory.
 fn many_extents(kind: Kind, extents: u64, most: u64) {
     require(&["perl"]);
     let block = kind.block_size();
@@ -480,7 +480,7 @@ fn a_million_extents() {
     small_blocks().into_iter().for_each(|kind| many_extents(kind, 1_000_000, 512 << 10));
 }
 
-/// As large as a file can be, and nearly empty.
+/// A file of the largest possible size, nearly empty.
 #[test]
 fn the_largest_sparse_file() {
     const ENOSPC: i32 = 28;
@@ -511,7 +511,7 @@ fn the_largest_sparse_file() {
         assert!(!scratch.path("new").exists());
         assert_eq!(scratch.free_blocks(), free);
 
-        // Without any block; with its first and its last; with more than a record keeps whole.
+        // Without any block; with the first and the last; with more than a record keeps whole.
         for blocks in [0, 2, 300] {
             sh(on(&file, &format!("truncate -s 0 $F; truncate -s {size} $F")));
             let step = (size / blocks.max(1)).next_multiple_of(4096);
@@ -586,7 +586,7 @@ fn a_forged_record_of_hold_none_ends_no_enforced_pin() {
             assert!(message.contains("hold none") && message.contains("owner"), "{again}");
             assert!(!immutable(&path), "{again}");
         }
-        // Where nothing is to be enforced, it is as good as any.
+        // Where no hold is enforced, it is as good as any.
         assert_eq!(report(&["pin", "--as-recorded", "--hold", "none"], &path, 0)["action"], "already_pinned");
         run(&["unpin"], &path).expect(0);
         assert_eq!(report(&["pin", "--as-recorded"], &path, 0)["pin"]["hold"], "frozen");

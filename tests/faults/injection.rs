@@ -1,8 +1,8 @@
-//! Nothing is half-done, whichever system call a verb is killed at, or sees fail.
+//! No verb leaves partial work, whichever system call it is killed at, or sees fail.
 //!
-//! strace(1) kills the verb at the entry of the Nth call of one name, so that just what came before it was done, or makes
-//! that call fail. Each verb is taken through all of its calls: a row of [`ROWS`] says from what state it starts and what
-//! may be found afterwards.
+//! strace(1) kills the verb at the entry of the Nth call of one name, when exactly the earlier calls have happened, or
+//! makes that call fail. Each verb is taken through all of its calls: a row of [`ROWS`] gives the initial state and the
+//! allowed states afterwards.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -32,26 +32,26 @@ struct Row {
     args: &'static [&'static str],
     /// Only where blocks can be shared
     reflinks: bool,
-    /// The verb needs the file for itself: one more descriptor of it, be it its own, is somebody's use of it
+    /// The verb needs the file for itself: every other descriptor, even its own, counts as use by another process
     alone: bool,
-    /// How `pin` is called to finish what was begun
+    /// The arguments of the `pin` that finishes interrupted work
     pin: &'static [&'static str],
     /// Makes the file that the verb starts from
     set_up: fn(&Bench),
-    /// What the verb leaves when nothing fails
+    /// Checks the state after a run without failures
     done: fn(&Bench),
-    /// What it leaves when it fails; returns whether that is as it was before
+    /// Checks the state after a failed run; returns whether it is unchanged
     failed: fn(&Bench) -> bool,
-    /// What it leaves when it is killed; returns which of the possible states that is
+    /// Checks the state after a killed run; returns which of the possible states it is
     killed: fn(&Bench) -> String,
-    /// Ways to finish what it left; each gets a killed run of its own
+    /// Ways to finish the work; each gets a killed run of its own
     ways_out: &'static [fn(&Bench)],
     /// Calls of this row alone whose failure does not matter
     harmless: &'static [Harmless],
 }
 
-/// A call, how strace shows the beginning of its arguments (or what they hold), and why its failure is no failure of the
-/// verb.
+/// A call, the beginning of its arguments as strace shows them (or a part of them), and the reason why its failure does
+/// not make the verb fail.
 type Harmless = (&'static str, &'static str, &'static str);
 
 /// Where a failed call must leave status 0 and the whole work done.
@@ -188,7 +188,7 @@ fn unprepared(bench: &Bench, past_eof: bool) {
     bench.remember();
 }
 
-/// Contents and size are as they were, and nothing else is there than was; returns what the map is like.
+/// Contents and size are unchanged, and there are no new files; returns a description of the map.
 fn same_bytes(bench: &Bench) -> String {
     let (now, before) = (bench.looks(), bench.before.borrow());
     let size = |looks: &Looks| looks.stat.split_once(' ').unwrap().0.to_owned();
@@ -272,7 +272,7 @@ fn as_before_or_unpinned(bench: &Bench) -> bool {
     !unpinned
 }
 
-/// `stat` has a name for it, and it is neither drift nor a record that cannot be read.
+/// `stat` has a name for the state, which is neither drift nor an unreadable record.
 fn in_known_state(bench: &Bench) -> String {
     let looks = bench.expect_same_contents();
     let state = bench.state();
@@ -322,14 +322,14 @@ fn allocated_after_all(bench: &Bench) {
     nothing_allocated(bench);
 }
 
-/// All that tells of a file from outside; no part of it is read by the program under test.
+/// Facts about a file from other programs; the program under test reads none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Looks {
     /// Size, mtime, blocks
     stat: String,
     digest: String,
     map: Vec<Piece>,
-    /// Of lsattr(1), and on XFS those of xfs_io(8)
+    /// From lsattr(1), and on XFS also from xfs_io(8)
     flags: String,
     attributes: String,
 }
@@ -337,7 +337,7 @@ struct Looks {
 /// A scratch filesystem with the one file that a row is about.
 struct Bench<'a> {
     row: &'a Row,
-    /// Somebody else's descriptor of the file; dropped before the filesystem
+    /// Another process's descriptor of the file; dropped before the filesystem
     other: RefCell<Option<File>>,
     scratch: Scratch,
     file: PathBuf,
@@ -355,7 +355,7 @@ impl<'a> Bench<'a> {
         require(&["strace", "xfs_io", "lsattr", "chattr", "getfattr", "setfattr", "filefrag"]);
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
-        // Not on the scratch filesystem, whose free space is looked at.
+        // Not on the scratch filesystem, because the test checks its free space.
         let log = scratch.image().with_file_name("strace");
         sh(format!("sync --file-system '{}'", scratch.mount_point().display()));
         let free = free_blocks(&scratch);
@@ -381,7 +381,7 @@ impl<'a> Bench<'a> {
         (self.row.set_up)(self);
     }
 
-    /// What a failure must lead back to.
+    /// Remembers the state to which a failure must lead back.
     fn remember(&self) {
         self.before.replace(self.looks());
     }
@@ -415,7 +415,7 @@ impl<'a> Bench<'a> {
         let mut next = || lines.next().unwrap();
         let (stat, digest) = (next(), next());
         let mut flags = || next().split_whitespace().next().unwrap().to_owned();
-        // X tells only that there are attributes, which may have been stored apart since.
+        // X says only that there are attributes, which may have been stored apart since.
         let flags = flags() + &flags().replace('X', "-");
         Looks { stat, digest, flags, map: filefrag(&self.file), attributes: lines.collect() }
     }
@@ -441,7 +441,7 @@ impl<'a> Bench<'a> {
         now
     }
 
-    /// As /proc/locks gives it.
+    /// In the form of /proc/locks.
     fn device_number(&self) -> String {
         let device = fs::metadata(&self.file).unwrap().dev();
         format!(" {:02x}:{:02x}:", major(device), minor(device))
@@ -467,11 +467,11 @@ impl<'a> Bench<'a> {
         let log = self.log.to_str().unwrap();
         // Without --seccomp-bpf, with which strace 6.1 injects no signals.
         let strace = ["strace", "-f", "-y", "-o", log].into_iter().chain(options.iter().copied());
-        // Where cargo wants libraries looked for would only add to what is traced.
+        // Searching cargo's library directories would only add to the traced calls.
         Daxfile::new(args).arg(&self.file).wrap(strace).env("LD_LIBRARY_PATH", "").run()
     }
 
-    /// What strace wrote: call and rest of the line.
+    /// The output of strace: call and rest of the line.
     fn log(&self) -> Vec<(String, String)> {
         let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
         text.lines()
@@ -510,14 +510,14 @@ fn free_blocks(scratch: &Scratch) -> String {
     sh(format!("stat --file-system --format %f '{}'", scratch.mount_point().display())).trim().to_owned()
 }
 
-/// What befalls a call.
+/// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     /// The process is killed at its entry
     Kill,
     /// It fails
     Error(&'static str),
-    /// It fails, and so do all later calls of its name: those by which the verb would undo what it has done
+    /// It fails, and so do all later calls of its name: those with which the verb would undo its changes
     Errors(&'static str),
 }
 
@@ -525,9 +525,9 @@ enum Fault {
 struct Sweep<'a> {
     bench: &'a Bench<'a>,
     fault: Fault,
-    /// Every way out of every state, not only once of those that look the same
+    /// Every way out of every state, not only once for states that look the same
     thorough: bool,
-    /// What [`Row::killed`] says of the state from which the verb starts
+    /// The result of [`Row::killed`] in the verb's initial state
     start: String,
     /// Which ways out were tried from which states
     finished: HashSet<(usize, String)>,
@@ -633,7 +633,7 @@ impl<'a> Sweep<'a> {
             let run = run.expect(2);
             assert!(run.stderr.starts_with("daxfile"), "no error on stderr: {run}");
             assert!(names_of(call).iter().any(|name| run.stderr.contains(name)), "the call is not named: {run}");
-            // All is done, and only what was to be said of it is lost.
+            // All work is done, and only the output is lost.
             let unsaid = call == "write" && hit.starts_with("1<");
             if unsaid {
                 (bench.row.done)(bench);
@@ -649,7 +649,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-/// What errors may call it by.
+/// The names that errors may use for the call.
 fn names_of(call: &str) -> Vec<&str> {
     match call {
         "openat" => vec!["open", "read(/proc/"],
@@ -773,7 +773,7 @@ fn leaves_a_writer_alone(kind: Kind) {
         let application = scope.spawn(|| application(&bench.file, &rounds, &stop));
         let attempts: Vec<Run> = (0..ATTEMPTS)
             .map(|_| {
-                // It is at work between any two attempts.
+                // The application works between any two attempts.
                 let before = rounds.load(Ordering::Relaxed);
                 while rounds.load(Ordering::Relaxed) == before && !application.is_finished() {
                     sleep(Duration::from_millis(1));
@@ -830,7 +830,7 @@ fn all_refused(bench: &Bench, attempts: Vec<Run>) {
     bench.daxfile(&["pin"]).expect(0);
 }
 
-/// The filesystem stops at once, and what was not made durable is lost.
+/// The filesystem stops at once, and loses everything that was not made durable.
 fn crash(bench: &mut Bench) {
     sh(format!("xfs_io -r -x -c shutdown '{}'", bench.scratch.mount_point().display()));
     bench.scratch.remount();

@@ -1,5 +1,5 @@
-//! The promise of a daxfile: what a program stored through a mapping made with `MAP_SYNC`, and flushed with CPU
-//! instructions alone, is there after a crash, and no extent has moved.
+//! The promise of a daxfile: data that a program stored through a mapping made with `MAP_SYNC`, and flushed with CPU
+//! instructions alone, survives a crash, and no extent has moved.
 //!
 //! The guest's memory is a file of the host's, which outlives QEMU, and emulation has no CPU caches that a kill could
 //! lose. So this shows that the metadata which stores depend on are on persistent memory before the store returns; it
@@ -92,7 +92,7 @@ fn armed_again(path: &Path) {
     run(&["verify"], path).expect(0);
 }
 
-/// What was written elsewhere before the guard came back is not held.
+/// A file whose blocks moved before the guard came back is not held.
 fn moved_meanwhile(path: &Path) {
     let before = filefrag(path);
     sh(on(
@@ -132,7 +132,7 @@ fn what_was_flushed_outlasts_a_kill_in_the_lab() {
         if boot == 1 {
             moved_meanwhile(&mounted[0].1.join("other"));
         }
-        // Without MAP_SYNC the blocks that were acknowledged hang on metadata that nobody waited for.
+        // Without MAP_SYNC the acknowledged blocks depend on metadata that no call waited for.
         let (lost, of) = lost("unpromised", &unpromised.join(format!("sparse{before}")), before);
         println!("without MAP_SYNC: {lost} lost of {of}");
         assert!(lost > 0, "of {of} acknowledged without MAP_SYNC none is lost: this test cannot see a loss");

@@ -1,9 +1,9 @@
-//! The filesystem crashes at any system call of `alloc`, `pin` and `unpin`: nothing is lost, nothing half-done is left
-//! that `stat` cannot name and one command cannot finish.
+//! The filesystem crashes at any system call of `alloc`, `pin` and `unpin`: nothing is lost, and `stat` names every
+//! partial state, which one command can finish.
 //!
 //! attacks/halt.c stops the program at the entry of its Nth call, and shuts the filesystem down there: with everything
-//! written back, with the log flushed, or with neither. The program then goes on against a dead filesystem, the log is
-//! replayed by the next mount, and other people's programs look at what there is.
+//! written back, with the log flushed, or with neither. The program then continues on a dead filesystem, the next mount
+//! replays the log, and independent programs examine the result.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,10 @@ use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{Piece, attack, checksum, filefrag, flags, on, require, sh, sh_status, xfs_bmap};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch};
 
-/// As the ioctl numbers them.
+/// In the order of the ioctl's numbers.
 const FLAVOURS: [&str; 3] = ["written back", "log flushed", "nothing flushed"];
 
-/// So many bytes that losing them shows in the free space.
+/// Large enough that its loss shows in the free space.
 const ALLOCATED: &str = "4M";
 
 /// Crashes after which the filesystem is checked by its own program.
@@ -34,13 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A verb, from a certain state of the file.
 struct Row {
     args: &'static [&'static str],
-    /// What is done to the file first
+    /// Commands on the file before the verb
     before: &'static [&'static [&'static str]],
-    /// Done to the file last, by bash
+    /// The last commands on the file, for bash
     script: &'static str,
-    /// The state when it has done its work
+    /// The state after the verb has done its work
     done: &'static str,
-    /// How the pin is called that finishes it
+    /// The arguments of the `pin` that finishes the work
     pin: &'static [&'static str],
 }
 
@@ -68,7 +68,7 @@ enum Calls {
     Every,
     /// At some calls, at random
     Few,
-    /// At the last calls, nothing flushed: whoever says done there must be right.
+    /// At the last calls, nothing flushed: a verb that has said "done" must be right.
     Last,
 }
 
@@ -129,7 +129,7 @@ impl Bench {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// What is lost stays lost until somebody repairs it, so it need not be looked for after each crash.
+    /// A loss remains until a repair, so the check need not run after each crash.
     fn fsck(&mut self) {
         self.scratch.unmount();
         let image = self.scratch.image().display().to_string();
@@ -195,7 +195,7 @@ fn state(file: &Path, context: &str) -> &'static str {
     }
 }
 
-/// `stat` and `verify` must say what others see.
+/// `stat` and `verify` must agree with other programs.
 #[track_caller]
 fn named(file: &Path, context: &str) -> &'static str {
     let state = state(file, context);
@@ -255,7 +255,7 @@ fn crash_row(bench: &mut Bench, row: &Row, which: Calls, random: &mut Random) {
 /// Enough files that they are made durable by syncfs(2), not one by one.
 const BATCH: usize = 20;
 
-/// What flag and record of each file say to other programs, and to `stat`.
+/// Flag and record of each file, as seen by other programs and by `stat`.
 fn states(files: &[PathBuf], context: &str) -> Vec<&'static str> {
     let names: Vec<String> = files.iter().map(|file| format!("'{}'", file.display())).collect();
     let names = names.join(" ");
@@ -281,7 +281,7 @@ fn states(files: &[PathBuf], context: &str) -> Vec<&'static str> {
     states
 }
 
-/// Crashes a verb that does the same to many files. Each file must be in a state that one command finishes.
+/// Crashes a verb on many files. Each file must be in a state that one command finishes.
 fn crash_batch(bench: &mut Bench, verb: &[&str], before: &[&str], done: &str, which: Calls, random: &mut Random) {
     let names = (0..BATCH).map(|n| bench.scratch.path(format!("batch{n}")));
     let files: Vec<PathBuf> = names.inspect(|file| fs::write(file, [7; 5000]).unwrap()).collect();
@@ -402,7 +402,7 @@ fn alloc_says_done_only_of_what_is_durable() {
     }
 }
 
-/// Of a batch, only syncfs(2) stands between "done" and a crash: nothing that was said may be lost.
+/// For a batch, only syncfs(2) comes between "done" and a crash: no file that was reported done may be lost.
 #[test]
 fn batch_says_done_only_of_what_is_durable() {
     for kind in [Kind::xfs(), Kind::ext4()] {

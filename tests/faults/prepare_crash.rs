@@ -1,7 +1,7 @@
 //! `prepare` ends at any of its calls with the whole filesystem, and no byte is lost.
 //!
-//! Contents and size are as before, and another `prepare` finishes. strace(1) holds it at the entry of the Nth call of one
-//! name until the filesystem was shut down.
+//! Contents and size are as before, and another `prepare` finishes. strace(1) holds it at the entry of the Nth call of
+//! one name until the filesystem was shut down.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use daxfile_tests::{Daxfile, Kind, Scratch};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
-    /// Nobody else has it open.
+    /// No other process has it open.
     Leased,
-    /// Somebody has, and blocks are swapped in.
+    /// Another process has it open, and blocks are swapped in.
     Deduped,
 }
 
@@ -63,7 +63,7 @@ fn calls<'a>(scratch: &Scratch, way: Way, wanted: &[&'a str]) -> Vec<(&'a str, u
     wanted.iter().copied().map(of).collect()
 }
 
-/// Shuts the filesystem down while `prepare` stands before a call, with or without the log flushed, and mounts it again.
+/// Shuts the filesystem down while `prepare` is stopped before a call, with or without a log flush, and remounts it.
 fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
     require(&["strace", "xfs_io"]);
     let mut scratch = Scratch::new(kind);
@@ -88,7 +88,7 @@ fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
                     sleep(Duration::from_millis(5));
                 }
                 sh(format!("xfs_io -x -c 'shutdown{flush}' '{}'", scratch.mount_point().display()));
-                // Without its tracer it goes on; its output ends when it does.
+                // Without its tracer it continues; its output ends when it ends.
                 child.kill().unwrap();
                 let said = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
                 let context = format!("{way:?}, shut down{flush} before {call} {number}: {said}");

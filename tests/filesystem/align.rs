@@ -1,4 +1,4 @@
-//! `--align`: what `alloc` places, and what `check` and `stat` say of it, against arithmetic on other tools' maps.
+//! `--align`: the placement by `alloc` and the reports of `check` and `stat`, against arithmetic on other tools' maps.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ fn striped() -> Kind {
     Xfs { mkfs_args: vec!["-d".into(), "su=2m,sw=1,agcount=4".into()], ..Xfs::default() }.into()
 }
 
-/// A stretch of a file in one physical piece, whatever the states of its blocks: logical, physical, end.
+/// A stretch of a file in one physical piece, regardless of the states of its blocks: logical, physical, end.
 type Stretch = (u64, u64, u64);
 
 fn stretches(map: &[Piece]) -> Vec<Stretch> {
@@ -33,17 +33,17 @@ fn stretches(map: &[Piece]) -> Vec<Stretch> {
     stretches
 }
 
-/// By how much a stretch is off, modulo the alignment.
+/// The distance of a stretch from its aligned place, modulo the alignment.
 fn off((logical, physical, _): Stretch, align: u64) -> u64 {
     (physical % align + align - logical % align) % align
 }
 
-/// Whether a piece of the file lies in one place that is a multiple of the alignment.
+/// Whether a piece of the file lies in one place that is aligned.
 fn is_placed(stretches: &[Stretch], start: u64, end: u64, align: u64) -> bool {
     stretches.iter().any(|&stretch| stretch.0 <= start && end <= stretch.2 && off(stretch, align) == 0)
 }
 
-/// What is not in whole, well-placed pieces: logical, length, by how much it is off.
+/// The ranges that are not in whole, aligned pieces: logical, length, distance.
 fn misaligned(stretches: &[Stretch], end: u64, align: u64) -> Vec<(u64, u64, Option<u64>)> {
     let mut cuts: Vec<u64> = (0..=end / align).map(|piece| piece * align).collect();
     cuts.extend(stretches.iter().flat_map(|&(start, _, end)| [start, end]));
@@ -67,7 +67,7 @@ fn misaligned(stretches: &[Stretch], end: u64, align: u64) -> Vec<(u64, u64, Opt
     found
 }
 
-/// Bytes in whole pieces that one page-table entry can map.
+/// The number of bytes in whole pieces that one page-table entry can map.
 fn mappable(stretches: &[Stretch], end: u64, align: u64) -> u64 {
     (0..end / align).filter(|piece| is_placed(stretches, piece * align, (piece + 1) * align, align)).count() as u64
         * align
@@ -103,7 +103,7 @@ fn allocates_or_refuses(scratch: &Scratch, name: &str, size: u64) -> bool {
         let file = run.file();
         assert!(file["blockers"].as_array().unwrap().iter().any(|blocker| blocker["kind"] == "misaligned"), "{run}");
         assert!(!path.exists(), "{run}");
-        // Blocks of what was never linked are given back behind the caller's back.
+        // The filesystem frees the blocks of a file that was never linked in the background.
         let start = std::time::Instant::now();
         while blocks_free(scratch) != before {
             assert!(start.elapsed().as_secs() < 10, "{} free, {before} before: {run}", blocks_free(scratch));
@@ -135,11 +135,11 @@ fn alloc_places_files_or_leaves_nothing() {
     for kind in [striped(), Kind::xfs(), Xfs { block_size: 1024, ..Xfs::default() }.into(), Kind::ext4()] {
         let name = format!("{kind:?}");
         let scratch = Scratch::with_size(kind, 512 * MIB);
-        // Where there is room there is no reason to refuse: the first of each size.
+        // If there is room, there is no reason to refuse: the first of each size.
         for size in SIZES {
             assert!(allocates_or_refuses(&scratch, &size.to_string(), size), "{size} on {name}");
         }
-        // Something odd before each: what is free begins anywhere.
+        // An odd allocation before each, so that the free space begins anywhere.
         for (number, size) in SIZES.into_iter().take(4).enumerate() {
             sh(format!(
                 "xfs_io -f -c 'falloc 0 {}' '{}'",
@@ -151,7 +151,7 @@ fn alloc_places_files_or_leaves_nothing() {
     }
 }
 
-/// What is free has no place for a piece, or few.
+/// The free space has no place for a piece, or few.
 #[test]
 fn alloc_refuses_in_fragmented_space() {
     require(&["xfs_io"]);
@@ -225,7 +225,7 @@ fn generate(scratch: &Scratch, random: &mut Random, path: &Path) {
     sh(format!("xfs_io -f {} '{}' >/dev/null 2>&1 || :", script.join(" "), path.display()));
 }
 
-/// What check and stat say of a file is what arithmetic says of filefrag's map.
+/// The reports of check and stat match arithmetic on filefrag's map.
 #[track_caller]
 fn assert_told(scratch: &Scratch, path: &Path) -> (u64, usize) {
     let stretches = stretches(&filefrag(path));
@@ -290,7 +290,7 @@ fn a_gibibyte_in_its_place_is_told() {
     let path = scratch.path("file");
     sh(format!("xfs_io -f -c 'falloc 0 4g' '{}'", path.display()));
     assert_told(&scratch, &path);
-    // What is before the first multiple of 1 GiB goes.
+    // Remove the part before the first multiple of 1 GiB.
     let first = stretches(&filefrag(&path))[0];
     let head = GIB - first.1 % GIB;
     sh(format!("xfs_io -c 'fcollapse 0 {head}' '{}'", path.display()));
@@ -315,7 +315,7 @@ fn blocks_past_eof_are_not_called_misaligned() {
     }
 }
 
-/// The place is kept while the rest is mended, and prepare says so where it is not good.
+/// prepare keeps the place of each piece, and reports a misaligned one.
 #[test]
 fn prepare_says_where_the_place_is_wrong() {
     for kind in [striped(), Kind::ext4()] {

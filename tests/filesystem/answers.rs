@@ -1,4 +1,4 @@
-//! What `check`, `probe`, the dry runs and the verbs say of a file is one answer, and it can be acted on.
+//! `check`, `probe`, the dry runs and the verbs give the same answer for a file, and a user can act on it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use serde_json::Value;
 
 const HOLDS: [&str; 3] = ["frozen", "writable", "none"];
 
-/// Who runs it.
+/// The user that runs it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Caller {
     Root,
     /// Root without the capabilities that freezing needs.
     Dropped,
-    /// Who owns the file, an ordinary user.
+    /// The file's owner, an ordinary user.
     Owner,
 }
 
@@ -31,7 +31,7 @@ fn call(caller: Caller, args: &[&str], file: &Path) -> Run {
     .run()
 }
 
-/// A file in one state: its name, what makes it, and the status of root's `check` under `frozen` and under `none`.
+/// A file in one state: its name, the script that makes it, and the status of root's `check` under `frozen` and `none`.
 type Case = (&'static str, &'static str, i32, i32);
 
 /// `$F` is the file, `daxfile` the program.
@@ -66,7 +66,7 @@ const OF_XFS: [Case; 2] = [
     ("shared since", "daxfile pin -q $F; cp --reflink=always $F $F.copy", 0, 1),
 ];
 
-/// Makes the file anew, as it is in one state.
+/// Makes the file again, in one state.
 fn make(file: &Path, script: &str) {
     let program = Daxfile::new([""; 0]).command().get_program().to_owned();
     let path = Path::new(&program).parent().unwrap().display();
@@ -79,7 +79,7 @@ fn make(file: &Path, script: &str) {
     ));
 }
 
-/// Leaves nothing of it.
+/// Removes every trace of the file.
 fn remove(file: &Path) {
     let program = Daxfile::new([""; 0]).command().get_program().to_owned();
     let program = program.to_str().unwrap();
@@ -92,7 +92,7 @@ fn remove(file: &Path) {
     ));
 }
 
-/// Compares what everybody is told of a file with what `pin` then does, and gives root's status.
+/// Compares the answers for each caller with the result of `pin`, and returns root's status.
 #[track_caller]
 fn agree(options: &[&str], file: &Path, script: &str) -> i32 {
     let with = |verb: &[&'static str]| -> Vec<&str> { verb.iter().copied().chain(options.iter().copied()).collect() };
@@ -104,7 +104,7 @@ fn agree(options: &[&str], file: &Path, script: &str) -> i32 {
         let pin = call(caller, &with(&["pin"]), file);
         let root = *of_root.get_or_insert(pin.status);
         let all = format!("{script:?} {options:?} {caller:?}\n{check}\n{dry}\n{pin}");
-        // A privilege that the caller lacks is a note. That BPF is refused to root, too, is told to root alone.
+        // A privilege that the caller lacks is a note. Only root sees that the kernel refuses BPF to root, too.
         if root != 4 || caller == Caller::Root {
             assert_eq!(check.status, root, "check says what root's pin does: {all}");
         }
@@ -129,7 +129,7 @@ fn check_answers_what_pin_does() {
         for (name, script, frozen, none) in CASES.iter().chain(of_xfs) {
             assert_eq!(agree(&[], &file, script), *frozen, "{name}");
             assert_eq!(agree(&["--hold", "none"], &file, script), *none, "{name}");
-            // That hold is had or lacked whatever the file is like.
+            // The file's state does not decide whether this hold is available.
             if ["plain", "hole", "pinned"].contains(name) {
                 agree(&["--hold", "writable"], &file, script);
             }
@@ -168,7 +168,7 @@ fn check_says_how_the_options_of_a_pin_differ() {
 /// A filesystem on which nothing can be held, or nothing with this mount.
 struct Place {
     dir: PathBuf,
-    /// What everybody says of it.
+    /// The answer of every verb there.
     says: &'static str,
 }
 
@@ -224,7 +224,7 @@ fn every_verb_refuses_what_no_hold_can_be_had_on() {
     ] {
         assert_refused(&Place { dir: below(name, script), says });
     }
-    // Mounted as ext4, only who may read the device is told so.
+    // If it is mounted as ext4, only a caller that may read the device gets this answer.
     let old = below("ext4 without extents", old);
     let said = run(&["check"], &old.join("file")).expect(3);
     assert!(said.text().contains("its feature extent is off"), "{said}");
@@ -236,7 +236,7 @@ fn every_verb_refuses_what_no_hold_can_be_had_on() {
 
     let said = run(&["unpin"], &scratch.path("overlay").join("file")).expect(3);
     assert!(said.stderr.contains("look at it on the filesystem below"), "{said}");
-    // Unpinning what is not pinned succeeds.
+    // unpin succeeds on a file that is not pinned.
     for name in ["erofs", "squashfs", "btrfs", "tmpfs", "ext3"] {
         run(&["unpin"], &scratch.path(name).join("file")).expect(0);
     }
@@ -263,7 +263,7 @@ fn every_verb_refuses_a_read_only_mount() {
     }
 }
 
-/// Without /proc no verb says another thing than the others.
+/// Without /proc all verbs give the same answer.
 #[test]
 fn without_proc_every_verb_says_so() {
     require(&["chroot", "unshare"]);
@@ -284,7 +284,7 @@ fn without_proc_every_verb_says_so() {
         let said = [out.stdout, out.stderr].concat();
         (out.status.code().unwrap(), String::from_utf8(said).unwrap())
     };
-    // Every file is opened through /proc, so that nobody can put another in its place.
+    // Every file is opened through /proc, so that no other process can replace it.
     for args in [
         &["check", "/mnt/file"][..],
         &["pin", "--dry-run", "/mnt/file"],
@@ -301,7 +301,7 @@ fn without_proc_every_verb_says_so() {
     assert_eq!(answers[0].0, answers[1].0, "{answers:?}");
 }
 
-/// Whoever has it open for writing is named; to `check` that is a note.
+/// A process that has the file open for writing is named; for `check` that is a note.
 #[test]
 fn a_busy_file_names_its_users() {
     require(&["losetup", "perl", "mkswap", "swapon"]);
@@ -318,7 +318,7 @@ fn a_busy_file_names_its_users() {
             let check = report(&["check"], &file, 0);
             let note = Value::from(format!("at the moment open for writing by {who}"));
             assert!(check["notes"].as_array().unwrap().contains(&note), "{check}");
-            // A record needs nobody to be gone.
+            // A record alone does not need other processes to close the file.
             run(&["check", "--hold", "none"], &file).expect(0);
         };
         let perl = |script: &str| {
@@ -348,7 +348,7 @@ fn a_busy_file_names_its_users() {
         found.unwrap();
         wait_until("the loop device lets go", || run(&["pin", "--dry-run"], &file).status == 0);
 
-        // A reader keeps prepare from it where it takes an exclusive lease.
+        // A reader stops prepare where prepare needs an exclusive lease.
         if scratch.kind().name() == "ext4" {
             let holed = scratch.path("holed");
             File::create(&holed).unwrap().set_len(1 << 20).unwrap();
@@ -360,7 +360,7 @@ fn a_busy_file_names_its_users() {
     }
 }
 
-/// Frozen, a swapfile could not be swapped off; a record is in nobody's way.
+/// swapoff would fail on a frozen swapfile; a record does no harm.
 #[test]
 fn a_swapfile_is_like_any_other_to_hold_none() {
     require(&["mkswap", "swapon", "swapoff"]);
@@ -383,7 +383,7 @@ fn a_swapfile_is_like_any_other_to_hold_none() {
     }
 }
 
-/// What is recorded is not moved, whatever holds it.
+/// prepare does not move the blocks of a file with a record, under any hold.
 #[test]
 fn prepare_refuses_what_is_pinned() {
     let scratch = Scratch::new(Kind::xfs());
@@ -410,7 +410,7 @@ fn prepare_refuses_what_is_pinned() {
                         "{said}"
                     );
                 } else {
-                    // Nothing is to be done, which is no harm.
+                    // There is nothing to do, which is no error.
                     said.expect(0);
                 }
             }
@@ -484,7 +484,7 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_str().unwrap().replace('\'', r"'\''"))
 }
 
-/// The smallest remedies are for what `xfs_fsr` leaves alone, and for whole filesystems.
+/// The smallest remedies are for files that `xfs_fsr` leaves alone, and for whole filesystems.
 #[test]
 fn remedies_ask_for_what_the_caller_asked_for() {
     let scratch = Scratch::new(Kind::xfs());
@@ -508,7 +508,7 @@ fn remedies_ask_for_what_the_caller_asked_for() {
     super::blockers::follow(remedy, &scratch.path("new"));
     run(&["check", "--max-extents", "1"], &scratch.path("new")).expect(0);
 
-    // Of a pinned file, each that changes it ends the pin first.
+    // On a pinned file, each remedy that changes the file ends the pin first.
     make(&file, "truncate -s 1M $F; daxfile pin -q --allow hole $F");
     let [remedy] = &remedies(&[])[..] else { panic!("not one") };
     assert_eq!(*remedy, format!("daxfile unpin {name} && daxfile prepare {name}"));
@@ -521,7 +521,7 @@ fn remedies_ask_for_what_the_caller_asked_for() {
     run(&["pin", "--max-extents", "3"], &file).expect(0);
     remove(&file);
 
-    // Shared blocks may be accepted, where nobody writes.
+    // Shared blocks may be accepted if no process writes to them.
     make(&file, "cp --reflink=always $F $F.copy");
     let shared = &report(&["check"], &file, 1)["blockers"][0];
     assert_eq!(shared["alternative"], "--allow shared");
@@ -531,7 +531,7 @@ fn remedies_ask_for_what_the_caller_asked_for() {
     assert_eq!(report(&["check", "--hold", "none"], &file, 1)["blockers"][0]["alternative"], Value::Null);
 }
 
-/// ext3, and an ext4 made without the feature: the remedy works on the mounted filesystem, and then all of it is as on ext4.
+/// ext3, and ext4 without the feature: the remedy works on the mounted filesystem, and then everything is as on ext4.
 #[test]
 fn the_remedy_of_ext3_turns_extents_on() {
     require(&["tune2fs", "chattr"]);
@@ -571,7 +571,7 @@ fn a_table_is_of_whole_blocks_of_the_device() {
     checked.unwrap();
 }
 
-/// Blocks that are reserved for root are root's, as fallocate(1) has it; nobody else is given them.
+/// Only root may use the blocks that are reserved for root, as with fallocate(1).
 #[test]
 fn root_may_use_reserved_blocks() {
     let kind = Ext4 { mkfs_args: vec!["-m".into(), "10".into()], ..Ext4::default() };
@@ -592,13 +592,13 @@ fn root_may_use_reserved_blocks() {
     call(Caller::Owner, &["prepare"], &holed).expect(2);
     run(&["prepare"], &holed).expect(0);
     run(&["check"], &holed).expect(0);
-    // Beyond that there is nothing, and none of it is touched on the way.
+    // There are no more blocks beyond those, and a failed run uses none.
     let free = available();
     run(&["alloc", "-s", "1G"], &scratch.path("large")).expect(2);
     assert_eq!(available(), free);
 }
 
-/// `check` and the dry run know what room there is for the record, and write nothing to learn it.
+/// `check` and the dry run know how much room there is for the record, and write nothing to find out.
 #[test]
 fn room_for_the_record_is_looked_at_before() {
     require(&["setfattr", "dd"]);
@@ -633,7 +633,7 @@ fn room_for_the_record_is_looked_at_before() {
         sh(on(&file, fill));
         agree(&file, status, "takes another block");
     }
-    // Quotas are not looked at, and this is said.
+    // Quotas are not checked, and a note says so.
     let scratch = Scratch::with_size(small(&[], 4096), 64 << 20);
     let file = scratch.path("file");
     sh(format!("mount -o remount,usrquota {}", quoted(scratch.mount_point())));

@@ -1,12 +1,12 @@
-//! Each blocker, on a file made with ordinary tools: `check` names it with the right ranges, and what it gives as the
-//! remedy removes it.
+//! Each blocker, on a file made with ordinary tools: `check` names it with the right ranges, and its remedy removes
+//! it.
 //!
 //! Kinds for which there is no file here:
-//! - `delalloc`: every look at a map writes dirty pages back first, so what is shown is that it is gone.
-//! - `unknown_address`: no filesystem of this kernel shows an extent at an unknown place but delayed allocation.
+//! - `delalloc`: every read of a map writes dirty pages back first, so the tests show that it is gone.
+//! - `unknown_address`: on this kernel, filesystems show an extent at an unknown place only for delayed allocation.
 //! - `verity`: needs a kernel with CONFIG_FS_VERITY; without it a file with that flag cannot be opened.
 //! - `realtime`: needs a kernel with CONFIG_XFS_RT; without it no XFS with a realtime device can be mounted, and an
-//!   inode with that flag is held to be corrupt.
+//!   inode with that flag counts as corrupt.
 //! - `not_dax`, `dax_unavailable`, `no_map_sync`: see dax.rs.
 
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ const M: u64 = 1 << 20;
 /// (logical, length)
 type Ranges = Vec<(u64, u64)>;
 
-/// Joins what follows one another.
+/// Joins consecutive ranges.
 fn joined(ranges: impl IntoIterator<Item = (u64, u64)>) -> Ranges {
     let mut all: Ranges = Vec::new();
     for (logical, length) in ranges {
@@ -37,14 +37,14 @@ fn joined(ranges: impl IntoIterator<Item = (u64, u64)>) -> Ranges {
     all
 }
 
-/// The parts of the pieces that are of one sort and lie between two offsets.
+/// The parts of the pieces of one sort between two offsets.
 fn parts(pieces: &[Piece], from: u64, to: u64, sort: impl Fn(&Piece) -> bool) -> Ranges {
     let cut = |p: &Piece| (p.logical.max(from), (p.logical + p.length).min(to));
     let cuts = pieces.iter().filter(|p| sort(p)).map(cut).filter(|(start, end)| start < end);
     joined(cuts.map(|(start, end)| (start, end - start)))
 }
 
-/// What filefrag shows of those blockers that a map shows.
+/// The ranges in filefrag's output, for those blockers that a map shows.
 fn shown_by_filefrag(file: &Path, block: u64) -> [(&'static str, Ranges); 4] {
     let end = fs::metadata(file).unwrap().len().next_multiple_of(block);
     let pieces = filefrag(file);
@@ -94,7 +94,7 @@ fn assert_blocked(needs: &[&str], file: &Path, status: i32, expected: &[(&str, R
         if *kind != "misaligned" {
             let size = fs::metadata(file).unwrap().len();
             for (logical, length) in ranges {
-                // Of the last block, people are told what is in the file.
+                // For the last block, the text counts only the bytes within the file.
                 let shown = if *logical < size { (*length).min(size - logical) } else { *length };
                 assert!(text.text().contains(&format!("{shown} at {logical}")), "{text}");
             }
@@ -104,7 +104,7 @@ fn assert_blocked(needs: &[&str], file: &Path, status: i32, expected: &[(&str, R
     let remedies = remedies.collect();
 
     if needs.is_empty() {
-        // Who shares is told by check, and by pin when it refuses.
+        // check names the sharers, and so does pin when it refuses.
         let mut without_sharers = checked["blockers"].clone();
         for blocker in without_sharers.as_array_mut().into_iter().flatten() {
             blocker.as_object_mut().map(|blocker| blocker.remove("sharers"));
@@ -129,7 +129,7 @@ pub(super) fn follow(remedy: &str, new: &Path) {
     assert!(out.status.success(), "{command}\n{out:?}");
 }
 
-/// Blocked, then by its own remedies not any more, with its contents as they were.
+/// The file is blocked; after its own remedies it is not, and its contents are unchanged.
 #[track_caller]
 fn assert_remedied(needs: &[&str], file: &Path, expected: &[(&str, Ranges)]) {
     let contents = checksum(file);
@@ -140,7 +140,7 @@ fn assert_remedied(needs: &[&str], file: &Path, expected: &[(&str, Ranges)]) {
     assert_eq!(checksum(file), contents);
 }
 
-/// The same for what only a copy can cure: to a file on `elsewhere`.
+/// The same for a blocker that only a copy removes: the copy is on `elsewhere`.
 #[track_caller]
 fn assert_copied(file: &Path, elsewhere: &Scratch, status: i32, expected: &[(&str, Ranges)]) {
     let remedies = assert_blocked(&[], file, status, expected);
@@ -217,7 +217,7 @@ fn shared() {
         let block = kind.block_size();
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
-        // By two clones, of neighbouring ranges, and by a third apart.
+        // Shared by two clones, of neighbouring ranges, and by a third one elsewhere.
         sh(on(
             &file,
             "head -c 512K /dev/urandom >$F; sync $F
@@ -340,7 +340,7 @@ fn block_mapped() {
 }
 
 /// Forty pieces of 64 KiB, none of which follows its neighbour on the device. Up to 21 extents XFS keeps in the inode;
-/// there xfs_fsr may do nothing, and say nothing, for its temporary file's inode has less room (SWAPEXT: EINVAL).
+/// there xfs_fsr may do nothing, and say nothing, because its temporary file's inode has less room (SWAPEXT: EINVAL).
 fn fragmented(file: &Path) {
     run(&["alloc", "-s", "5M"], file).expect(0);
     sh(on(
@@ -365,7 +365,7 @@ fn too_many_extents() {
     });
 }
 
-/// The pieces of `align` bytes that are not in one extent at a multiple of it.
+/// The pieces of `align` bytes that are not one aligned extent.
 fn misplaced(file: &Path, align: u64, block: u64) -> Ranges {
     let end = fs::metadata(file).unwrap().len().next_multiple_of(block);
     let pieces = filefrag(file);
@@ -465,7 +465,7 @@ fn swapfile() {
     }
 }
 
-/// No order of pin and swapon works under frozen, which is no blocker: the file may be for another machine.
+/// No order of pin and swapon works under frozen, but that is no blocker: the file may be for another machine.
 #[test]
 fn swap_header_is_noted_under_frozen_alone() {
     const NOTE: &str = "has a swap header, and swapon fails on a frozen file";
@@ -545,7 +545,7 @@ fn what_is_allowed_is_pinned_as_it_stands() {
                 blockers.iter().map(|blocker| blocker["kind"].as_str().unwrap().to_owned()).collect()
             };
             assert_eq!(named(&report(&["check"], &file, 1)), all);
-            // Each takes away itself and no other.
+            // Each remedy removes its own blocker and no other.
             for kind in ["hole", "unwritten", "shared", "empty"] {
                 let left: Vec<&str> = all.iter().copied().filter(|one| *one != kind).collect();
                 let status = i32::from(!left.is_empty());
@@ -590,7 +590,7 @@ fn a_file_in_use_has_its_blockers_named() {
     }
 }
 
-/// A remedy is for a shell, whatever the file's name.
+/// A remedy works in a shell, with any file name.
 #[test]
 fn remedies_are_quoted() {
     let scratch = Scratch::new(Kind::xfs());

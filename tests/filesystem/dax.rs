@@ -29,7 +29,7 @@ impl Pmem {
         Pmem::on("/dev/pmem0", mkfs, options)
     }
 
-    /// On a partition of it that begins between multiples of 2 MiB.
+    /// On a partition that begins between multiples of 2 MiB.
     fn on_a_partition(mkfs: &str, options: &str) -> Pmem {
         let turn = turn();
         sh(
@@ -87,7 +87,7 @@ fn assert_not_dax(path: &Path) {
     assert!(!text.text().contains("DAX") && !text.text().contains("GiB"), "{text}");
 }
 
-/// That one blocker stands against DAX: its detail and its remedy.
+/// Checks that DAX has exactly one blocker, and returns its detail and its remedy.
 #[track_caller]
 fn lacks(kind: &str, status: i32, path: &Path) -> (String, String) {
     let found = report(&["check", "--dax"], path, status)["blockers"].clone();
@@ -175,7 +175,7 @@ fn no_synchronous_mapping_without_dax_in_the_lab() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("Operation not supported"), "{out:?}");
 }
 
-/// What is not there on any machine that has no persistent memory.
+/// A machine without persistent memory has no DAX.
 #[test]
 fn a_device_without_dax_is_named() {
     for kind in Kind::xfs_and_ext4() {
@@ -226,7 +226,7 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
         done(&["pin", "--dax"], &path);
         done(&["unpin"], &path);
 
-        // The flag takes effect when the kernel reads the inode anew.
+        // The flag takes effect when the kernel reads the inode again.
         let user = fs::File::open(&used).unwrap();
         sh(on(&used, "chattr +x $F"));
         assert!(!is_dax(&used));
@@ -249,7 +249,7 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
         sh(remedy);
         done(&["check", "--dax"], &path);
         if mkfs == EXT4 {
-            // With delayed allocation ext4 does not heed the flag.
+            // With delayed allocation ext4 ignores the flag.
             let at = pmem.dir.path().display();
             sh(format!("umount '{at}'; mount -o dax=always,nodelalloc /dev/pmem0 '{at}'"));
             assert!(!is_dax(&journaled));
@@ -268,7 +268,7 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
     }
 }
 
-/// DAX whose device wants to be told to flush.
+/// DAX on a device that needs an explicit flush.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn persistent_memory_without_map_sync_in_the_lab() {
@@ -282,7 +282,7 @@ fn persistent_memory_without_map_sync_in_the_lab() {
     lacks("no_map_sync", 3, &path);
 }
 
-/// Asking does not depend on what the file holds, nor on who may write, and leaves the owner's access time alone.
+/// The question does not depend on the file's contents or on write access, and does not change the owner's atime.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
 fn map_sync_is_asked_for_gently_in_the_lab() {
@@ -299,7 +299,7 @@ fn map_sync_is_asked_for_gently_in_the_lab() {
             grants(run(&["stat", "--json"], file));
         }
         assert_eq!(times(), before);
-        // As another user's read would change it.
+        // Another user's question changes the access time, like a read.
         grants(Daxfile::new(["stat", "--json"]).arg(&path).as_nobody().run());
         assert_ne!(times(), before);
         sh(format!("mount -o remount,ro '{}'", pmem.dir.path().display()));
@@ -318,7 +318,7 @@ fn entries_of_2_mib_map_what_stat_says_in_the_lab() {
     for mkfs in ["mkfs.xfs -q -f -m reflink=0", EXT4] {
         for place in [Pmem::new, Pmem::on_a_partition] {
             let pmem = place(mkfs, "dax=always");
-            // What is free begins anywhere.
+            // The free space begins anywhere.
             sh(format!("xfs_io -f -c 'falloc 0 20k' '{}'", pmem.path("odd").display()));
             let mut pieces = Vec::new();
             for (name, alloc, shift) in [

@@ -1,4 +1,4 @@
-//! The harness itself: what the other tests rely on.
+//! Tests of the harness itself, on which the other tests rely.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +41,7 @@ fn a_panic_tears_down() {
 fn a_drop_in_use_detaches() {
     let mut image = PathBuf::new();
     let mut open = None;
-    // With a panic, for then the drop waits less.
+    // With a panic, because the drop then waits less.
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let scratch = Scratch::new(Kind::ext4());
         image = scratch.image().to_owned();
@@ -194,7 +194,7 @@ fn readers_agree_on_xfs() {
         assert_eq!(xfs_io_fiemap(&file), pieces);
         assert_eq!(xfs_bmap(&file), pieces);
 
-        // Positions are the device's: the blocks found there are the file's.
+        // Positions are the device's: the blocks there belong to the file.
         let script = |skip: u64, from: &Path| {
             format!("dd if='{}' bs=1k skip={} count=16 iflag=direct status=none | sha256sum", from.display(), skip / K)
         };
@@ -252,7 +252,7 @@ fn readers_agree_on_many_extents() {
             scratch.path("large").display()
         ));
         let pieces = filefrag(&file);
-        // XFS adds what it preallocated in the holes.
+        // XFS adds preallocated blocks in the holes.
         assert!(pieces.len() >= 1200, "{} pieces", pieces.len());
         assert_eq!(xfs_io_fiemap(&file), pieces);
         let large = filefrag(scratch.path("large"));
@@ -306,7 +306,7 @@ fn a_run_tells_how_it_ended() {
     let message = catch_unwind(|| run.expect(0)).unwrap_err();
     let message = message.downcast_ref::<String>().unwrap();
     assert!(message.contains("oops") && message.contains("{\"a\": 1}") && message.contains("status 3"), "{message}");
-    // Input that nobody reads, more than a pipe holds.
+    // Input without a reader, more than a pipe holds.
     assert_eq!(Daxfile::new(["x"]).wrap(["true"]).stdin(vec![0; 1 << 20]).run().status, 0);
 }
 
@@ -323,7 +323,7 @@ fn shell_helpers_fail_loudly() {
     assert_eq!(checksum(&file), "4294967295 0\n");
 }
 
-/// What other tests start keeps nothing open that a test has closed.
+/// Programs that other tests start keep no file open that a test has closed.
 #[test]
 fn a_closed_file_is_closed_for_the_program_that_follows() {
     const ROUNDS: usize = 20;
@@ -351,7 +351,8 @@ fn a_closed_file_is_closed_for_the_program_that_follows() {
     assert_eq!(busy, 0, "of {ROUNDS} leases were refused");
 }
 
-/// With the package ndctl, /etc/modprobe.d has `install libnvdimm …`: modprobe(8) lists it as a command, not as a module.
+/// With the package ndctl, /etc/modprobe.d has `install libnvdimm …`: modprobe(8) lists it as a command, not as a
+/// module.
 #[test]
 fn lab_modules_ignore_configuration_of_the_host() {
     require(&["depmod", "unshare"]);

@@ -74,7 +74,7 @@ fn set_by_hand(file: &Path) {
     sh(format!("chattr +i '{}'", file.display()));
 }
 
-/// What `verify --json` must tell of a map that became `now`: computed block by block, then joined like extents.
+/// The expected changes in `verify --json` for a map that became `now`: found block by block, then joined like extents.
 fn differences(was: &[Piece], now: &[Piece], block: u64) -> Value {
     let place = |pieces: &[Piece], at: u64| {
         let piece = pieces.iter().find(|p| p.logical <= at && at < p.logical + p.length);
@@ -119,7 +119,7 @@ fn the_whole_sequence_on_every_kind() {
     on_each(Kind::pinnable(), |kind| {
         let block = kind.block_size();
         let scratch = Scratch::new(kind);
-        // What the administrator set before is his; ext4 drops the f (no defragmentation), XFS keeps it.
+        // Flags that the administrator set before stay; ext4 drops the f (no defragmentation), XFS keeps it.
         for (name, decorate) in [("plain", ":"), ("flagged", "chattr +dA $F; xfs_io -c 'chattr +f' $F")] {
             let file = scratch.path(name);
             let at = file.display();
@@ -266,7 +266,7 @@ fn owner_and_mode_are_the_callers() {
     });
 }
 
-/// Every piece of `align` bytes lies in one run, at a multiple of it.
+/// Every piece of `align` bytes is in one run, at an aligned offset.
 #[track_caller]
 fn assert_aligned(pieces: &[Piece], size: u64, align: u64) {
     for start in (0..size).step_by(usize::try_from(align).unwrap()) {
@@ -284,7 +284,7 @@ fn alloc_aligns_with_and_without_a_stripe() {
     let odd = stripe("agsize=138416128");
     on_each(vec![Kind::xfs(), stripe("su=512k,sw=1,agcount=4"), stripe("su=64k,sw=3,agcount=4"), odd], |kind| {
         let scratch = Scratch::new(kind);
-        // What is there already lies anyhow.
+        // The existing files have arbitrary places.
         sh(format!("cd '{}'; for i in {{1..9}}; do head -c ${{i}}7000 /dev/zero >before$i; done", mounted(&scratch)));
         for (n, size) in [1, 2 * M, 3 * M + 1, 64 * M].into_iter().enumerate() {
             let file = scratch.path(format!("aligned{n}"));
@@ -307,7 +307,7 @@ fn mounted(scratch: &Scratch) -> String {
     scratch.mount_point().display().to_string()
 }
 
-/// Where no free piece is larger than about 1 MiB, but for the 32 MiB that XFS keeps back from all users.
+/// No free piece is larger than about 1 MiB, except for the 32 MiB that XFS reserves.
 #[test]
 fn alloc_that_cannot_leaves_nothing() {
     on_each(Kind::xfs_and_ext4(), |kind| {
@@ -420,7 +420,7 @@ fn a_pin_that_is_not_held_is_held_again() {
     });
 }
 
-/// What is held at boot: each file as its record says, whatever the options are for those without.
+/// Files are held at boot with their recorded options; the command line's options are for files without a record.
 #[test]
 fn a_list_of_files_is_held_as_recorded() {
     on_each(Kind::xfs_and_ext4(), |kind| {
@@ -468,7 +468,7 @@ fn drift_is_named_piece_by_piece() {
     on_each(Kind::small_and_large_blocks(), |kind| {
         let block = kind.block_size();
         let scratch = Scratch::new(kind);
-        // Each with what is changed behind the tool's back, and with its mtime put back where only the map is to tell.
+        // Each file with a change that bypasses the tool; the mtime is restored where only the map shows the change.
         let changes = [
             ("punched", "xfs_io -c 'fpunch 64k 64k' $F; touch -r $F.time $F"),
             ("punched-twice", "xfs_io -c 'fpunch 64k 4k' -c 'fpunch 512k 4k' $F; touch -r $F.time $F"),
@@ -536,7 +536,7 @@ fn pins_survive_a_remount() {
     });
 }
 
-/// The flag was set while somebody had the file open for writing, which `pin` itself never does.
+/// The flag was set while another process had the file open for writing, which `pin` itself never does.
 #[test]
 fn a_writer_inside_is_seen() {
     on_each(Kind::xfs_and_ext4(), |kind| {
@@ -553,7 +553,7 @@ fn a_writer_inside_is_seen() {
         let pinned = inode(&file);
         run(&["pin"], &file).expect(5);
         assert_eq!(inode(&file), pinned);
-        // What such a writer can do on XFS is why it must be seen.
+        // On XFS such a writer can change the file, so verify must report it.
         let cut = writer.set_len(4096);
         match scratch.kind() {
             Kind::Xfs(_) => {
@@ -618,7 +618,7 @@ fn a_file_in_use_is_busy_and_untouched() {
             assert_eq!(report["error"]["call"], "fcntl(F_SETLEASE)", "{what}");
             assert_eq!(inode(&file), before, "{what}");
             assert_eq!(state(&file), "unpinned", "{what}");
-            // In use is no property of the map.
+            // The use of a file is no property of its map.
             run(&["check"], &file).expect(0);
         };
         for options in [&mut OpenOptions::new().write(true), &mut OpenOptions::new().append(true)] {
@@ -710,7 +710,7 @@ fn three_hundred_files_at_once() {
     });
 }
 
-/// The second batch waits for a writer when SIGINT comes: the first is done, and that is told.
+/// The second batch waits for a writer when SIGINT comes: the first is done, and the report says so.
 #[test]
 fn what_was_pinned_before_an_interrupt_is_reported() {
     const FILES: usize = 130;
@@ -765,7 +765,7 @@ fn hold_none_records_and_finds_drift() {
             assert!(record(&file).contains("user.daxfile.pin="));
             assert_eq!(map(&scratch, &file), was);
             run(&["verify"], &file).expect(0);
-            // What lies in blocks of its own can be written in place.
+            // Data in blocks of its own can be written in place.
             if name == "hole" {
                 sh(on(&file, "xfs_io -c 'pwrite 16k 4k' $F"));
                 run(&["verify"], &file).expect(0);
@@ -784,7 +784,7 @@ fn hold_none_records_and_finds_drift() {
     });
 }
 
-/// Of a map too long for the record, digests are kept; 1 KiB blocks leave it less room than others.
+/// A map too long for the record is kept as digests; 1 KiB blocks leave less room for it than others.
 #[test]
 fn long_maps_are_kept_as_digests() {
     const PIECES: u64 = 300;
@@ -837,7 +837,7 @@ fn long_maps_are_kept_as_digests() {
         run(&["unpin"], &file).expect(0);
         assert_eq!(flags(&file), found);
 
-        // With a hold that has no flag, and past a hole.
+        // With a hold that sets no flag, and past a hole.
         let allow = ["pin", "--hold", "none", "--allow", "hole"];
         run(&allow, &file).expect(0);
         run(&["verify"], &file).expect(0);

@@ -1,4 +1,4 @@
-//! What `map` prints leads other programs to the file's bytes.
+//! Other programs find the file's bytes by the output of `map`.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -34,7 +34,7 @@ fn number_of(device: &Path) -> String {
     format!("{}:{}", major(number), minor(number))
 }
 
-/// What a table's sectors have in them, from a copy of the device.
+/// The contents of a table's sectors, read from a copy of the device.
 fn through(table: &Run, scratch: &Scratch, copy: &File) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (start, length, number, offset) in lines(table) {
@@ -68,7 +68,7 @@ fn the_sectors_of_a_table_are_the_files() {
             (path, table)
         });
         let made: Vec<_> = made.collect();
-        // Past the device's page cache, which does not see what the filesystem writes.
+        // Bypasses the device's page cache, which does not see the filesystem's writes.
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy");
         let (device, at) = (scratch.device().display(), copy.display());
@@ -87,7 +87,7 @@ fn where_to_resume_is_where_filefrag_sees_the_first_block() {
     on_each(vec![Kind::xfs(), Kind::ext4(), Kind::Xfs(Xfs { block_size: 1024, ..Xfs::default() })], |kind| {
         let scratch = Scratch::new(kind);
         let path = scratch.path("swap");
-        // Else the first block of the smallest could be within a page.
+        // Otherwise the first block of the smallest could be within a page.
         run(&["alloc", "-s", "16M", "--align", "4K"], &path).expect(0);
         run(&["pin"], &path).expect(0);
         let uuid = sh(format!("blkid -p -o value -s UUID {}", scratch.device().display()));
@@ -174,7 +174,7 @@ fn resume_compare_finds_stale_settings() {
             let matches = |source: usize| json["mapping"]["settings"][source]["matches"] == false;
             assert_eq!([matches(0), matches(1)], ["c", "p"].map(|letter| differs.contains(letter)), "{json}");
         }
-        // Neither yes nor no.
+        // The answer is an error, not yes or no.
         let compare = Daxfile::new(["map", "--format", "resume", "--compare"]).arg(&path);
         let odd = compare.clone().resuming_from(&format!("resume=swap resume_offset={offset}"), "0:0", 0).run();
         refused(odd, 2, "resume=swap: no name of a device");
@@ -187,7 +187,7 @@ fn resume_compare_finds_stale_settings() {
     });
 }
 
-/// Standard output has a table or nothing, for a shell puts it on another program's command line.
+/// Standard output has a table or nothing, because a shell puts it on another program's command line.
 #[track_caller]
 fn refused(run: Run, status: i32, why: &str) {
     let run = run.expect(status);
@@ -232,7 +232,7 @@ fn what_has_no_place_of_its_own_is_refused() {
     anew("fallocate -l 1M $F");
     refused(table(&path), 1, "unwritten");
     anew("head -c 1M /dev/zero >$F; sync $F; cp --reflink=always $F $F.copy");
-    // They stay where they are; but who writes to them there must know. (check and pin say "pinned" of it, too.)
+    // The blocks stay in place, but a user that writes to them there must know. (check and pin print "pinned", too.)
     for run in [table(&path), resume(&path)] {
         let run = run.expect(0);
         assert!(run.stderr.contains("note: 1 MiB shared with other files") && !run.text().is_empty(), "{run}");
@@ -257,7 +257,7 @@ fn what_has_no_place_of_its_own_is_refused() {
     assert!(!table.stderr.contains("map-swapfile"), "{table}");
 }
 
-/// What the kernel makes of a table. Its filesystem is unmounted: mounted, it has the device to itself.
+/// The kernel accepts the table. The filesystem is unmounted, because a mounted one has the device to itself.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem map"]
 fn device_mapper_reads_the_file_in_the_lab() {

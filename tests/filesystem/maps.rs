@@ -1,4 +1,4 @@
-//! The maps that daxfile reads are those that other programs read.
+//! daxfile reads the same maps as other programs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -13,11 +13,11 @@ const FILES: usize = 200;
 const UNWRITTEN: u64 = 0x800;
 const SHARED: u64 = 0x2000;
 
-/// What must not be missing from the generated files.
+/// States that must occur in the generated files.
 const FLAGS: [&str; 5] = ["unwritten", "shared", "hole", "past EOF", "last"];
 const PAST_EOF: usize = 3;
 
-/// What filefrag said of one file.
+/// filefrag's facts about one file.
 struct Facts {
     runs: usize,
     /// Which of [`FLAGS`] it has
@@ -78,7 +78,7 @@ fn compare_generated(kind: &Kind, count: usize, mut random: Random) -> Vec<Facts
     scratch.remount();
     daxfile(&["verify"], pinned.iter().copied()).expect(0);
     let after = compare_all(&scratch, &files, &pinned);
-    // XFS gives back what it had preallocated of its own accord.
+    // XFS frees its preallocated blocks by itself.
     if matches!(kind, Kind::Ext4(_)) {
         assert_eq!(maps(&after), maps(&before), "{kind:?}: mounted again");
     }
@@ -89,8 +89,8 @@ fn daxfile<'a>(args: &[&str], files: impl IntoIterator<Item = &'a Path>) -> Run 
     files.into_iter().fold(Daxfile::new(args), Daxfile::arg).run()
 }
 
-/// Compares what `stat` says of each file with what the others say; `frozen` are those whose map is proved untorn even
-/// where it takes several calls to read it.
+/// Compares `stat`'s report on each file with other programs; the maps of `frozen` files count as read atomically, even
+/// if reading takes several calls.
 fn compare_all(scratch: &Scratch, files: &[Generated], frozen: &[&Path]) -> Vec<(Facts, Vec<Piece>)> {
     let report = daxfile(&["stat", "--json", "--extents"], paths(files)).expect(0).json();
     let reports = report["files"].as_array().unwrap();
@@ -134,7 +134,7 @@ fn compare(scratch: &Scratch, path: &Path, report: &Value, frozen: bool, history
     (Facts { runs: pieces.len(), flags }, pieces)
 }
 
-/// The runs of a report, as they stand in it: joining what can be joined is daxfile's business.
+/// The runs of a report, unchanged: daxfile must have joined them.
 fn pieces_of(report: &Value) -> Vec<Piece> {
     let extents = report["extents"].as_array().unwrap_or_else(|| panic!("no extents in {report}"));
     let piece = |extent: &Value| {
@@ -155,7 +155,7 @@ fn pieces_of(report: &Value) -> Vec<Piece> {
     extents.iter().map(piece).collect()
 }
 
-/// Bytes in each state, counted block by block from what filefrag shows.
+/// Bytes in each state, counted block by block in filefrag's map.
 #[derive(Debug, PartialEq, Eq, Default)]
 struct Totals {
     written: u64,
@@ -230,12 +230,12 @@ fn thousands_of_extents_are_read_whole() {
     }
 }
 
-/// Whoever reads a map first after a mount sees ext4's records as they are on the disk; whoever comes later sees those
-/// that its cache has joined.
+/// The first reader of a map after a mount sees ext4's records as they are on the disk; later readers see the records
+/// that ext4's cache has joined.
 #[test]
 fn a_pin_outlives_new_record_boundaries() {
     // In blocks of 1 KiB an extent is at most 32 MiB. Without copies of the superblock more than that is free in a row,
-    // and fallocate takes it so.
+    // and fallocate uses it that way.
     let kind = Ext4 {
         block_size: 1024,
         features: vec!["sparse_super2".into()],
@@ -271,7 +271,7 @@ fn a_pin_outlives_new_record_boundaries() {
     }
 }
 
-/// A store into an unwritten block writes it, but what is on the disk says so only once the page is written back.
+/// A store into an unwritten block writes it, but the disk shows that only once the page is written back.
 #[test]
 fn dirty_pages_are_written_back_first() {
     for kind in [Kind::xfs(), Kind::ext4()] {
@@ -283,7 +283,7 @@ fn dirty_pages_are_written_back_first() {
         let report = daxfile(&["stat", "--json", "--extents"], [path.as_path()]).expect(0).json();
         compare(&scratch, &path, &report["files"][0], false, &format!("{kind:?}: dirty pages over unwritten blocks"));
 
-        // Nor over holes.
+        // The same over holes.
         file.write_all_at(&[1; 4096], 1 << 20).unwrap();
         let report = daxfile(&["stat", "--json", "--extents"], [path.as_path()]).expect(0).json();
         compare(&scratch, &path, &report["files"][0], false, &format!("{kind:?}: dirty pages over a hole"));

@@ -1,4 +1,4 @@
-//! `daxfile prepare`: what it mends, what it leaves alone, and what it never harms.
+//! `daxfile prepare`: the blockers that it removes, the ones that it leaves alone, and the data that it never harms.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -32,7 +32,7 @@ fn reflinks(kind: &Kind) -> bool {
     matches!(kind, Kind::Xfs(Xfs { reflink: true, .. }))
 }
 
-/// What a stretch of a file is before it is prepared.
+/// The state of a stretch of a file before it is prepared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Sort {
     Written,
@@ -41,19 +41,19 @@ enum Sort {
     Shared,
 }
 
-/// A file that is to be made.
+/// The plan of a file.
 #[derive(Clone, Debug)]
 struct Plan {
     /// Stretches, with their number of blocks.
     stretches: Vec<(Sort, u64)>,
-    /// Bytes by which it ends before its last block does.
+    /// The number of bytes between the end of the file and the end of its last block.
     cut: u64,
     past_eof: bool,
-    /// Whether the first written stretch is to have copy-on-write staging around it.
+    /// Whether the first written stretch gets copy-on-write staging around it.
     staging: bool,
 }
 
-/// A file that was made, and what it was.
+/// A generated file, and its original state.
 struct Made {
     path: PathBuf,
     peer: PathBuf,
@@ -104,14 +104,14 @@ impl Plan {
                 }
             }
         }
-        // In another order than that of the file, so that what is adjacent there is not on the device.
+        // In an order other than the file's, so that logical neighbours are not neighbours on the device.
         let half = own.len() / 2;
         own.rotate_left(half);
         own.insert(0, format!("truncate {size}"));
         if made.plan.past_eof {
             own.push(format!("falloc -k {} {}", made.end() + block * 3, block * 5));
         }
-        // Else other dirty pages are written to the staging, and use it up.
+        // Otherwise other dirty pages are written to the staging, and use it up.
         own.push("fsync".to_owned());
         xfs_io(&made.peer, &peers);
         xfs_io(&made.path, &own);
@@ -178,7 +178,7 @@ impl Made {
     }
 }
 
-/// What all of a range is; `None` where it is not all the same.
+/// The state of a whole range; `None` if the range has several.
 fn sort_of(map: &[Piece], start: u64, end: u64) -> Option<Sort> {
     let touching = map.iter().filter(|piece| piece.logical < end && piece.logical + piece.length > start);
     let mut sorts = touching.clone().map(|piece| match (piece.unwritten, piece.shared) {
@@ -221,7 +221,7 @@ fn look(path: &Path) -> Seen {
     }
 }
 
-/// Where the blocks are, whoever else has them.
+/// The places of the blocks, regardless of sharers.
 fn places(map: &[Piece]) -> Vec<Piece> {
     normalise(map.iter().map(|piece| Piece { shared: false, ..*piece }).collect())
 }
@@ -275,7 +275,7 @@ fn assert_prepared(scratch: &Scratch, path: &Path, before: &Seen) {
     assert_eq!(look(path), now, "{}", path.display());
 }
 
-/// Prepares a file, and looks at it and at the one it shares with.
+/// Prepares a file, and checks it and the file that shares its blocks.
 #[track_caller]
 fn assert_mends(scratch: &Scratch, made: &Made) {
     let (before, peer) = (look(&made.path), look(&made.peer));
@@ -287,7 +287,7 @@ fn assert_mends(scratch: &Scratch, made: &Made) {
     assert_eq!((now.digest, now.times, places(&now.map)), (peer.digest, peer.times, places(&peer.map)));
 }
 
-/// Every mendable blocker alone, then mixtures of them.
+/// Every blocker that prepare can remove alone, then mixtures of them.
 fn mends_everything(test: &str, kinds: &[Kind]) {
     let mut random = Random::new(test);
     for kind in kinds {
@@ -380,7 +380,7 @@ fn mends_ten_thousand_extents_everywhere() {
     mends_many_extents("mends_ten_thousand_extents_everywhere", &kinds);
 }
 
-/// Each subset of kinds is left alone exactly, whoever else has the file open.
+/// prepare leaves each subset of kinds alone exactly, even if other processes have the file open.
 fn leaves_alone(kind: &Kind, by: &str, beside: bool) {
     let scratch = Scratch::new(kind.clone());
     let block = kind.block_size();
@@ -516,7 +516,7 @@ fn a_dry_run_changes_nothing_and_tells_the_bounds() {
     }
 }
 
-/// Whoever has the file open: readers, and writers who are not writing.
+/// Other processes have the file open: readers, and writers that do not write.
 #[test]
 fn beside_others_it_prepares_or_is_busy() {
     let mixed = [
@@ -570,7 +570,7 @@ fn beside_others_it_prepares_or_is_busy() {
     }
 }
 
-/// A file that needs mending, of each sort that can be mended without others' consent.
+/// A file with work for prepare, of each kind that needs no help from other processes.
 fn a_file(scratch: &Scratch, name: &str) -> Made {
     let stretches = [(Sort::Written, 4), (Sort::Hole, 4), (Sort::Unwritten, 4), (Sort::Written, 4)];
     let mut plan = Plan::of(&stretches, 9);
@@ -596,7 +596,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
             prepare(&made.path, &[]).expect(0);
         }
 
-        // Pinned: there is nothing to prepare, or what there is was put up with.
+        // The file is pinned: there is nothing to prepare, or the pin accepted the blockers.
         let made = a_file(&scratch, "pinned");
         Daxfile::new(["pin", "--allow", "hole,unwritten,shared"]).arg(&made.path).run().expect(0);
         let before = look(&made.path);
@@ -642,7 +642,7 @@ fn leaves_files_alone_that_cannot_be_pinned() {
     }
 }
 
-/// Another program that has the file open until it is dropped.
+/// Another program that keeps the file open until it is dropped.
 #[track_caller]
 fn held_open(path: &Path, write: bool) -> Killed {
     let script = if write { "exec <>\"$0\"; echo; exec sleep 600" } else { "exec <\"$0\"; echo; exec sleep 600" };
@@ -699,7 +699,7 @@ fn nobody_prepares_files_of_their_own() {
             assert_eq!(run.expect(0).file()["action"], "prepared");
             assert_prepared(&scratch, &made.path, &before);
 
-            // Where holes are to stay, only CAP_SYS_ADMIN drops staging.
+            // If holes stay, only CAP_SYS_ADMIN drops staging.
             let plan = Plan { staging: true, ..Plan::of(&[(Sort::Written, 9), (Sort::Hole, 9)], 0) };
             let made = plan.make(&scratch, "staging");
             chown(&made.path, Some(65534), Some(65534)).unwrap();
@@ -714,7 +714,7 @@ fn nobody_prepares_files_of_their_own() {
             assert_eq!(look(&made.path), before);
         }
 
-        // Somebody else's, readable and not.
+        // A file of another user, readable and not.
         let made = a_file(&scratch, "others");
         for mode in [0o644, 0o600] {
             fs::set_permissions(&made.path, fs::Permissions::from_mode(mode)).unwrap();
@@ -760,18 +760,18 @@ fn a_file_larger_than_its_filesystem_is_refused_at_once() {
             }
             drop(other);
         }
-        // What is to stay a hole takes no space.
+        // Ranges that stay holes take no space.
         assert_eq!(prepare(&path, &["--allow", "hole"]).expect(0).file()["action"], "already_prepared");
         assert_eq!(allocated(&path), 0);
     }
 }
 
-/// Prepares a file, and takes all space but `left` once the trace shows `sign` and while the next `call` waits. Gives the
-/// report of a failure, with the space given back.
+/// Prepares a file, and takes all space but `left` once the trace shows `sign` and while the next `call` waits. Gives
+/// the report of a failure, with the space given back.
 #[track_caller]
 fn fill_meanwhile(scratch: &Scratch, path: &Path, call: &str, sign: &str, left: u64) -> Value {
     require(&["strace", "fallocate"]);
-    // Outside, for it is to grow while the disk is full.
+    // Outside the filesystem, because it grows while the disk is full.
     let trace = scratch.image().with_file_name("trace");
     let inject = format!("inject={call}:delay_enter=2s:when=1");
     let wrapper = ["strace", "-e", "trace=openat,ioctl,flock,fallocate", "-e", &inject, "-o", trace.to_str().unwrap()];
@@ -810,7 +810,7 @@ fn a_disk_that_fills_up_harms_nothing() {
             (checksum(&made.path), fs::metadata(&made.path).unwrap().len()),
             (before.digest.clone(), before.size)
         );
-        // What it could not fill it gave back.
+        // prepare has freed the blocks that it could not use.
         assert!(allocated(&made.path) < before.allocated + MIB, "{:?}", filefrag(&made.path));
         prepare(&made.path, &[]).expect(0);
         assert_prepared(&scratch, &made.path, &before);
@@ -925,7 +925,7 @@ fn an_interrupted_run_leaves_the_contents_and_can_be_repeated() {
         let before = look(&made.path);
         let other = beside.then(|| held_open(&made.path, false));
         let mut child = Killed(spawn(&mut Daxfile::new(["prepare"]).arg(&made.path).command()));
-        // Leased it writes all zeros; beside others a donor of them, and then copies of it.
+        // Under a lease prepare writes all zeros; beside other processes it writes a donor of zeros, and then copies.
         let middle = if beside { 32 * MIB } else { size / 4 };
         wait_until("it is in the middle", || sent(child.0.id()) > middle || child.0.try_wait().unwrap().is_some());
         kill(Pid::from_raw(child.0.id().try_into().unwrap()), Signal::SIGINT).unwrap();
@@ -964,8 +964,8 @@ fn an_extent_size_hint_leaves_nothing_past_eof() {
     }
 }
 
-/// A lease is broken by force after a time. What then is written must not be overwritten, nor cut, by a call that was
-/// decided upon before.
+/// After a time the kernel breaks a lease by force. A call that was decided upon before must not overwrite or cut later
+/// writes.
 #[test]
 #[ignore = "long: tests/run.sh --full"]
 fn a_lease_that_was_broken_by_force_protects_nothing() {

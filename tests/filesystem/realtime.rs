@@ -6,7 +6,8 @@ use daxfile_tests::tools::{Piece, filefrag, flags, sh, sh_status, xfs_bmap};
 use daxfile_tests::{Ext4, Scratch, report, run};
 use serde_json::Value;
 
-/// An XFS with a realtime device, on which files are by default; it goes away with the filesystem that holds its images.
+/// An XFS with a realtime device, on which files are by default; it goes away with the filesystem that holds its
+/// images.
 struct Realtime {
     scratch: Scratch,
     device: PathBuf,
@@ -100,7 +101,7 @@ fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
     }
 }
 
-/// What it was mounted by can be the name of something else since.
+/// The name of the device that was mounted may belong to another device now.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem realtime"]
 fn a_map_is_of_the_realtime_device_or_none_in_the_lab() {

@@ -70,7 +70,7 @@ fn create(file: PathBuf, bytes: usize) -> PathBuf {
     file
 }
 
-/// A file of so many runs of one block, with a hole after each.
+/// A file of `runs` runs of one block, with a hole after each.
 fn punched(file: PathBuf, runs: u64, block: u64) -> PathBuf {
     filled_and_punched(file, "pwrite -b 1m", runs, block)
 }
@@ -99,7 +99,7 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(step).take(length).collect()
 }
 
-/// What the documentation of the layout says, read without the product's code.
+/// A record decoded by the documentation of its layout, without the product's code.
 struct Decoded {
     head: Vec<u8>,
     map: Vec<u8>,
@@ -223,7 +223,7 @@ fn a_record_says_what_other_tools_say() {
 
 #[test]
 fn a_record_of_100_000_extents_is_of_digests_and_fits() {
-    // How each is filled, and how large it is, is a matter of time: XFS takes long to punch what was not written.
+    // The way to fill each file, and its size, save time: XFS takes long to punch unwritten blocks.
     let (xfs, ext4) = (Kind::from(Xfs { block_size: 1024, ..Xfs::default() }), Kind::ext4());
     for (kind, size, fill) in [(xfs, 512 << 20, "pwrite -b 1m"), (ext4, 1 << 30, "falloc")] {
         let runs = 100_000;
@@ -245,7 +245,7 @@ fn a_record_of_100_000_extents_is_of_digests_and_fits() {
         }
         run(&["verify"], &file).expect(0);
 
-        // One block less, behind the tool's back: the span it was in is named, and no other.
+        // A change of one block bypasses the tool: the span of that block is named, and no other.
         let name = file.display();
         let times = sh(format!("stat -c %y '{name}'"));
         sh(format!(
@@ -262,7 +262,7 @@ fn a_record_of_100_000_extents_is_of_digests_and_fits() {
     }
 }
 
-/// Whoever copies with `cp -a` as root copies the record, but not the flag.
+/// A copy by root with `cp -a` has the record, but not the flag.
 #[test]
 fn a_copied_record_is_foreign() {
     for kind in [Kind::xfs(), Kind::ext4()] {
@@ -344,7 +344,7 @@ fn a_copied_record_does_not_survive_a_pin_with_the_other_hold() {
             assert_eq!((attribute(&copy, ENFORCED), attribute(&copy, UNENFORCED)), (None, None), "{name}");
             assert_eq!(state(&copy), "unpinned");
         }
-        // Nor does one that was hidden beneath another come to light.
+        // A record that another one hid does not appear either.
         let both = copy(&frozen, "both");
         set_attribute(&both, UNENFORCED, &attribute(&none, UNENFORCED).unwrap());
         run(&["pin"], &both).expect(0);
@@ -419,7 +419,7 @@ fn a_pin_survives_the_image_moving() {
     }
 }
 
-/// What somebody may put where the record is looked for, and what comes of it.
+/// A value that an attacker may put in place of the record, and the expected results.
 struct Forgery {
     name: String,
     attribute: &'static str,
@@ -477,9 +477,9 @@ fn own_and_another(scratch: &Scratch) -> (PathBuf, Vec<u8>, Vec<u8>) {
     (file, own, another)
 }
 
-/// As much as one attribute can hold.
+/// The largest value of one attribute.
 fn largest(kind: &Kind) -> usize {
-    // Of ext4, a block and a little in the inode.
+    // On ext4, a block and a little in the inode.
     if kind.name() == "xfs" { 65_536 } else { 3_900 }
 }
 
@@ -565,8 +565,8 @@ fn a_forged_record_gives_way_but_for_an_unknown_version() {
     }
 }
 
-/// Somebody's own pin with hold none says nothing of the flag that the administrator sets later.
-/// Somebody else's flags keep the record from being removed: that is said, and not that root lacks some right.
+/// A user's own pin with hold none does not claim the flag that the administrator sets later.
+/// If another program's flags prevent the removal of the record, the message says so, not that root lacks a privilege.
 #[test]
 fn flags_in_the_way_are_named() {
     on_each(Kind::xfs_and_ext4(), |kind| {
@@ -613,7 +613,7 @@ fn an_unenforced_record_moves_no_flag() {
 #[test]
 fn a_record_shrinks_where_there_is_little_room() {
     let small = || Kind::from(Ext4 { block_size: 1024, ..Ext4::default() });
-    // What else the file has, and runs: too many for the room that is left.
+    // The size of the file's other attributes, and runs: too many for the room that is left.
     for (kind, other, runs) in [(small(), 0, 40), (small(), 0, 118), (small(), 0, 5_000), (Kind::ext4(), 3_000, 50)] {
         for hold in ["frozen", "none"] {
             let scratch = Scratch::new(kind.clone());
@@ -679,15 +679,15 @@ fn a_record_without_any_room_changes_nothing() {
     }
 }
 
-/// Hold none pins files in use: one that grows while the record is made smaller must still get one that can be read.
+/// Hold none pins files in use: a file that grows while its record shrinks must still get a readable record.
 #[test]
 fn a_file_that_grows_while_its_record_shrinks_has_a_record_of_one_size() {
     require(&["strace", "truncate"]);
     let scratch = Scratch::new(Ext4 { block_size: 1024, ..Ext4::default() });
     let file = punched(scratch.path("file"), 60, 1024);
-    // Refused for want of room, and only then told so, when the file has grown.
+    // The kernel refuses the record for lack of room, and the call returns only after the file has grown.
     let strace = ["strace", "-qq", "-o", "/dev/null", "-e", "inject=fsetxattr:delay_exit=1500000:when=1"];
-    // Open for writing, so that no lease keeps anybody off.
+    // Open for writing, so that no lease delays other processes.
     let writer = fs::OpenOptions::new().write(true).open(&file).unwrap();
     let mut pin = Daxfile::new(["pin", "--hold", "none", "--allow", "hole"]).arg(&file).wrap(strace).command();
     let mut child = spawn(pin.stdout(Stdio::null()));

@@ -1,4 +1,4 @@
-//! Who shares a file's blocks: what `check` says, against the test's own books.
+//! The sharers of a file's blocks: the answer of `check`, against the test's own model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::Value;
 const BLOCK: u64 = 4096;
 const FAMILIES: u64 = 100;
 
-/// A file with the identity of what is in each of its blocks. Two blocks of one identity are one block of the device:
+/// A file with the identity of the data in each of its blocks. Two blocks of one identity are one block of the device:
 /// only cloning copies an identity, and every write makes a new one.
 struct Clone {
     path: PathBuf,
@@ -28,7 +28,7 @@ struct Family {
 }
 
 impl Family {
-    /// A first file, then clones of it and of one another, overwritten and deleted here and there.
+    /// A first file, then clones of that file and of one another, overwritten and deleted here and there.
     fn new(scratch: &Scratch, number: u64, random: &mut Random) -> Family {
         let mut family = Family { number, members: Vec::new(), identities: 0, script: Vec::new() };
         let first = scratch.path(format!("{number}.0"));
@@ -109,7 +109,7 @@ impl Family {
             self.members.push(Clone { path, blocks });
             return;
         }
-        // A part of it, within itself or into a file that has other blocks, too; all but what the source has not.
+        // A part of the source, within itself or into a file that has other blocks, too; only blocks that it has.
         let member = if random.percent(15) {
             source
         } else {
@@ -120,7 +120,7 @@ impl Family {
             self.write(member, 0, 1 + random.below(6));
         }
         let (start, length) = self.range(source, random);
-        // The source may be shorter than its books: holes at its end are no part of it.
+        // The source may be shorter than its model: holes at its end do not belong to the file.
         let written = self.members[source].blocks.iter().rposition(Option::is_some).map_or(0, |last| last as u64 + 1);
         let length = length.min(written.saturating_sub(start));
         if length == 0 {
@@ -144,7 +144,7 @@ impl Family {
         }
     }
 
-    /// What others have of a member's blocks: who they are, and how many blocks are anybody's besides.
+    /// The sharers of a member's blocks: their numbers, and how many blocks have a sharer.
     fn sharers(&self, member: usize) -> (BTreeSet<usize>, u64) {
         let mut owners: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (number, member) in self.members.iter().enumerate() {
@@ -165,7 +165,7 @@ fn shared_blocker(file: &Value) -> Option<&Value> {
     file["blockers"].as_array().unwrap().iter().find(|blocker| blocker["kind"] == "shared")
 }
 
-/// The books against `check`, of all families at once.
+/// Compares the model with `check`, for all families at once.
 #[test]
 fn sharers_are_those_of_the_books() {
     require(&["xfs_io"]);
@@ -208,7 +208,7 @@ fn sharers_are_those_of_the_books() {
                     let here = member.path.parent();
                     let inode = fs::metadata(path).unwrap().ino();
                     let seen = [path, &link].into_iter().filter(|name| name.parent() == here && name.exists()).count();
-                    // Of two names in this directory, any will do.
+                    // Any of two names in this directory is right.
                     let says = named.get(&inode).cloned().flatten().filter(|says| says == path || *says == link);
                     (
                         inode,
@@ -258,7 +258,7 @@ fn many_ranges_are_looked_through_to_the_end() {
     assert_eq!(named, BTreeSet::from(wanted));
 }
 
-/// Where owners are not recorded, or not told, there is no such key: nobody must take that for "no one".
+/// Where owners are not recorded, or not visible, the key is missing: no reader may take that for "no sharers".
 #[test]
 fn where_owners_are_not_told_there_is_no_key() {
     for rmapbt in [false, true] {

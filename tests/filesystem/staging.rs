@@ -1,7 +1,7 @@
-//! Copy-on-write staging of XFS, which no map shows: `check` never takes it for nothing, and `prepare` leaves none.
+//! Copy-on-write staging of XFS, which no map shows: `check` never overlooks it, and `prepare` leaves none.
 //!
-//! The trap is a block that was cloned, written, and whose clone was deleted. What is there is known from GETFSMAP where
-//! the filesystem keeps owners (`cow reservation`), and everywhere from what the kernel does: a rewrite in place moves
+//! The trap is a block that was cloned, written, and whose clone was deleted. The test finds staging by GETFSMAP where
+//! the filesystem keeps owners (`cow reservation`), and everywhere by the kernel's behaviour: a rewrite in place moves
 //! extents into the staging.
 
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ fn must(command: &mut Command) {
     assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// A file of so many extents, each of one block.
+/// A file of `extents` extents, each of one block.
 #[track_caller]
 fn build(scratch: &Scratch, name: &str, extents: u64, order: &str) -> PathBuf {
     let (path, source) = (scratch.path(name), scratch.path(format!("{name}.source")));
@@ -59,7 +59,7 @@ fn settle(path: &Path) {
     panic!("{}: still shared", path.display());
 }
 
-/// Clones and writes the blocks of these numbers, and deletes the clone. FIEMAP then shows nothing of it.
+/// Clones and writes the blocks of these numbers, and deletes the clone. FIEMAP then shows no trace.
 #[track_caller]
 fn trap(scratch: &Scratch, path: &Path, blocks: &[u64]) {
     let block_size = scratch.kind().block_size();
@@ -85,7 +85,7 @@ fn fsmap(scratch: &Scratch) -> Vec<(u64, String)> {
     let row = |row: &str| {
         let (_, after) = row.split_once("]:").unwrap_or_else(|| panic!("fsmap: {row}"));
         let words: Vec<&str> = after.split_whitespace().collect();
-        // The number of the allocation group stands before the range there; some rows end in flags.
+        // The number of the allocation group precedes the range there; some rows end in flags.
         let range = words.iter().rposition(|word| word.starts_with('(')).unwrap();
         (words[range + 1].parse::<u64>().unwrap() * 512, words[..range - 1].join(" "))
     };
@@ -115,7 +115,7 @@ fn has_blocker(report: &Value, kind: &str) -> bool {
     report["blockers"].as_array().unwrap().iter().any(|blocker| blocker["kind"] == kind)
 }
 
-/// `check` says what `stat` does: the blocker where staging is found, and none otherwise.
+/// `check` agrees with `stat`: it reports the blocker if staging is found, and otherwise not.
 #[track_caller]
 fn check_agrees(path: &Path) -> String {
     let state = state(path);
@@ -125,7 +125,7 @@ fn check_agrees(path: &Path) -> String {
     state
 }
 
-/// After `prepare`, a rewrite of all that is there moves nothing, contents are as they were, and `check` is content.
+/// After `prepare`, a rewrite of the whole file moves nothing, contents are unchanged, and `check` finds no blocker.
 #[track_caller]
 fn prepared(scratch: &Scratch, path: &Path, options: &[&str], hows: &[&str]) {
     let (contents, size) = (checksum(path), fs::metadata(path).unwrap().len());
@@ -143,7 +143,7 @@ fn prepared(scratch: &Scratch, path: &Path, options: &[&str], hows: &[&str]) {
     }
 }
 
-/// Without `prepare`, it moves something: the trap is one.
+/// Without `prepare`, a rewrite moves a block: the trap works.
 #[track_caller]
 fn springs(path: &Path, how: &str) {
     let before = xfs_bmap(path);
@@ -151,7 +151,8 @@ fn springs(path: &Path, how: &str) {
     assert!(xfs_bmap(path) != before, "{}: {how} moved nothing: no trap", path.display());
 }
 
-/// Sets the trap in twins of a file: one shows that it is one, the others are prepared, alone and beside another opener.
+/// Sets the trap in twins of a file: one shows that it is one, the others are prepared, alone and beside another
+/// opener.
 fn trapped(scratch: &Scratch, extents: u64, cow_extent: Option<u64>, blocks: &[u64], hows: &[&str]) {
     let name = |role: &str| format!("{extents}-{}-{role}", cow_extent.unwrap_or(0));
     let rmapbt = has_rmapbt(scratch);
@@ -243,7 +244,7 @@ fn a_copy_on_write_extent_of_one_block_leaves_none() {
     }
 }
 
-/// What is copied on write lies beside what only becomes written.
+/// Blocks that are copied on write lie beside blocks that only become written.
 #[test]
 fn shared_beside_unwritten_and_holes() {
     for rmapbt in [false, true] {
@@ -310,7 +311,7 @@ fn under_a_mapping_made_before() {
     let keeper = keep_mapped(&path);
     report(&["pin"], &path, 5);
     Daxfile::new(["prepare"]).arg(&path).run().expect(0);
-    // Nothing stands against it any more but the mapping itself.
+    // Only the mapping itself still prevents the pin.
     report(&["check"], &path, 0);
     report(&["pin"], &path, 5);
     assert_eq!(report(&["stat"], &path, 0)["pin"]["state"], "unpinned");
@@ -381,7 +382,7 @@ fn never_found_in_generated_files_without_sharing() {
     }
 }
 
-/// Not one file whose map's btree is outside what the detector allows for it.
+/// No file's map has a btree outside the bounds that the detector assumes.
 #[test]
 fn the_btree_is_within_its_bounds() {
     let counts: Vec<u64> = (1..=30).chain([60, 125, 126, 250, 251, 252, 253, 1000, 5000]).collect();
@@ -423,7 +424,7 @@ fn the_btree_is_within_its_bounds() {
                 assert_eq!(btrees.get(&inode).copied().unwrap_or(0), btree, "{context}");
                 assert_eq!(staging["state"], "none", "{context}");
             } else if staging["state"] == "cannot_tell" {
-                // Above the least, and not above the most: that would be "found".
+                // Above the minimum, and not above the maximum: that would be "found".
                 let above = staging["bytes"].as_u64().unwrap();
                 assert!(above > 0 && above <= btree, "{context}");
             } else {

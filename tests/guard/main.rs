@@ -14,11 +14,11 @@ use daxfile_tests::{Daxfile, Kind, Scratch, done, report, run, state};
 
 const PIN: [&str; 3] = ["pin", "--hold", "writable"];
 
-/// The guard is one for the whole machine: those that look at its coming and going take turns with the others.
+/// The guard exists once per machine: tests that watch it appear and disappear take turns with the others.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // Of a test that failed.
+    // Left over from a test that failed.
     sh("rm -rf /sys/fs/bpf/daxfile");
     turn
 }
@@ -35,7 +35,8 @@ fn pinned(scratch: &Scratch, name: &str) -> PathBuf {
     path
 }
 
-/// Takes the whole guard away, as a reboot does, from a file that is pinned. The kernel lets its programs go a while after.
+/// Takes the whole guard away, as a reboot does, from a file that is pinned. The kernel lets its programs go a while
+/// after.
 fn lose_guard(path: &Path) {
     sh("rm -r /sys/fs/bpf/daxfile");
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -66,7 +67,7 @@ fn write_in_place(path: &Path) {
     assert_eq!(filefrag(path), map);
 }
 
-/// What a machine lets one do, or says that it does not.
+/// A machine either allows the operation, or daxfile says that it does not.
 #[test]
 fn a_machine_whose_policy_refuses_says_so() {
     let _turn = turn();
@@ -147,8 +148,8 @@ fn life_of_a_writable_pin_in_the_lab() {
     }
 }
 
-/// Tasks that preempt one another in the midst of a call: a program that is passed over then would take a write in place
-/// for another, or miss what an operation is for.
+/// Tasks that preempt one another in the middle of a call: a program that the kernel skips then would take a write in
+/// place for another operation, or miss the purpose of one.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn a_crowd_of_tasks_on_one_processor_in_the_lab() {
@@ -169,7 +170,8 @@ fn a_crowd_of_tasks_on_one_processor_in_the_lab() {
     done(&["unpin"], &path);
 }
 
-/// Unmounted and mounted again it is guarded; another filesystem at its device, with a file of its inode number, is not.
+/// Unmounted and mounted again it is guarded; another filesystem at its device, with a file of its inode number, is
+/// not.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn a_file_is_known_by_more_than_its_numbers_in_the_lab() {
@@ -204,7 +206,7 @@ fn a_file_is_known_by_more_than_its_numbers_in_the_lab() {
     }
 }
 
-/// What a reboot does to the guard: it is gone, and the record is not.
+/// A reboot removes the guard, and keeps the record.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn armed_again_unless_it_changed_meanwhile_in_the_lab() {
@@ -239,7 +241,7 @@ fn a_guard_with_a_link_missing_is_none_in_the_lab() {
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
     let links = "/sys/fs/bpf/daxfile/links-*";
-    // As another build's would be found: replaced.
+    // Programs of another build are found and replaced.
     sh(format!("cd /sys/fs/bpf/daxfile; mv {links} links-0123456789abcdef-$(ls {links} | wc -l)"));
     assert_eq!(state(&path), "pinned");
     let other = pinned(&scratch, "other");
@@ -258,7 +260,7 @@ fn a_guard_with_a_link_missing_is_none_in_the_lab() {
     done(&["unpin"], &other);
 }
 
-/// Whose record root took away is let go by `unpin` all the same.
+/// `unpin` still releases a file whose record root removed.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn unpinned_without_its_record_in_the_lab() {
@@ -275,7 +277,7 @@ fn unpinned_without_its_record_in_the_lab() {
     sh(on(&path, "truncate -s 0 $F"));
 }
 
-/// Whoever lacks CAP_SYS_ADMIN can take neither the record nor the guard away, whosever the file is.
+/// Without CAP_SYS_ADMIN, a caller cannot remove the record or the guard, regardless of the file's owner.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn record_and_pins_need_an_administrator_in_the_lab() {
@@ -326,7 +328,7 @@ fn other_files_are_left_alone_in_the_lab() {
     sh(on(&path, "cp --reflink=always $F $F.clone"));
 }
 
-/// Blocks that came to be shared while the guard was away count, for a write would move them.
+/// Blocks that became shared while the guard was absent count, because a write would move them.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn sharing_since_the_pin_counts_in_the_lab() {
@@ -342,10 +344,10 @@ fn sharing_since_the_pin_counts_in_the_lab() {
     done(&["unpin"], &path);
 }
 
+/// strike.c prints this for an operation that succeeds, and otherwise an errno.
 const DONE: &str = "done";
 
-/// What strike.c says of an operation: done, or an errno.
-/// f2fs pins files while they are empty, and gives them up to whoever owns them: the guard keeps them pinned.
+/// f2fs pins files while they are empty, and lets their owner unpin them: the guard keeps them pinned.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn a_file_of_f2fs_in_the_lab() {
@@ -406,7 +408,7 @@ fn a_file_of_f2fs_in_the_lab() {
     assert_ne!(strike("rw", "f2fs-unpin", &path, &other), DONE);
     done(&["unpin"], &path);
 
-    // What f2fs itself does where its garbage collection met the file too often.
+    // f2fs itself does the same when its garbage collection has met the file too often.
     done(&PIN, &path);
     lose_guard(&path);
     assert_eq!(strike("rw", "f2fs-unpin", &path, &other), DONE);
@@ -425,8 +427,8 @@ fn strike(access: &str, operation: &str, file: &Path, other: &Path) -> String {
     said.split_whitespace().last().unwrap().to_owned()
 }
 
-/// What calls on other files cost: without the guard, with a program at the hook file_permission that does nothing, and with
-/// the guard.
+/// The cost for calls on other files: without the guard, with a program at the hook file_permission that does nothing,
+/// and with the guard.
 #[test]
 #[ignore = "a measurement: tests/lab.sh --count KERNEL guard toll --nocapture"]
 fn toll_of_other_files_in_the_lab() {
@@ -454,7 +456,7 @@ fn toll_of_other_files_in_the_lab() {
     }
 }
 
-/// Threads that block in a write, with a note of it or without, keep nobody else from reading and writing.
+/// Threads that block in a write, with or without a note about it, keep no other process from reading and writing.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn blocked_writers_harm_nobody_in_the_lab() {
@@ -511,13 +513,13 @@ fn a_guard_with_silent_probes_is_none_in_the_lab() {
         done(&["verify"], &path);
     }
     sh(on(debugfs.path(), "umount $F"));
-    // What cannot be looked at is not called fine.
+    // A file that cannot be examined is not reported as pinned.
     let nobody = Daxfile::new(["verify"]).arg(&path).as_nobody().run().expect(4);
     assert!(nobody.text().contains("only root can see"), "{nobody}");
     done(&["unpin"], &path);
 }
 
-/// Whatever stands in the place of its record, a file that the guard has is let go.
+/// unpin releases a file that the guard holds, with any value in place of its record.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn unpin_releases_a_file_with_a_strange_record_in_the_lab() {
@@ -544,7 +546,7 @@ fn unpin_releases_a_file_with_a_strange_record_in_the_lab() {
     }
 }
 
-/// A directory of somebody else's in the place of the guard's is not trusted.
+/// A directory of another user in place of the guard's directory is not trusted.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn pins_that_are_not_roots_are_refused_in_the_lab() {
@@ -577,7 +579,7 @@ fn pin_names_a_loop_device_in_the_lab() {
         let device = device.trim();
         let pin = run(&PIN, &path).expect(5);
         assert!(pin.stderr.contains(device), "{pin}");
-        // Neither does a process that has it open hide the device.
+        // A process that has it open does not hide the device either.
         let mut writer = Command::new("bash");
         writer.args(["-c", "exec 3<>\"$1\"; echo; read", "bash"]).arg(&path);
         let mut writer = spawn(writer.stdin(Stdio::piped()).stdout(Stdio::piped()));

@@ -1,8 +1,8 @@
-//! One thing at a time between two calls of a pin: whatever somebody else does there, the pin must not succeed over it
-//! unseen.
+//! One event at a time between two calls of a pin: whatever another process does there, the pin must not succeed
+//! without noticing it.
 //!
-//! attacks/halt.c holds the program at the entry of its Nth system call. Meanwhile attacks/intruder.c comes in, if need be
-//! by a lease that is broken by force; or another `daxfile` works on the same file.
+//! attacks/halt.c holds the program at the entry of its Nth system call. Meanwhile attacks/intruder.c opens the file,
+//! if necessary by breaking a lease by force; or another `daxfile` works on the same file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,13 +20,14 @@ use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
 
 const HANGS: Duration = Duration::from_secs(60);
 
-/// How long the intruder is given to come in; what waits for a lease then does not, unless the lease is to be broken.
+/// The intruder's time to open the file. An opener that waits for a lease does not succeed in that time, unless the
+/// lease is to be broken.
 const MOMENT: Duration = Duration::from_millis(50);
 
 /// Ways of attacks/intruder.c.
 const WAYS: [&str; 5] = ["map", "write", "append", "empty", "cut"];
 
-/// A `daxfile` that stands at a call.
+/// A `daxfile` that is stopped at a call.
 struct Held {
     child: Child,
     mark: PathBuf,
@@ -34,7 +35,7 @@ struct Held {
 }
 
 impl Held {
-    /// Holds it at the entry of that call; or gives what came of it where it makes fewer.
+    /// Holds it at the entry of that call; or returns its result if it makes fewer calls.
     fn at(call: usize, daxfile: &Daxfile, scratch: &Scratch) -> Result<Held, Run> {
         let mark = scratch.image().with_file_name("held");
         let (halt, number) = (attack("halt"), call.to_string());
@@ -66,7 +67,7 @@ impl Held {
     }
 }
 
-/// Somebody who wants to change the file.
+/// Another process that wants to change the file.
 struct Intruder {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -107,7 +108,7 @@ impl Drop for Intruder {
     }
 }
 
-/// Lowers fs.lease-break-time to a second for as long as it lives. A shell raises it again, whatever ends this process.
+/// Lowers fs.lease-break-time to a second during its lifetime. A shell raises it again, however this process ends.
 struct Impatient(Child);
 
 impl Impatient {
@@ -165,21 +166,22 @@ fn calls(scratch: &Scratch, daxfile: &Daxfile, file: &Path) -> (usize, usize) {
     (first.parse().unwrap(), last.parse().unwrap())
 }
 
-/// Every call, or so many at random.
+/// Every call, or about `few` calls, at random.
 fn chosen((first, last): (usize, usize), few: Option<usize>, random: &mut Random) -> Vec<usize> {
     let step = few.map_or(1, |few| ((last - first) / few).max(1));
     let start = usize::try_from(random.below(step as u64)).unwrap();
     (first + start..=last).step_by(step).collect()
 }
 
-/// A run may make fewer calls than the one that was counted, for some it makes only after a time: then it has ended.
+/// A run may make fewer calls than the counted run, because it makes some only after a time: then it has ended.
 fn put_away<T>(file: &Path) -> Result<T, ()> {
     Daxfile::new(["unpin"]).arg(file).run().expect(0);
     fs::remove_file(file).unwrap();
     Err(())
 }
 
-/// Somebody comes in while the pin stands at a call. Returns what came of the pin, and of the intruder before it went on.
+/// An intruder opens the file while the pin is stopped at a call. Returns the result of the pin, and the intruder's
+/// result before the pin continued.
 fn intrude(scratch: &Scratch, pin: &[&str], call: usize, way: &str, forced: bool) -> Option<String> {
     let file = new_file(scratch, "file");
     let original = looks(&file);
@@ -304,7 +306,7 @@ fn verb(name: &str, file: &Path) -> Daxfile {
     Daxfile::new([name]).args(allow).arg("--json").arg(file)
 }
 
-/// One `daxfile` works on the file while another stands at a call.
+/// One `daxfile` works on the file while another is stopped at a call.
 fn pair(scratch: &Scratch, held: &str, other: &str, call: usize) -> Option<(i32, i32)> {
     let file = unprepared(scratch, held);
     let (contents, before) = (checksum(&file), held_by(&file));
@@ -317,7 +319,7 @@ fn pair(scratch: &Scratch, held: &str, other: &str, call: usize) -> Option<(i32,
     assert!(held == "prepare" || (first.status, second.status) != (5, 5), "{context}: each was in the other's way");
     assert_eq!(checksum(&file), contents, "{context}");
 
-    // As if those that succeeded had done so one after the other, in either order.
+    // As if the successful ones had run one after the other, in either order.
     let ends = [(held, first.status), (other, second.status)].into_iter().filter(|&(_, status)| status == 0);
     let mut legal: Vec<&str> = ends.filter(|&(name, _)| name != "prepare").map(|(name, _)| end_of(name)).collect();
     if legal.is_empty() {

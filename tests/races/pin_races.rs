@@ -1,9 +1,9 @@
-//! `pin` and `unpin` while four hostile threads open, truncate, write, extend, map and clone: no pin that reports success
-//! may have let a writer in unseen.
+//! `pin` and `unpin` while four hostile threads open, truncate, write, extend, map and clone: a pin that reports
+//! success must not have missed a writer.
 //!
-//! attacks/hostile.c goes on after the pin's success, with whatever it then still has open. Everything that other people's
-//! programs see change from then on, and everybody who is still inside, `verify` must report. The same harness sees what
-//! an obvious way of pinning lets through.
+//! attacks/hostile.c continues after the pin's success, with the descriptors and mappings that it still has. `verify`
+//! must report every later change that independent programs see, and every process that still has the file open for
+//! writing. The same harness sees the writers that an obvious way of pinning misses.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,7 +34,7 @@ const THREADS: u64 = 4;
 /// Pins of each run.
 const FEW: u64 = 100;
 const MANY: u64 = 5000;
-/// In an emulated machine, of whose one processor little is left.
+/// In an emulated machine with one processor, which other tasks mostly use.
 const HOGGED: u64 = 20;
 /// Pins on one file before it is given up as busy.
 const TRIES: u64 = 5;
@@ -43,7 +43,7 @@ const BATCH: u64 = 100;
 
 const HANGS: Duration = Duration::from_secs(60);
 
-/// What the hostile threads are to do.
+/// The order to the hostile threads.
 #[derive(Clone, Copy)]
 enum Order {
     Rest,
@@ -56,7 +56,7 @@ enum Order {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Daxfile,
-    /// attacks/lease_first.c; what vouches for the pin is the flag.
+    /// attacks/lease_first.c; the flag alone shows the pin.
     LeaseFirst,
     /// The same under a record that `daxfile` made, and compares
     LeaseFirstRecorded,
@@ -181,7 +181,7 @@ fn run_program(command: &mut Command) -> Run {
     }
 }
 
-/// Neither flag nor record may be left.
+/// There must be no flag and no record left.
 #[track_caller]
 fn expect_free(file: &Path) {
     let left = sh(on(file, "lsattr $F | cut -d' ' -f1 | tr -d e-; getfattr -d -m pin --absolute-names $F"));
@@ -193,14 +193,14 @@ struct Tally {
     pins: u64,
     succeeded: u64,
     busy: u64,
-    /// Changed beyond what can be pinned, before the pin
+    /// Changed before the pin, so that it cannot be pinned
     unfit: u64,
     opened_for_writing: u64,
     /// Pins that succeeded with a writer inside, or changed afterwards
     let_in: u64,
-    /// Of these, seen by verify
+    /// The part of these that verify reports
     seen: u64,
-    /// Of these, not seen
+    /// The part of these that verify does not report
     unseen: u64,
     /// Seen by verify alone
     seen_alone: u64,
@@ -209,7 +209,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// After a pin's success: what has changed, or can, and is it reported?
+    /// After a pin's success: has the file changed, or can it, and does verify report that?
     fn judge(&mut self, way: Way, siege: &mut Siege, file: &Path, random: &mut Random) {
         siege.order(Order::Persist);
         let before = looks(file);
@@ -242,7 +242,7 @@ impl Tally {
             self.seen_alone += 1;
         }
         if changed && way != Way::LeaseFirst {
-            // When nobody is inside any more, it shows all the same.
+            // The change still shows when no process is inside any more.
             siege.order(Order::Rest);
             siege.obeyed();
             let verify = way.verify(file);
@@ -256,7 +256,7 @@ impl Tally {
         siege.set(THROUGH, 0);
         let pick = |random: &mut Random, of: &[u64]| of[usize::try_from(random.below(of.len() as u64)).unwrap()];
         way.prepare(&file);
-        // What is changed before the control sets the flag would show anyway; and its record is no sign to wait for.
+        // Changes before the control sets the flag would show anyway, and its record is no sign to wait for.
         let recorded = way == Way::LeaseFirstRecorded;
         let (tempers, pouncers): (&[u64], &[u64]) =
             if recorded { (&[0], &[0]) } else { (&[0, 0, 0, 5, 30, 300], &[0, 2, 4, 4]) };
@@ -352,7 +352,7 @@ fn thousands_of_pins_under_attack_on_ext4() {
     thousands(Kind::ext4());
 }
 
-/// One processor, on which a real-time thread interrupts whoever is between a check and what follows from it.
+/// One processor, on which a real-time thread interrupts other tasks between a check and the action that depends on it.
 fn hogged(kind: Kind) {
     let debugfs = "mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug";
     let preemption = format!("{debugfs}; cat /sys/kernel/debug/sched/preempt");
@@ -373,7 +373,7 @@ fn pins_beside_a_real_time_hog_in_the_lab() {
     hogged(Kind::ext4());
 }
 
-/// The same harness must see what the obvious way lets in.
+/// The same harness must see the writers that the obvious way lets in.
 fn control(kind: Kind) {
     let tally = besiege(Way::LeaseFirst, kind, |tally| tally.pins >= FEW || tally.unseen > 5);
     assert!(tally.unseen > 0, "lease first: nobody got in: the harness would not see it");
@@ -389,7 +389,7 @@ fn control_lease_first_lets_writers_in_on_ext4() {
     control(Kind::ext4());
 }
 
-/// A writer who was let in is seen by `verify`, whatever let him in.
+/// `verify` sees a writer that was let in, however it got in.
 fn control_seen(kind: Kind) {
     let tally = besiege(Way::LeaseFirstRecorded, kind, |tally| tally.pins >= FEW || tally.let_in > 5);
     assert!(tally.seen > 0, "nobody got in");

@@ -1,7 +1,7 @@
-//! `daxfile prepare` while others are at work on the file: nothing that was acknowledged to them may be lost.
+//! `daxfile prepare` while other processes use the file: it must lose no acknowledged write.
 //!
-//! The programs of attacks/ write, and log what was acknowledged. Before and after they end, the file must hold exactly
-//! that. The same harness sees what obvious ways of preparing a file lose.
+//! The programs of attacks/ write, and log the acknowledged writes. Before and after they end, the file must have
+//! exactly these contents. The same harness sees the writes that obvious ways of preparing a file lose.
 // Sizes of files of some MiB.
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
@@ -34,19 +34,19 @@ const RACES: u64 = 2;
 const LONG: u64 = 17;
 /// Runs of `prepare` in a race.
 const ROUNDS: u64 = 4;
-/// Races within which the obvious ways must have lost something.
+/// The number of races in which the obvious ways must have lost something.
 const CONTROL: u64 = 60;
 
-/// Who writes meanwhile, and how.
+/// The concurrent writer, and its way to write.
 #[derive(Clone, Copy)]
 struct Writer {
     program: &'static str,
     mode: &'static str,
     /// `held` throughout; or opened and closed for each write: `reopen` waits for leases, `nonblock` does not
     opens: &'static str,
-    /// The appender starts anew every now and then.
+    /// The appender sometimes starts from an empty file again.
     truncates: bool,
-    /// Somebody has it open read-only throughout, and reads.
+    /// Another process has it open read-only throughout, and reads.
     reader: bool,
     /// Blockers that it makes itself
     makes: &'static [&'static str],
@@ -75,7 +75,7 @@ impl Random {
     }
 }
 
-/// As in attacks/attack.h.
+/// The same as in attacks/attack.h.
 fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -83,7 +83,7 @@ fn mix(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// What attacks/stamp.c puts into a block; counter 0 are zeros.
+/// The data that attacks/stamp.c puts into a block; counter 0 means zeros.
 fn stamped(number: u64, counter: u64, block: u64) -> Vec<u8> {
     let word = |i| match (counter, i) {
         (0, _) => 0,
@@ -93,7 +93,7 @@ fn stamped(number: u64, counter: u64, block: u64) -> Vec<u8> {
     (0..block / 8).flat_map(|i| word(i).to_ne_bytes()).collect()
 }
 
-/// What attacks/append.c puts between two offsets.
+/// The data that attacks/append.c puts between two offsets.
 fn appended(from: u64, to: u64) -> Vec<u8> {
     let words = from / 8..to.div_ceil(8);
     let mut bytes: Vec<u8> = words.flat_map(|word| mix(word).to_le_bytes()).collect();
@@ -105,10 +105,10 @@ fn filesystems() -> Vec<Kind> {
     vec![Kind::xfs(), Xfs { block_size: 1024, ..Xfs::default() }.into(), Kind::ext4()]
 }
 
-/// A file of everything that `prepare` mends, and what was acknowledged of it.
+/// A file with all work for `prepare`, and the log of acknowledged writes.
 struct Subject {
     path: PathBuf,
-    /// Who has the blocks that the file shares, and what it holds
+    /// The file that has the shared blocks, and its contents
     origin: PathBuf,
     original: Vec<u8>,
     log: PathBuf,
@@ -183,7 +183,7 @@ impl Subject {
         u64::from_ne_bytes(word)
     }
 
-    /// What it must hold now that the writer has ended.
+    /// The expected contents after the writer has ended.
     fn acknowledged(&self, writer: &Writer) -> Vec<u8> {
         if writer.program == "append" {
             let (from, size) = (self.word(FROM), self.word(SIZE));
@@ -195,7 +195,8 @@ impl Subject {
         bytes
     }
 
-    /// What is not as acknowledged, in the page cache and on the device; and whatever the writer itself saw.
+    /// The differences from the acknowledged writes, in the page cache and on the device; and the losses that the
+    /// writer saw.
     fn losses(&self, expected: &[u8]) -> Vec<String> {
         let mut losses = Vec::new();
         if self.word(LOST) > 0 {
@@ -234,7 +235,7 @@ impl Drop for Subject {
     }
 }
 
-/// A writer at work.
+/// A running writer.
 struct Attacker<'a> {
     subject: &'a Subject,
     child: Child,
@@ -253,7 +254,7 @@ impl Attacker<'_> {
         attacker
     }
 
-    /// Waits until it has written some more; it must neither fail nor hang. One that has seen a loss may end.
+    /// Waits until the writer has written some more; it must not fail or hang. A writer that has seen a loss may end.
     fn goes_on(&mut self) {
         let (start, before) = (Instant::now(), self.subject.word(WRITES));
         while self.subject.word(WRITES) < before + 8 && self.subject.word(LOST) == 0 {
@@ -280,14 +281,14 @@ impl Attacker<'_> {
     }
 }
 
-/// What came of a race.
+/// The result of a race.
 struct Outcome {
-    /// What the file must hold
+    /// The expected contents
     expected: Vec<u8>,
     losses: Vec<String>,
 }
 
-/// Lets a writer work while `meanwhile` does what it does to the file.
+/// Runs a writer during `meanwhile`.
 fn race(writer: &Writer, subject: &Subject, random: &mut Random, meanwhile: impl FnOnce(&mut Attacker)) -> Outcome {
     let ended = AtomicBool::new(false);
     let complaints = scope(|threads| {
@@ -337,7 +338,7 @@ fn prepare(path: &Path, random: &mut Random, slow: bool) -> Run {
     prepare.wrap(["strace", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &inject]).run()
 }
 
-/// What came of a run of `prepare`; panics unless it may.
+/// The result of a run of `prepare`; panics if it is not allowed.
 fn judge(run: &Run, writer: &Writer) -> String {
     let json = run.json();
     let file = &json["files"][0];
@@ -356,7 +357,7 @@ fn judge(run: &Run, writer: &Writer) -> String {
 }
 
 fn races(writer: Writer, races: u64) {
-    // How often `prepare` said what, and how many openers were refused.
+    // The counts of the answers of `prepare`, and of refused openers.
     let (mut tally, mut refused) = (BTreeMap::<String, u64>::new(), 0);
     for kind in filesystems() {
         let scratch = Scratch::new(kind);
@@ -369,7 +370,7 @@ fn races(writer: Writer, races: u64) {
                 for round in 0..ROUNDS {
                     let run = prepare(&subject.path, &mut timing, round % 2 == 1);
                     sayings.push(judge(&run, &writer));
-                    // Now that there is no lease, no opener may wait, or be refused.
+                    // Without a lease, no opener may wait or be refused.
                     attacker.goes_on();
                 }
             });
@@ -393,7 +394,7 @@ fn races(writer: Writer, races: u64) {
     }
 }
 
-/// Now that nobody else has it, it can be prepared, and then pinned, with the same contents.
+/// When no other process has the file open, it can be prepared, and then pinned, with the same contents.
 fn finish(subject: &Subject, contents: &[u8]) {
     if !contents.is_empty() {
         unless_busy(Daxfile::new(["prepare", "-v"]).arg(&subject.path)).expect(0);
@@ -476,7 +477,7 @@ fn emptied_between_the_look_and_the_lease() {
         for others in [false, true] {
             let subject = Subject::new(&scratch, &stamper("direct", "held"), &mut Random::new());
             let reader = others.then(|| File::open(&subject.path).unwrap());
-            // It locks the file after it has looked at it.
+            // It locks the file after it has examined it.
             let prepare = delayed(&subject, "flock", 1, "delay_enter", 2);
             let run = scope(|threads| {
                 let run = threads.spawn(|| prepare.run());
@@ -495,7 +496,7 @@ fn emptied_between_the_look_and_the_lease() {
     }
 }
 
-/// Waits until somebody has a lease on the file.
+/// Waits until a process has a lease on the file.
 fn await_lease(path: &Path) {
     let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
     let start = Instant::now();
@@ -506,14 +507,14 @@ fn await_lease(path: &Path) {
     }
 }
 
-/// Stops `prepare` at a call for longer than its lease lasts against an opener, who then writes.
+/// Stops `prepare` at a call for longer than its lease lasts against an opener, which then writes.
 fn broken_by_force(subject: &Subject, call: &str, nth: usize, write: impl FnOnce(&File) + Send) {
     let patience: u64 = fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap().trim().parse().unwrap();
     let prepare = delayed(subject, call, nth, "delay_exit", patience + 10);
     let run = scope(|threads| {
         let run = threads.spawn(|| prepare.run());
         await_lease(&subject.path);
-        // An opener who came before the call would end it there.
+        // An opener that came before the call would end it there.
         sleep(Duration::from_secs(3));
         write(&File::options().write(true).open(&subject.path).unwrap());
         assert!(!run.is_finished(), "the lease was not broken by force");

@@ -17,7 +17,7 @@ if [[ -z ${IN_NAMESPACE:-} ]]; then
         perl=perl-base
     # Linked as deb.sh does it.
     cargo rustc --release -p daxfile --bin daxfile -- -l static:-bundle=gcc_eh
-    # Whatever ends this script, nothing stays mounted.
+    # Nothing stays mounted, however this script ends.
     IN_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
 fi
 
@@ -33,8 +33,8 @@ mkdir "$work/mnt"
 mount -o loop "$work/image" "$work/mnt"
 cd "$work/mnt"
 
-# compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile, and takes turns with one peer after the other, for
-# what a third leaves in the caches would count for the one that comes next. BEFORE is run before each, unmeasured.
+# compare WORK BEFORE LABEL COMMAND LABEL COMMAND...: the first is daxfile, and alternates with one peer after the other,
+# because a third program would change the caches for the next one. BEFORE runs before each, unmeasured.
 compare() {
     local title=$1 before=$2 label=$3 command=$4 run
     shift 4

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes each decoder, guided by coverage: 10,000,000 runs or 10 minutes, whichever is first. What fails is kept in
-# target/fuzz. Rust has the coverage that libFuzzer goes by as a pass of LLVM, without a nightly compiler.
+# Fuzzes each decoder, guided by coverage: 10,000,000 runs or 10 minutes, whichever is first. Failing inputs are kept in
+# target/fuzz. An LLVM pass in Rust provides the coverage that libFuzzer needs, without a nightly compiler.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/scripts/packages.sh
@@ -13,7 +13,7 @@ coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
     -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions'
 host=$(rustc --print host-tuple)
-# With a target named, build scripts and procedural macros go without.
+# If a target is named, build scripts and procedural macros are built without these flags.
 RUSTFLAGS=${coverage//$'\n'/} cargo build --quiet --release --target "$host" --target-dir target/fuzz \
     -p daxfile-tests --features fuzz --bin fuzz
 

@@ -36,7 +36,7 @@ need() {
     exec {turn}<&-
 }
 
-# archive: prints where the machine's own sources, whatever form they are in, have Debian's packages.
+# archive: prints the source of Debian's packages from the machine's own sources, in whatever form they are.
 archive() {
     local codename url
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")

@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
 # places.pl <TAR: lists the places in the kernel's source that can change the extent map of a regular file. A line is
-# FILE:FUNCTION:WHAT, where WHAT is what the function calls or, for an ioctl, the command that it takes.
+# FILE:FUNCTION:WHAT, where WHAT is the function's call or, for an ioctl, the command.
 use strict;
 use warnings;
 

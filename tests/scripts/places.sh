@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# places.sh 6.1|6.12|newest: lists the places in that Debian kernel that can change a regular file's extent map, one a line,
+# places.sh 6.1|6.12|newest: lists the places in that Debian kernel that can change a regular file's extent map, one per line,
 # as FILE:FUNCTION:WHAT. It fetches the kernel's source the first time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

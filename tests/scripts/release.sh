@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Checks what a release is made of: licences and sources, the oldest Rust, the crates, the Debian package, an installation
-# without clang, a static build. What is to be installed is installed in a clean root of Debian, and used there.
+# Checks the parts of a release: licences and sources, the oldest Rust, the crates, the Debian package, an installation
+# without clang, a static build. It installs each installable part in a clean root of Debian, and uses it there.
 # release.sh [CHECK...]: only these.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 if ((EUID != 0)) || [[ -z ${DAXFILE_RELEASE-} ]]; then
     . tests/scripts/packages.sh
-    # As root, and in a mount namespace of its own: whatever ends it, nothing stays mounted.
+    # As root, and in a mount namespace of its own: nothing stays mounted, however the script ends.
     exec "${sudo[@]}" unshare --mount --propagation private -- \
         env DAXFILE_RELEASE=inside HOME="$HOME" PATH="$PATH" bash tests/scripts/release.sh "$@"
 fi
@@ -80,7 +80,7 @@ check_msrv() {
     local oldest
     oldest=$(cargo metadata --format-version 1 --no-deps | jq -r '.packages[] | select(.name == "daxfile").rust_version')
     say "Rust $oldest"
-    # What the dependencies of the two crates say of themselves.
+    # The Rust versions that the dependencies of the two crates declare.
     local newer
     newer=$(cargo metadata --format-version 1 --locked --features daxfile/guard | jq -r --arg oldest "$oldest" '
         def version: split(".") | map(tonumber) + [0] | .[:3];
@@ -107,7 +107,7 @@ check_msrv() {
 
 check_publish() {
     say "cargo publish --dry-run"
-    # In a place of its own: by a path that it knows, cargo takes for libdaxfile what it unpacked the last time.
+    # In a separate directory: if cargo knows the path, it uses the libdaxfile that it unpacked the last time.
     cargo publish --quiet --workspace --dry-run --allow-dirty --locked --target-dir "$scratch/publish"
     local crate
     for crate in libdaxfile daxfile; do
@@ -139,7 +139,7 @@ check_deb() {
     [[ -L $scratch/deb/etc/systemd/system/timers.target.wants/daxfile-verify.timer &&
         -L $scratch/deb/etc/systemd/system/sysinit.target.wants/daxfile-pin.service ]] || fail "the units are not enabled"
 
-    # Removed, it says what is pinned, and leaves it so.
+    # On removal, the package names the pinned files, and leaves them pinned.
     cat >"$scratch/deb/tmp/pinned.sh" <<'INSIDE'
 set -e
 truncate -s 320M /image
@@ -180,7 +180,7 @@ check_install() {
     mount --bind "$PWD" "$scratch/install/src"
     mount --bind "$sysroot" "$scratch/install/rust"
     mount --bind "$cargo_home" "$scratch/install/cargo"
-    # Whatever is needed is fetched outside: the root has no certificates.
+    # Everything is fetched outside: the root has no certificates.
     cargo fetch --quiet --locked
     within install env PATH="/rust/bin:/usr/bin:/bin" CARGO_HOME=/cargo CARGO_TARGET_DIR=/tmp/target \
         cargo install --quiet --offline --locked --root /usr/local --path /src/daxctl-rs
@@ -212,7 +212,7 @@ check_boot() {
     printf '%s\n' crc32c_generic virtio_pci virtio_blk xfs >"$scratch/boot/etc/modules-load.d/disk.conf"
     install -m 755 tests/scripts/lab/booted{,_again} "$scratch/boot/"
 
-    # Files that are listed, on a disk of their own: two for the unit to hold, and one that is frozen already.
+    # Listed files on a separate disk: two for the unit to hold, and one that is frozen already.
     truncate -s 320M "$image"
     mkfs.xfs -q "$image"
     mkdir "$scratch/boot/data"
@@ -231,7 +231,7 @@ check_boot() {
     rm -rf "$scratch"/boot/usr/share/{doc,locale,i18n,zoneinfo} "$scratch"/boot/var/{cache,lib/apt} "$scratch/boot/tmp/daxfile.deb"
     (cd "$scratch/boot" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$scratch/initramfs"
 
-    # boots PROGRAM: boots the machine, which runs PROGRAM and ends, and compares what that says with standard input.
+    # boots PROGRAM: boots the machine, which runs PROGRAM and ends, and compares its output with standard input.
     boots() {
         timeout 5m qemu-system-x86_64 -M q35 -cpu max -accel tcg -smp 2 -m 4G -nodefaults -no-user-config -display none \
             -no-reboot -serial file:"$scratch/console" -serial file:"$scratch/said" \

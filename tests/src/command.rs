@@ -15,7 +15,7 @@ use crate::workdir::new_dir;
 #[derive(Clone, Debug)]
 pub struct Daxfile {
     args: Vec<OsString>,
-    /// With which capabilities it is nobody's
+    /// The capabilities that the user nobody gets, if it runs the call
     nobody: Option<String>,
     wrapper: Vec<OsString>,
     stdin: Option<Vec<u8>>,
@@ -33,7 +33,7 @@ impl Daxfile {
         Daxfile { args: owned(args), nobody: None, wrapper: Vec::new(), stdin: None, env: Vec::new(), dir: None }
     }
 
-    /// One more argument.
+    /// Adds an argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Daxfile {
         self.args.push(arg.as_ref().to_owned());
         self
@@ -49,19 +49,20 @@ impl Daxfile {
         self
     }
 
-    /// As user and group 65534, without other groups and without capabilities.
+    /// Runs as user and group 65534, without other groups and without capabilities.
     pub fn as_nobody(mut self) -> Daxfile {
         self.nobody = Some(String::new());
         self
     }
 
-    /// As [`Daxfile::as_nobody`], but with these capabilities, as setpriv(1) names them: `["linux_immutable"]`.
+    /// Like [`Daxfile::as_nobody`], but with these capabilities, as setpriv(1) names them: `["linux_immutable"]`.
     pub fn as_nobody_with(mut self, capabilities: &[&str]) -> Daxfile {
         self.nobody = Some(capabilities.iter().map(|capability| format!(",+{capability}")).collect());
         self
     }
 
-    /// Through another program, such as `["strace", "-f"]`; with [`Daxfile::as_nobody`] that one is nobody's too.
+    /// Runs through another program, such as `["strace", "-f"]`; with [`Daxfile::as_nobody`] that program runs as
+    /// nobody, too.
     pub fn wrap<I, S>(mut self, wrapper: I) -> Daxfile
     where
         I: IntoIterator<Item = S>,
@@ -84,31 +85,32 @@ impl Daxfile {
         self.wrap(["unshare", "--mount", "bash", "-euc", &script])
     }
 
-    /// With this on standard input, which otherwise is /dev/null.
+    /// Sets the contents of standard input, which otherwise is /dev/null.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Daxfile {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// With this environment variable.
+    /// Sets an environment variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Daxfile {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// In this working directory.
+    /// Runs in this working directory.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Daxfile {
         self.dir = Some(dir.into());
         self
     }
 
-    /// The command itself, for tests that [`spawn`] it or redirect it; what [`Daxfile::stdin`] gave is not in it.
+    /// The command itself, for tests that [`spawn`] it or redirect it; it does not include the input of
+    /// [`Daxfile::stdin`].
     pub fn command(&self) -> Command {
         let mut line: Vec<OsString> = Vec::new();
         if let Some(capabilities) = &self.nobody {
             require(&["setpriv"]);
             line.extend(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(OsString::from));
-            // execve(2) keeps of another user's capabilities only those that are ambient.
+            // execve(2) keeps only the ambient capabilities of another user.
             line.extend(["inh", "ambient"].map(|set| format!("--{set}-caps=-all{capabilities}").into()));
             line.push("--".into());
         }
@@ -118,7 +120,7 @@ impl Daxfile {
 
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").stdin(Stdio::null());
-        // What the person who runs the tests has set must not show in the output.
+        // The settings of the person that runs the tests must not show in the output.
         for name in ["NO_COLOR", "COLUMNS", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
             command.env_remove(name);
         }
@@ -140,7 +142,7 @@ impl Daxfile {
         let stdin = child.stdin.take();
         let out = std::thread::scope(|scope| {
             if let (Some(mut pipe), Some(bytes)) = (stdin, self.stdin.as_ref()) {
-                // A program that ends without reading all of it is no failure of the test: EPIPE is left alone.
+                // A program may end before it has read everything, without failing the test: EPIPE is ignored.
                 scope.spawn(move || pipe.write_all(bytes));
             }
             child.wait_with_output().expect("wait for the child")
@@ -159,7 +161,7 @@ pub fn run(verb: &[&str], file: &Path) -> Run {
     Daxfile::new(verb).arg(file).run()
 }
 
-/// What `daxfile VERB... --json FILE` says of the file; it must end with this exit status.
+/// The report of `daxfile VERB... --json FILE` on the file; the run must end with this exit status.
 #[track_caller]
 pub fn report(verb: &[&str], file: &Path, status: i32) -> serde_json::Value {
     Daxfile::new(verb).arg("--json").arg(file).run().expect(status).file()
@@ -184,7 +186,7 @@ pub fn notes(report: &serde_json::Value) -> String {
     notes.iter().map(|note| note.as_str().expect("text")).collect::<Vec<_>>().join("\n")
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The command line, for messages
@@ -198,7 +200,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Panics with all of it unless the exit status is this one.
+    /// Panics with the whole result unless the exit status is this one.
     #[track_caller]
     pub fn expect(self, status: i32) -> Run {
         assert!(self.status == status, "expected exit status {status} of {self}");
@@ -217,7 +219,7 @@ impl Run {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|e| panic!("not JSON: {e}: {self}"))
     }
 
-    /// What `--json` says of the one file that was named.
+    /// The report of `--json` on the one file that was named.
     #[track_caller]
     pub fn file(&self) -> serde_json::Value {
         let report = self.json();

@@ -31,7 +31,7 @@ impl Random {
         Random(seed)
     }
 
-    /// Another generator, independent of how much this one is used.
+    /// Returns another generator, independent of how much this one is used.
     pub fn fork(&self, number: u64) -> Random {
         let mut fork = Random(self.0 ^ number.wrapping_mul(0xd134_2543_de82_ef95));
         fork.next();
@@ -81,7 +81,7 @@ impl Generated {
         Generated { path: path.into(), size: 0, done: Vec::new() }
     }
 
-    /// Does so many random things to the file, reflinks from `peers` among them where the filesystem has reflinks.
+    /// Does a number of random things to the file, reflinks from `peers` among them where the filesystem has reflinks.
     pub fn work(&mut self, scratch: &Scratch, random: &mut Random, peers: &[Generated], steps: u64) {
         let block = scratch.kind().block_size();
         let reflinks = matches!(scratch.kind(), Kind::Xfs(Xfs { reflink: true, .. }));
@@ -101,7 +101,7 @@ impl Generated {
         self.xfs_io(vec![format!("falloc -k {offset} {}", block * (1 + random.below(8)))]);
     }
 
-    /// One command that cannot fail. Every offset and length is a block's but for those of writes and truncation.
+    /// One command that cannot fail. Every offset and length is a multiple of a block, except in writes and truncation.
     fn step(&mut self, random: &mut Random, block: u64, peers: &[Generated], reflinks: bool) -> String {
         let mut length = block * (1 + random.below(6));
         let mut offset = block * random.below(SPAN);
@@ -181,8 +181,8 @@ impl Generated {
     }
 }
 
-/// A file of 90,000 bytes with work for `prepare`: written, unwritten, a hole, a part of a block at the end; on XFS shared
-/// as well, with NAME.shared; with blocks past EOF if these are wanted.
+/// A file of 90,000 bytes with work for `prepare`: written, unwritten, a hole, a part of a block at the end; on XFS
+/// shared as well, with NAME.shared; with blocks past EOF on request.
 #[track_caller]
 pub fn unprepared(scratch: &Scratch, name: &str, past_eof: bool) -> PathBuf {
     require(&["xfs_io"]);

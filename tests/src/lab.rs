@@ -1,8 +1,9 @@
-//! Guests that are killed without warning and booted again, with their persistent memory kept: `tests/lab.sh --kills`; and
-//! guests that hibernate: `tests/lab.sh --hibernate`.
+//! Guests that are killed without warning and booted again, with their persistent memory kept: `tests/lab.sh --kills`;
+//! and guests that hibernate: `tests/lab.sh --hibernate`.
 //!
-//! Under `--kills` a test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot but
-//! the last ends with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it should have met.
+//! Under `--kills` a test there runs once a boot, and is a sequence of phases: it looks at [`boot`], and in every boot
+//! but the last ends with [`wait_for_the_kill`]. Its result is the last boot's, unless it ends before a kill that it
+//! should have met.
 
 use std::fs;
 use std::io::Write;
@@ -19,12 +20,12 @@ pub fn boot() -> (u64, bool) {
 
 /// Tells the boots that follow.
 pub fn say(what: &str) {
-    // In one piece, on a line of its own, whatever else is being written.
+    // In one piece, on a line of its own, even if other programs write meanwhile.
     let mut line = fs::OpenOptions::new().write(true).open("/dev/lab").expect("the lab's line");
     line.write_all(format!("\nlab: {what}\n").as_bytes()).expect("the lab's line");
 }
 
-/// What earlier boots, and programs in them, said after `name`, in this order.
+/// The lines after `name` that earlier boots, and programs in them, have said, in this order.
 pub fn said(name: &str) -> Vec<String> {
     let text = fs::read_to_string("/lab/said").expect("what was said");
     let after = |line: &str| line.strip_prefix("lab: ")?.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned);

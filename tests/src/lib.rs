@@ -1,7 +1,7 @@
-//! What the integration tests share: scratch filesystems, the `daxfile` binary, and independent readers of extent maps.
+//! Shared by the integration tests: scratch filesystems, the `daxfile` binary, and independent readers of extent maps.
 //!
-//! Nothing here uses the crates under test, so that a mistake in them cannot hide itself. Helpers panic with everything
-//! that is known when their environment is not as they need it: no test is skipped in silence.
+//! Nothing here uses the crates under test, so that a mistake in them cannot hide itself. If their environment lacks
+//! something, helpers panic with all known facts: no test is skipped in silence.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod child;

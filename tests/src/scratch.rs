@@ -184,7 +184,7 @@ impl Kind {
     }
 }
 
-/// Runs a test on several kinds at once; panics with those that it failed on.
+/// Runs a test on several kinds at once; panics with the kinds on which it failed.
 #[track_caller]
 pub fn on_each(kinds: Vec<Kind>, test: impl Fn(Kind) + Sync) {
     let failed: Vec<Kind> = std::thread::scope(|scope| {
@@ -207,8 +207,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on disk
-    /// while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
+    /// XFS whose files know their names. The mkfs.xfs of Debian 12 cannot make one, but the feature needs nothing on
+    /// disk while there is no file, and xfs_db can set its bit (`XFS_SB_FEAT_INCOMPAT_PARENT`).
     pub fn with_parent_pointers() -> Scratch {
         require(&["xfs_db"]);
         let mut scratch = Scratch::new(Kind::xfs());
@@ -240,8 +240,8 @@ impl Scratch {
         scratch
     }
 
-    /// Copies the image with dd(1), lets `alter` do something to the copy, and mounts both, the copy with `options`: two
-    /// XFS of the same UUID need `"nouuid"`.
+    /// Copies the image with dd(1), lets `alter` do something to the copy, and mounts both, the copy with `options`:
+    /// two XFS of the same UUID need `"nouuid"`.
     #[track_caller]
     pub fn twin(&mut self, alter: impl FnOnce(&Path), options: &str) -> Scratch {
         self.unmount();
@@ -286,7 +286,7 @@ impl Scratch {
         &self.image
     }
 
-    /// What it was made as.
+    /// The kind that it was made as.
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
@@ -311,7 +311,7 @@ impl Scratch {
         assert!(released(&device, &self.image), "{} still holds the image", device.display());
     }
 
-    /// Unmounts and mounts, which empties every cache of it.
+    /// Unmounts and mounts, which empties all caches of the filesystem.
     #[track_caller]
     pub fn remount(&mut self) {
         self.remount_with("");
@@ -350,7 +350,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let Some(dir) = self.dir.take() else { return };
-        // A panic has already said what went wrong: what is still open then need not be waited for as long.
+        // A panic has already reported the failure: the rest need not wait as long for open files.
         let patience = if panicking() { BUSY / 5 } else { BUSY };
         for point in mounts_below(dir.path()).into_iter().rev() {
             let Err(e) = unmount_patiently(&point, patience) else { continue };
@@ -453,12 +453,12 @@ fn unmount_patiently(point: &Path, patience: Duration) -> Result<(), Errno> {
     }
 }
 
-/// Waits until the loop device has let go of the image; false if it does not.
+/// Waits until the loop device has released the image; false if it does not.
 fn released(device: &Path, image: &Path) -> bool {
     let name = device.file_name().expect("a device has a name");
     let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
     let start = Instant::now();
-    // The attribute is missing while the device is free; another test's image may stand there soon after.
+    // The attribute is missing while the device is free; soon afterwards it may name another test's image.
     while fs::read(&backing).is_ok_and(|now| now.trim_ascii_end() == image.as_os_str().as_bytes()) {
         if start.elapsed() > BUSY {
             return false;

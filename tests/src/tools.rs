@@ -93,10 +93,10 @@ pub fn xfs_io_fiemap(path: impl AsRef<Path>) -> Vec<Piece> {
 pub fn xfs_bmap(path: impl AsRef<Path>) -> Vec<Piece> {
     let path = path.as_ref();
     require(&["xfs_io"]);
-    // -p: otherwise preallocated extents pass for written ones.
-    // -n: otherwise it makes room for twice as many as the inode counts, and leaves out the rest; where an extent is
-    // shared in part, each part needs an entry, and each hole one more.
-    // As that script calls it.
+    // -p: otherwise preallocated extents look like written ones.
+    // -n: otherwise it has room for twice as many extents as the inode counts, and leaves out the rest; if an extent is
+    // partly shared, each part needs an entry, and each hole one more.
+    // The name by which that script calls it.
     let text = output(Command::new("xfs_io").args(["-r", "-p", "xfs_bmap", "-c", "bmap -v -p -n 100000"]).arg(path));
     sector_table(&text, path, |_, flags| {
         let flags = u64::from_str_radix(flags, 8).ok()?;
@@ -106,7 +106,7 @@ pub fn xfs_bmap(path: impl AsRef<Path>) -> Vec<Piece> {
 
 /// `EXT: [LOGICAL..LAST]: PHYSICAL..LAST [AG (FIRST..LAST)] TOTAL FLAGS` in sectors; `flags` gives (unwritten, shared).
 fn sector_table(text: &str, path: &Path, flags: impl Fn(&str, &str) -> Option<(bool, bool)>) -> Vec<Piece> {
-    // Of a file without extents, fiemap prints the name alone.
+    // For a file without extents, fiemap prints the name alone.
     let none =
         text.strip_prefix(&*path.to_string_lossy()).is_some_and(|t| matches!(t.trim_end(), ":" | ": no extents"));
     assert!(none || text.contains("EXT: FILE-OFFSET"), "{}: unknown form:\n{text}", path.display());
@@ -145,7 +145,7 @@ fn bad_row(tool: &str, row: &str) -> ! {
     panic!("{tool}: a row of unknown form: {row:?}")
 }
 
-/// What a bash script prints; panics with its output if a command in it fails.
+/// The output of a bash script; panics with the output if a command in the script fails.
 #[track_caller]
 pub fn sh(script: impl AsRef<str>) -> String {
     let (status, out) = bash(script.as_ref());
@@ -163,7 +163,7 @@ fn bash(script: &str) -> (i32, Output) {
     (status_of(out.status), out)
 }
 
-/// A script for [`sh`] in which `$F` is the file, whatever its name.
+/// A script for [`sh`] in which `$F` is the file, with any name.
 pub fn on(file: impl AsRef<Path>, script: &str) -> String {
     let name = file.as_ref().to_str().expect("a name in UTF-8").replace('\'', r"'\''");
     // Without splitting and globbing, $F needs no quotes.
@@ -174,7 +174,7 @@ pub fn on(file: impl AsRef<Path>, script: &str) -> String {
 #[track_caller]
 pub fn flags(file: impl AsRef<Path>) -> String {
     require(&["lsattr", "xfs_io"]);
-    // xfs_io's last letter says that there are extended attributes, which is no flag of the inode.
+    // xfs_io's last letter says that there are extended attributes; it is no flag of the inode.
     sh(on(file, "lsattr $F | cut -d' ' -f1; xfs_io -r -c lsattr $F | cut -d' ' -f1 | tr X -"))
 }
 
@@ -198,7 +198,8 @@ pub fn inode(file: impl AsRef<Path>) -> String {
     sh(on(&file, script)) + &flags(file)
 }
 
-/// What cksum(1) gives of a file's contents: it is many times as fast as a digest, and nobody forges anything here.
+/// The output of cksum(1) for a file's contents: it is many times as fast as a digest, and no test forges contents
+/// here.
 #[track_caller]
 pub fn checksum(file: impl AsRef<Path>) -> String {
     sh(on(file, "cksum <$F"))
@@ -249,7 +250,7 @@ fn package_of(program: &str) -> &str {
     }
 }
 
-/// Runs a program that must succeed, and returns what it printed.
+/// Runs a program that must succeed, and returns its output.
 #[track_caller]
 pub fn output(command: &mut Command) -> String {
     let out = finish(command.env("LC_ALL", "C"));

@@ -1,4 +1,4 @@
-//! Waiting for what other processes and the kernel do.
+//! Waits for other processes and for the kernel.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The directory below which this test process keeps everything, and who removes it.
+//! The directory below which this test process keeps everything, and its removal.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use crate::child::spawn;
 
 /// Statics are never dropped and a killed process drops nothing, so a shell waits for the end of our pipe and then
-/// removes what is left.
+/// removes the rest.
 const JANITOR: &str = r#"
 cat >/dev/null
 tac /proc/self/mountinfo | while read -r _ _ _ _ point _; do

@@ -1,6 +1,6 @@
-//! The pictures in `man/pictures`: drawn from what the program prints and does, and from tables in the documentation.
+//! The pictures in `man/pictures`: drawn from the program's output and behaviour, and from tables in the documentation.
 //!
-//! A test fails if a picture is not what it would draw now. `UPDATE_PICTURES=1 tests/run.sh pictures` draws them anew.
+//! A test fails if a picture differs from a new drawing. `UPDATE_PICTURES=1 tests/run.sh pictures` draws them again.
 
 mod holds;
 mod speed;

@@ -19,7 +19,7 @@ struct Bar {
     number: String,
 }
 
-/// Of each row of the table one bar for each of its peers.
+/// One bar for each peer in each row of the table.
 fn read_table() -> Vec<Bar> {
     let page = read("daxctl-rs/BENCHMARKS.md");
     let rows = page.lines().skip_while(|line| !line.starts_with("| work | peer |")).skip(2);

@@ -15,7 +15,7 @@ struct Cause {
     label: &'static str,
     /// Commands after which the file `$F` is in that state.
     commands: &'static str,
-    /// What else than a verb ends the state: a label and commands.
+    /// The label and commands of an event, other than a verb, that ends the state.
     end: Option<(&'static str, &'static str)>,
 }
 
@@ -47,11 +47,11 @@ const CAUSES: [Cause; 5] = [
     },
 ];
 
-/// Verbs that change a file or a pin, and those that are about no file.
+/// Verbs that change a file or a pin, and verbs that act on no file.
 const ACTING: [&str; 4] = ["alloc", "pin", "prepare", "unpin"];
 const APART: [&str; 2] = ["completions", "man"];
 
-/// What `daxfile verify` exits with in a state, and what each way out leads to.
+/// The exit status of `daxfile verify` in a state, and the result of each way out.
 struct Found {
     verify: String,
     ways: Vec<(String, String)>,

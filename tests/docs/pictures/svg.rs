@@ -57,7 +57,7 @@ impl Theme {
     }
 }
 
-/// Where text stands from its position.
+/// The direction of a text from its position.
 #[derive(Clone, Copy)]
 pub(super) enum Anchor {
     Start,

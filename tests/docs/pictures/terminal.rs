@@ -1,4 +1,4 @@
-//! Terminals: commands and what they print, in its colours.
+//! Terminals: commands and their output, in its colours.
 
 use anstyle::{AnsiColor, Color, RgbColor};
 use anstyle_svg::{Palette, Term};
@@ -7,10 +7,10 @@ use daxfile_tests::{Daxfile, Kind, Scratch};
 use super::svg::Theme;
 use crate::sessions::{parse, perform};
 
-/// A line of prose that ends what is not shown.
+/// A line of prose that marks where the shown output begins.
 const SHOWN: &str = "# shown\n";
 
-/// Gives the numbers that another moment would make different a value of their kind.
+/// Replaces numbers that change from run to run with fixed values of their kind.
 const STEADY: &str = r"
 s/inode [0-9]+ generation [0-9]+/inode 131 generation 3735928559/
 s/device [0-9]+:[0-9]+/device 7:0/
@@ -37,7 +37,7 @@ pub(super) fn refused() -> impl Fn(&Theme) -> String {
     )
 }
 
-/// While the copy has the blocks, none is free to be used again: what is allocated is always elsewhere.
+/// While the copy has the blocks, none can be used again: new blocks are always elsewhere.
 pub(super) fn drift() -> impl Fn(&Theme) -> String {
     scene(
         "$ daxfile alloc -q -s 16M table.db\n\
@@ -53,7 +53,7 @@ pub(super) fn drift() -> impl Fn(&Theme) -> String {
     )
 }
 
-/// What a session prints after the line [`SHOWN`].
+/// The output of a session after the line [`SHOWN`].
 fn scene(session: &str) -> impl Fn(&Theme) -> String {
     let items = parse(&format!("$ daxfile() {{ command daxfile --color always \"$@\"; }}\n{session}"));
     let transcript = perform(&items, &Scratch::new(Kind::xfs()));

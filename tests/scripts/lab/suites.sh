@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts that fetch a kernel, its source, or what arm64 guests take besides, from the Debian suite that has it.
+# Sourced by the scripts that fetch a kernel, its source, or the other needs of arm64 guests, from the Debian suite that has it.
 . "$(dirname "${BASH_SOURCE[0]}")/../packages.sh"
 
 # begin 6.1|6.12|newest|toolchain|userland: chooses the suites for the functions below. Files are kept in $cache. Scripts that
