@@ -468,6 +468,8 @@ impl<W: Write> Page<'_, W> {
         let (Some(facts), Some(pin)) = (&file.file, &file.pin) else { return Ok(()) };
         let says = match pin.state {
             _ if file.exit_status == Status::Done => format!("{}, {}", self.good("unchanged"), count_of(file)).into(),
+            // The error on standard error says what could not be seen.
+            State::Pinned if file.error.is_some() => return Ok(()),
             // Only --strict rejects a file that is unchanged.
             State::Pinned => self.bad("shared"),
             state => self.bad(name(state)),
