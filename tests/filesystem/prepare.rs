@@ -558,7 +558,7 @@ fn beside_others_it_prepares_or_is_busy() {
                     assert_eq!(run.expect(0).file()["action"], "prepared");
                     assert_prepared(&scratch, &made.path, &before);
                 } else {
-                    assert!(run.clone().expect(5).stderr.contains("others have it open"), "{run}");
+                    assert!(run.clone().expect(5).stderr.contains("busy: open by"), "{run}");
                     assert_eq!(look(&made.path), before, "{run}");
                     prepare(&made.path, &[]).expect(0);
                     assert_prepared(&scratch, &made.path, &before);

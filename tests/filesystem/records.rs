@@ -446,11 +446,11 @@ fn forgeries(own: &[u8], another: &[u8], largest: usize) -> Vec<Forgery> {
         add("noise", attribute, noise(own.len()), bad.0, bad.1);
         add("too much noise", attribute, noise(largest), bad.0, bad.1);
         add("the magic number", attribute, b"daxfile".to_vec(), bad.0, bad.1);
-        add("version 2", attribute, b"daxfile\x02".to_vec(), unknown.0, unknown.1);
-        add("version 2 of the same length", attribute, [&own[..7], &[2], &own[8..]].concat(), unknown.0, unknown.1);
+        add("version 3", attribute, b"daxfile\x03".to_vec(), unknown.0, unknown.1);
+        add("version 3 of the same length", attribute, [&own[..7], &[3], &own[8..]].concat(), unknown.0, unknown.1);
         add("version 0", attribute, [&own[..7], &[0], &own[8..]].concat(), unknown.0, unknown.1);
-        let long = [&own[..7], &[2], &noise(largest)[8..]].concat();
-        add("a long one of version 2", attribute, long, unknown.0, unknown.1);
+        let long = [&own[..7], &[3], &noise(largest)[8..]].concat();
+        add("a long one of version 3", attribute, long, unknown.0, unknown.1);
     }
     for length in [8, 20, 99, 100, 108, own.len() - 8, own.len() - 1] {
         add(&format!("cut to {length}"), ENFORCED, own[..length].to_vec(), bad.0, bad.1);

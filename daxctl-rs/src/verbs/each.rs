@@ -103,8 +103,8 @@ pub(super) fn each(
     status
 }
 
-/// Most files to change together. Each keeps two descriptors open, and 1,024 is the usual limit of a process.
-pub(super) const BATCH: usize = 256;
+/// Most files to change together. Each keeps up to three descriptors open, and 1,024 is the usual limit of a process.
+pub(super) const BATCH: usize = 128;
 
 /// Changes files in batches. `act` receives the remaining files, at least one, and reports on the first few.
 pub(super) fn in_batches(
