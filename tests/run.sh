@@ -16,7 +16,7 @@ names=()
 kernels=(6.1)
 # For each guest, the arguments of lab.sh: the test programs, and parts of their tests' names.
 guests=(
-    "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll"
+    "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll --skip blocked_writers --skip list_shows"
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
 kills=2
