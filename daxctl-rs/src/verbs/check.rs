@@ -23,10 +23,10 @@ pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut
 
 fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &mut FileReport) -> Result<()> {
     let surveyed = survey::with_sharers(target, *needs);
-    let Some(survey) = judge::seen(target, needs, surveyed, report)? else { return Ok(()) };
+    let Some(mut survey) = judge::seen(target, needs, surveyed, report)? else { return Ok(()) };
     let missing = requirements.missing(needs.hold, target, &survey.inode.statx, &target.filesystem)?;
     let here = missing.iter().find(|missing| !missing.callers);
-    judge::judge(target, needs, &survey, here, report)?;
+    judge::judge(target, needs, &mut survey, here, report)?;
     if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
         judge::require_room(target, needs, &survey, 0, requirements, report)?;
     }

@@ -49,12 +49,13 @@ pub(super) fn is_pinned_so(survey: &Survey, needs: &Needs) -> bool {
 pub(super) fn judge(
     target: &Target,
     needs: &Needs,
-    survey: &Survey,
+    survey: &mut Survey,
     missing: Option<&Missing>,
     report: &mut FileReport,
 ) -> Result<()> {
     report.describe(target, survey);
-    let mut blockers = survey.blockers.clone();
+    // Their lists of ranges can be long: they move to the report.
+    let mut blockers = std::mem::take(&mut survey.blockers);
     if is_pinned_so(survey, needs) {
         // The file became a swapfile after the pin: the kernel itself keeps it in place.
         blockers.retain(|blocker| blocker.kind != Kind::Swapfile);

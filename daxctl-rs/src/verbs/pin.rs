@@ -167,9 +167,9 @@ fn look(
         Hold::Frozen | Hold::Writable => None,
     };
     let surveyed = survey::to_record(target, needs, options.note.as_ref(), lease.as_ref());
-    let Some(recorded) = judge::seen(target, &needs, surveyed, report)? else { return Ok(Next::Nothing) };
+    let Some(mut recorded) = judge::seen(target, &needs, surveyed, report)? else { return Ok(Next::Nothing) };
+    judge::judge(target, &needs, &mut recorded.survey, missing.first(), report)?;
     let survey = &recorded.survey;
-    judge::judge(target, &needs, survey, missing.first(), report)?;
     if let (Stored::Own(record), Some(_)) = (&survey.stored, &options.note)
         && record.note != options.note
     {
