@@ -1,7 +1,7 @@
 //! Makes the extent map of a file immutable, and proves that it stayed so.
 //!
 //! [`verbs`] has one module per verb: it takes options, and returns a [`report::FileReport`] of each file; nothing is
-//! printed. Below the verbs are the [`hold`]s; then the facts of a file ([`file`], [`pin::survey`]), what prevents
+//! printed. Below the verbs are the [`hold`]s; then the facts of a file ([`mod@file`], [`pin::survey`]), what prevents
 //! pinning it ([`file::blockers`]), the record of its pin ([`pin::record`]), and what has moved since ([`pin::drift`]).
 //!
 //! ```

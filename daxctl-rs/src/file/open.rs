@@ -36,7 +36,7 @@ impl Root {
     /// Opens a directory to resolve names below it.
     ///
     /// # Errors
-    /// As for [`directory`].
+    /// `ENOTDIR` for another kind of file, and the errors of openat2(2).
     pub fn open(path: &Path) -> Result<Self> {
         require_directory(find(path, true)?).map(Root)
     }
