@@ -82,10 +82,10 @@ const HARMLESS: &[Harmless] = &[
     ("openat", "reserved_clusters", "ext4's reserve is not counted then"),
     ("statx", "reserved_clusters", "as above"),
     ("read", "reserved_clusters", "as above"),
-    ("ioctl", "0x58, 0x3a,", "XFS is given time to free deleted blocks instead"),
     ("fadvise64", "", "pages that stay are looked for as far as the kernel lets us"),
-    ("cachestat", "", "as above"),
+    ("cachestat", "", "as above: where strace knows this call"),
     ("pread64", "10, 4086", "whether it has a swap header: only a note depends on it"),
+    ("readlink", "\"/sys", "ext4's reserve is not counted then"),
 ];
 
 /// Calls that have no way to tell of an error: the C library would take it for a result.
@@ -550,9 +550,14 @@ impl<'a> Sweep<'a> {
             if self.fault != Fault::Kill && NEVER_FAIL.contains(&call.as_str()) {
                 continue;
             }
+            // strace(1) can do nothing to a call that is newer than it. The calls before and after it are taken.
+            if call.starts_with("syscall_0x") {
+                continue;
+            }
             self.bench.reset();
+            let right = self.wrong.len();
             for nth in skipped + 1.. {
-                assert!(nth < 1000, "{call}: no end");
+                assert!(nth < 1000 && self.wrong.len() < right + 20, "{call}: no end: {}", self.wrong.join("\n\n"));
                 match catch_unwind(AssertUnwindSafe(|| self.at(&call, nth))) {
                     Ok(true) => self.faults += 1,
                     Ok(false) => break,
@@ -658,6 +663,8 @@ fn names_of(call: &str) -> Vec<&str> {
         "openat" => vec!["open", "read(/proc/"],
         "openat2" => vec!["open"],
         "fstatfs" => vec!["fstatfs", "fstatvfs"],
+        "pread64" => vec!["pread"],
+        "faccessat2" => vec!["faccessat"],
         "rt_sigaction" => vec!["sigaction"],
         "write" => vec!["standard output"],
         same => vec![same],
@@ -704,13 +711,11 @@ fn killed_on_ext4() {
 }
 
 #[test]
-#[ignore = "not every new call of opening and of hints is judged yet: tests/run.sh --full"]
 fn failing_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Error("EIO")], false);
 }
 
 #[test]
-#[ignore = "not every new call of opening and of hints is judged yet: tests/run.sh --full"]
 fn failing_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Error("ENOSPC")], false);
 }

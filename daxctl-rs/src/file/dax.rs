@@ -22,7 +22,7 @@ pub fn grants_map_sync(target: &Target, statx: &Statx) -> Result<bool> {
     if !statx.attributes.contains(Attributes::DAX) {
         return Ok(false);
     }
-    target.spare_access_time();
+    target.spare_access_time()?;
     Ok(mapping::grants_sync(target)?)
 }
 

@@ -21,7 +21,7 @@ use crate::system::locks;
 use crate::system::mounts::Mount;
 
 /// The identity of a file, whatever its name. A filesystem can reuse an inode number, but not with the same generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
     /// Inode number.
     pub inode: u64,
@@ -185,9 +185,14 @@ impl Target {
     }
 
     /// Makes later reads leave the access time alone, if the caller owns the file or has CAP_FOWNER.
-    pub(crate) fn spare_access_time(&self) {
-        if let Ok(flags) = fcntl(self, FcntlArg::F_GETFL) {
-            let _ = fcntl(self, FcntlArg::F_SETFL(OFlag::from_bits_retain(flags) | OFlag::O_NOATIME));
+    ///
+    /// # Errors
+    /// An error of fcntl(2).
+    pub(crate) fn spare_access_time(&self) -> Result<()> {
+        let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL).named("fcntl(F_GETFL)")?);
+        match fcntl(self, FcntlArg::F_SETFL(flags | OFlag::O_NOATIME)) {
+            Err(Errno::EPERM) => Ok(()),
+            set => set.map(drop).named("fcntl(F_SETFL)"),
         }
     }
 

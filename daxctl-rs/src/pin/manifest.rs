@@ -1,6 +1,6 @@
 //! Manifests: the output of `stat --json --extents`, read back to compare files with it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
@@ -24,9 +24,9 @@ use crate::status::Status;
 pub struct Manifest {
     entries: Vec<Entry>,
     /// Every entry with the same inode number and generation: snapshots and copies of a filesystem share both.
-    by_identity: HashMap<Identity, Vec<usize>>,
+    by_identity: BTreeMap<Identity, Vec<usize>>,
     /// The first entry of each path.
-    by_path: HashMap<PathBuf, usize>,
+    by_path: BTreeMap<PathBuf, usize>,
 }
 
 /// One file of a manifest.
@@ -128,8 +128,8 @@ impl Manifest {
             return Err(unknown(raw.schema_version));
         }
         let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<Vec<_>, _>>()?;
-        let mut by_identity = HashMap::<_, Vec<usize>>::new();
-        let mut by_path = HashMap::new();
+        let mut by_identity = BTreeMap::<_, Vec<usize>>::new();
+        let mut by_path = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             if let Some(identity) = entry.identity {
                 by_identity.entry(identity).or_default().push(index);

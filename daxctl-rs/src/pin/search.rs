@@ -6,7 +6,7 @@
 //! filesystems, and without CAP_SYS_ADMIN, a walk asks every file for its attributes. The walk opens only files that
 //! have a record.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -170,7 +170,7 @@ struct Collector<'a> {
     sought: Option<&'a Sought>,
     known: Known,
     /// Inodes already reported; a file may have several names.
-    seen: Mutex<HashSet<u64>>,
+    seen: Mutex<BTreeSet<u64>>,
 }
 
 impl Collector<'_> {

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{ExtentFlags, Extents, Request};
-use libdaxfile::xfs;
+use libdaxfile::{Errno, xfs};
 use nix::unistd::syncfs;
 
 use crate::error::{Error, Named, Result};
@@ -140,7 +140,10 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
 fn drop_staging(target: &Target, size: u64) -> Result<()> {
     syncfs(target).named("syncfs")?;
     let freed = xfs::free_eofblocks(target, size);
-    freed.map_err(|error| Error::from(error).because("dropping copy-on-write staging needs CAP_SYS_ADMIN here"))
+    freed.map_err(|error| match error.errno {
+        Errno::EPERM => Error::from(error).because("dropping copy-on-write staging needs CAP_SYS_ADMIN here"),
+        _ => error.into(),
+    })
 }
 
 fn unshare_range(target: &Target, range: Range<u64>, permit: &dyn Permit) -> Result<()> {

@@ -296,7 +296,7 @@ impl Filesystem {
     /// if there is nothing to wait for.
     ///
     /// # Errors
-    /// An error of fstatfs(2).
+    /// An error of fstatfs(2), or of `XFS_IOC_FREE_EOFBLOCKS` unless the caller or the mount may not use it.
     pub(crate) fn await_deletions(&self, file: impl AsFd) -> Result<bool> {
         /// How long the deletions take on a busy machine once statfs(2) speeds them up.
         const PATIENCE: Duration = Duration::from_millis(250);
@@ -306,8 +306,10 @@ impl Filesystem {
         }
         // No file is large enough for this call to free any of its blocks. But the call waits for deleted files
         // (xfs_inodegc_flush()).
-        if xfs::free_eofblocks(&file, u64::MAX).is_ok() {
-            return Ok(true);
+        match xfs::free_eofblocks(&file, u64::MAX) {
+            Ok(()) => return Ok(true),
+            Err(error) if [Errno::EPERM, Errno::EROFS].contains(&error.errno) => {}
+            Err(error) => return Err(error.into()),
         }
         fstatfs(&file).named("fstatfs")?;
         let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! `pin`: checks a file, holds its map, and records it.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ fn pin_batch(
     let mut reports = Vec::with_capacity(paths.len());
     let mut frozen = Vec::new();
     let mut pinned = Vec::new();
-    let mut named = HashSet::new();
+    let mut named = BTreeSet::new();
     let known = Known::default();
     for path in paths {
         let opened = Target::open_on(path, &known);

@@ -1,6 +1,6 @@
 //! `unpin`: ends the hold, removes the record, and restores the flags.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use libdaxfile::Errno;
@@ -28,7 +28,7 @@ pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut
 fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec<FileReport> {
     let mut reports = Vec::with_capacity(paths.len());
     let mut ended = Vec::new();
-    let mut named = HashSet::new();
+    let mut named = BTreeSet::new();
     let known = Known::default();
     for path in paths {
         let opened = Target::open_on(path, &known);

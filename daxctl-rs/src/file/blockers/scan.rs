@@ -210,7 +210,7 @@ fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, beside: &
     if beside.keeps_quotas || own_record || !target.filesystem.may_keep_quotas_in_files() {
         return Ok(beside.keeps_quotas);
     }
-    target.spare_access_time();
+    target.spare_access_time()?;
     quotas::has_form(target, inode.statx.size)
 }
 
