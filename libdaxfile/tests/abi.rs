@@ -538,6 +538,7 @@ fn linux_raw_sys() -> Abi {
         general::STATX_ATTR_DAX,
         general::STATX_ATTR_ENCRYPTED,
         general::STATX_ATTR_IMMUTABLE,
+        general::STATX_ATTR_MOUNT_ROOT,
         general::STATX_ATTR_VERITY,
         general::STATX_DIOALIGN,
         general::STATX_DIO_READ_ALIGN,
