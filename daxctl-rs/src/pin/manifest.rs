@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::file::map::Joiner;
 use crate::file::target::Identity;
 use crate::name::quote;
-use crate::pin::record::{Kept, Position};
+use crate::pin::record::{Position, RecordedMap};
 use crate::status::Status;
 
 /// The files of a manifest.
@@ -41,7 +41,7 @@ pub struct Entry {
     /// Size in bytes.
     pub size: u64,
     /// Its runs; `None` without `--extents`.
-    pub map: Option<Kept>,
+    pub map: Option<RecordedMap>,
 }
 
 #[derive(Deserialize)]
@@ -190,7 +190,7 @@ impl Entry {
     ///
     /// # Errors
     /// Status 2 if the path leads out of `--root`.
-    pub fn harmless(&self, root: Option<&Path>) -> Result<()> {
+    pub fn require_below_root(&self, root: Option<&Path>) -> Result<()> {
         let climbs = root.is_some() && self.path.components().any(|component| component == Component::ParentDir);
         if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
     }
@@ -215,7 +215,7 @@ fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect()
 }
 
-fn runs(extents: Vec<RawExtent>) -> std::result::Result<Kept, &'static str> {
+fn runs(extents: Vec<RawExtent>) -> std::result::Result<RecordedMap, &'static str> {
     let mut joiner = Joiner::by_position();
     let mut runs = Vec::new();
     let mut end = 0;
@@ -228,7 +228,7 @@ fn runs(extents: Vec<RawExtent>) -> std::result::Result<Kept, &'static str> {
         runs.extend(joiner.push(extent));
     }
     runs.extend(joiner.finish());
-    Ok(Kept::Runs(runs.iter().map(Position::of).collect()))
+    Ok(RecordedMap::Runs(runs.iter().map(Position::of).collect()))
 }
 
 #[cfg(test)]
