@@ -239,9 +239,7 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
     let name = daxfile::name::quote(path);
-    let manifest = Manifest::parse(&contents(path)?)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{name}: not a manifest"))?;
+    let manifest = Manifest::parse(&contents(path)?).with_context(|| format!("{name}: not a manifest"))?;
     if manifest.entries().is_empty() {
         bail!("{name}: a manifest without files");
     }

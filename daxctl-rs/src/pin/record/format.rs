@@ -106,13 +106,13 @@ impl Note {
     /// Makes a note of text of 1 to [`Note::LIMIT`] bytes, with any characters.
     ///
     /// # Errors
-    /// A message that says that the text is empty, or how long it is.
-    pub fn new(text: impl Into<String>) -> std::result::Result<Self, String> {
+    /// The text is empty or too long.
+    pub fn new(text: impl Into<String>) -> std::result::Result<Self, NoteError> {
         let text = text.into();
         match text.len() {
-            0 => Err("an empty note".into()),
+            0 => Err(NoteError::Empty),
             1..=Note::LIMIT => Ok(Note(text)),
-            length => Err(format!("{length} bytes, and a note has {} at most", Note::LIMIT)),
+            length => Err(NoteError::TooLong(length)),
         }
     }
 
@@ -126,6 +126,17 @@ impl Note {
     pub(super) fn room(note: Option<&Note>) -> usize {
         note.map_or(0, |note| 2 + note.0.len())
     }
+}
+
+/// The reason why a text is not a note.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// No text.
+    #[error("an empty note")]
+    Empty,
+    /// This number of bytes, more than [`Note::LIMIT`].
+    #[error("{0} bytes, and a note has {limit} at most", limit = Note::LIMIT)]
+    TooLong(usize),
 }
 
 /// What a record keeps of a map.
@@ -285,12 +296,14 @@ impl Record {
     }
 }
 
-/// Why a record cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The reason why a record cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A version that this program does not know.
+    #[error("version {0} is not known")]
     Version(u8),
     /// Not a record.
+    #[error("{0}")]
     Bad(&'static str),
 }
 
