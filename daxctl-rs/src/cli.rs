@@ -347,9 +347,9 @@ pub(crate) struct Files {
     pub(crate) files: Vec<PathBuf>,
 }
 
-fn alignment(text: &str) -> std::result::Result<u64, String> {
+fn alignment(text: &str) -> Result<u64> {
     match size::parse(text)? {
         align if align.is_power_of_two() && align >= 512 => Ok(align),
-        _ => Err("must be a power of two, at least 512".into()),
+        _ => bail!("must be a power of two, at least 512"),
     }
 }

@@ -38,11 +38,11 @@ impl Error {
 
     /// Makes the error of a failed kernel call; the errno decides the exit status.
     pub fn call(call: &'static str, errno: Errno) -> Self {
-        Error { call: Some(call), ..Error::foreseen(errno) }
+        Error { call: Some(call), ..Error::from_errno(errno) }
     }
 
     /// Makes the error that a kernel call would have returned.
-    pub fn foreseen(errno: Errno) -> Self {
+    pub fn from_errno(errno: Errno) -> Self {
         let status = match errno {
             Errno::EPERM | Errno::EACCES => Status::NotPermitted,
             Errno::EROFS | Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS => Status::Unable,
@@ -60,7 +60,7 @@ impl Error {
 
     /// Replaces all words of the error by these.
     #[must_use]
-    pub fn in_words(self, message: impl Into<String>) -> Self {
+    pub fn with_message(self, message: impl Into<String>) -> Self {
         Error { message: message.into(), complete: true, ..self }
     }
 
@@ -81,22 +81,22 @@ impl From<libdaxfile::Error> for Error {
 }
 
 /// Adds the name of the call to a bare errno.
-pub trait Named<T> {
+pub trait ResultExt<T> {
     /// Turns the errno into an error of this call.
     ///
     /// # Errors
     /// The error of the result, with the name of the call.
-    fn named(self, call: &'static str) -> Result<T>;
+    fn call(self, call: &'static str) -> Result<T>;
 }
 
-impl<T> Named<T> for nix::Result<T> {
-    fn named(self, call: &'static str) -> Result<T> {
+impl<T> ResultExt<T> for nix::Result<T> {
+    fn call(self, call: &'static str) -> Result<T> {
         self.map_err(|errno| Error::call(call, errno))
     }
 }
 
-impl<T> Named<T> for std::io::Result<T> {
-    fn named(self, call: &'static str) -> Result<T> {
+impl<T> ResultExt<T> for std::io::Result<T> {
+    fn call(self, call: &'static str) -> Result<T> {
         self.map_err(|error| match error.raw_os_error() {
             Some(errno) => Error::call(call, Errno::from_raw(errno)),
             None => Error::new(Status::Failed, format!("{call}: {error}")),

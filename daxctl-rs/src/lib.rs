@@ -16,10 +16,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod bounded;
 pub mod error;
 pub mod file;
 pub mod hold;
-pub mod listed;
 pub mod name;
 pub mod needs;
 pub mod pin;

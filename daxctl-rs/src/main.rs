@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
-use daxfile::error::Named;
+use daxfile::error::ResultExt;
 use daxfile::name::quote;
 use daxfile::pin::manifest::Manifest;
 use daxfile::report::{FileReport, Sink};
@@ -215,7 +215,7 @@ fn paths(files: &Files) -> Result<Vec<PathBuf>> {
     if let Some(list) = &files.files_from {
         let mut names = Vec::new();
         if list == Path::new("-") {
-            std::io::stdin().read_to_end(&mut names).named("read").context("standard input")?;
+            std::io::stdin().read_to_end(&mut names).call("read").context("standard input")?;
         } else {
             names = contents(list)?;
         }
@@ -232,16 +232,14 @@ fn paths(files: &Files) -> Result<Vec<PathBuf>> {
 
 fn contents(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = File::open(path).named("open").and_then(|mut file| file.read_to_end(&mut bytes).named("read"));
+    let read = File::open(path).call("open").and_then(|mut file| file.read_to_end(&mut bytes).call("read"));
     read.with_context(|| daxfile::name::quote(path).into_owned())?;
     Ok(bytes)
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {
     let name = daxfile::name::quote(path);
-    let manifest = Manifest::parse(&contents(path)?)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| format!("{name}: not a manifest"))?;
+    let manifest = Manifest::parse(&contents(path)?).with_context(|| format!("{name}: not a manifest"))?;
     if manifest.entries().is_empty() {
         bail!("{name}: a manifest without files");
     }

@@ -19,8 +19,8 @@ use crate::file::strip::Strip;
 use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
-use crate::pin::drift::{self, Change, Moved};
-use crate::pin::record::{Kept, Stored};
+use crate::pin::drift::{self, Change, Drift};
+use crate::pin::record::{RecordedMap, Stored};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::size;
@@ -140,28 +140,28 @@ impl FileReport {
     }
 
     /// Reports that the file no longer exists, which means the answer no.
-    pub(crate) fn lose(&mut self) {
+    pub(crate) fn mark_gone(&mut self) {
         self.gone = true;
         self.raise(Status::No);
     }
 
     /// Adds the differences between map and record, as a list and as strips.
-    pub(crate) fn compare(&mut self, survey: &Survey) {
-        let Some(moved) = &survey.moved else { return };
+    pub(crate) fn add_drift(&mut self, survey: &Survey) {
+        let Some(drift) = &survey.drift else { return };
         if let Stored::Own(record) = &survey.stored
-            && let Kept::Runs(was) = &record.map
-            && !moved.changes.is_empty()
-            && moved.change_count.is_none()
+            && let RecordedMap::Runs(was) = &record.map
+            && !drift.changes.is_empty()
+            && drift.change_count.is_none()
         {
             let block_size = self.file.as_ref().map_or(1, |facts| facts.block_size);
             let end = block_end(record.size.max(survey.inode.statx.size), block_size);
-            self.strips = Some(drift::strips(was, &moved.changes, end));
+            self.strips = Some(drift::strips(was, &drift.changes, end));
         }
-        self.differ(moved);
+        self.add_changes(drift);
     }
 
     /// Adds blockers, which raise the status.
-    pub(crate) fn block(&mut self, blockers: Vec<Blocker>) {
+    pub(crate) fn add_blockers(&mut self, blockers: Vec<Blocker>) {
         for blocker in &blockers {
             self.raise(blocker.kind.status());
         }
@@ -179,9 +179,9 @@ impl FileReport {
     }
 
     /// Adds the places where the map differs from the record.
-    pub(crate) fn differ(&mut self, moved: &Moved) {
-        self.changes = Some(moved.changes.clone());
-        self.change_count = moved.change_count;
+    pub(crate) fn add_changes(&mut self, drift: &Drift) {
+        self.changes = Some(drift.changes.clone());
+        self.change_count = drift.change_count;
     }
 
     /// Adds the results of a survey, except blockers and drift.
@@ -191,8 +191,8 @@ impl FileReport {
         self.map = Some(MapFacts {
             consistent: survey.consistent,
             address_space: target.filesystem.address_space(realtime),
-            realtime_device: survey.beside.realtime_device.clone(),
-            staging: survey.beside.staging,
+            realtime_device: survey.context.realtime_device.clone(),
+            staging: survey.context.staging,
             summary: survey.overview.summary,
             strip: survey.overview.strip,
         });
@@ -398,7 +398,7 @@ impl FileFacts {
             flags,
             raw_flags: flags.bits(),
             dax: statx.attributes.contains(Attributes::DAX),
-            map_sync: survey.beside.map_sync,
+            map_sync: survey.context.map_sync,
         }
     }
 }
@@ -461,8 +461,8 @@ impl PinFacts {
             Stored::Own(record) => Some(record),
             _ => None,
         };
-        let shared_since = match (own, &survey.moved) {
-            (Some(record), Some(moved)) if !record.needs.allow.contains(crate::needs::Allow::SHARED) => moved.shared,
+        let shared_since = match (own, &survey.drift) {
+            (Some(record), Some(drift)) if !record.needs.allow.contains(crate::needs::Allow::SHARED) => drift.shared,
             _ => 0,
         };
         PinFacts {

@@ -2,6 +2,23 @@
 
 use std::fmt::{self, Display, Formatter};
 
+/// The reason why a text is not a size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// No number at the beginning, or more digits after it.
+    #[error("expected a number, such as 64MiB")]
+    NotANumber,
+    /// More than [`i64::MAX`] bytes.
+    #[error("too large: above 8 EiB - 1")]
+    TooLarge,
+    /// A fraction of a number of bytes.
+    #[error("a fraction takes a suffix: 1.5K")]
+    FractionOfBytes,
+    /// This text after the number.
+    #[error("unknown suffix '{0}'; K, M, G, T, P, E, with iB or B")]
+    UnknownSuffix(String),
+}
+
 /// Parses a size as fallocate(1) does: `K`, `KiB`, `M`, `MiB` … are powers of 1024, `KB`, `MB` … powers of 1000. A
 /// number with such a suffix may have a fraction. `0x` begins a hexadecimal number, `0` an octal one.
 ///
@@ -17,10 +34,8 @@ use std::fmt::{self, Display, Formatter};
 /// ```
 ///
 /// # Errors
-/// A message that says what is wrong with the text. A size above [`i64::MAX`], which no file can have, is an error.
-pub fn parse(text: &str) -> Result<u64, String> {
-    let not_a_number = || "expected a number, such as 64MiB".to_owned();
-    let too_large = || "too large: above 8 EiB - 1".to_owned();
+/// The reason why the text is not a size. A size above [`i64::MAX`], which no file can have, is an error.
+pub fn parse(text: &str) -> Result<u64, ParseError> {
     let (radix, digits) = match text.get(..2) {
         Some("0x" | "0X") => (16, &text[2..]),
         Some(octal) if octal.starts_with('0') && octal.ends_with(|c: char| c.is_ascii_digit()) => (8, &text[1..]),
@@ -29,19 +44,19 @@ pub fn parse(text: &str) -> Result<u64, String> {
     let (number, rest) = split_digits(digits, radix);
     // Refuses 08, which would otherwise be read as 0 with a strange suffix.
     if number.is_empty() || rest.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(not_a_number());
+        return Err(ParseError::NotANumber);
     }
-    let number = u64::from_str_radix(number, radix).map_err(|_| too_large())?;
+    let number = u64::from_str_radix(number, radix).map_err(|_| ParseError::TooLarge)?;
     let (fraction, suffix) = match rest.strip_prefix('.') {
         Some(rest) if radix != 16 => split_digits(rest, 10),
         _ => ("", rest),
     };
     let unit = unit(suffix)?;
     if unit == 1 && rest.starts_with('.') {
-        return Err("a fraction takes a suffix: 1.5K".to_owned());
+        return Err(ParseError::FractionOfBytes);
     }
     let bytes = number.checked_mul(unit).and_then(|bytes| bytes.checked_add(part_of(unit, fraction)));
-    bytes.filter(|&bytes| i64::try_from(bytes).is_ok()).ok_or_else(too_large)
+    bytes.filter(|&bytes| i64::try_from(bytes).is_ok()).ok_or(ParseError::TooLarge)
 }
 
 fn split_digits(text: &str, radix: u32) -> (&str, &str) {
@@ -49,8 +64,7 @@ fn split_digits(text: &str, radix: u32) -> (&str, &str) {
 }
 
 /// The number of bytes that a suffix means.
-fn unit(suffix: &str) -> Result<u64, String> {
-    let unknown = || format!("unknown suffix '{suffix}'; K, M, G, T, P, E, with iB or B");
+fn unit(suffix: &str) -> Result<u64, ParseError> {
     let upper = suffix.to_ascii_uppercase();
     let (letter, base) = match upper.as_str() {
         "" | "B" => return Ok(1),
@@ -59,7 +73,7 @@ fn unit(suffix: &str) -> Result<u64, String> {
         short => (short, 1024u64),
     };
     let power = ["K", "M", "G", "T", "P", "E"].iter().zip(1..).find(|(name, _)| **name == letter);
-    power.and_then(|(_, power)| base.checked_pow(power)).ok_or_else(unknown)
+    power.and_then(|(_, power)| base.checked_pow(power)).ok_or_else(|| ParseError::UnknownSuffix(suffix.to_owned()))
 }
 
 /// The whole bytes in a decimal fraction of a unit. Digits beyond the nineteenth never amount to a byte.

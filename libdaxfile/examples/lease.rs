@@ -40,7 +40,7 @@ fn watch(path: &Path) -> Result<(), Box<dyn Error>> {
     };
     writeln!(stdout(), "no process has it open for writing; waiting for the first")?;
     // The kernel also sends SIGURG, which a program with a signal handler would rather wait for.
-    while lease.undisturbed()? {
+    while lease.is_unbroken()? {
         sleep(Duration::from_millis(10));
     }
     writeln!(stdout(), "a process opens it for writing")?;

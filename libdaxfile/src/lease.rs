@@ -80,7 +80,7 @@ impl<'fd> Lease<'fd> {
     /// # Errors
     /// None is expected: fcntl(2) cannot fail here.
     #[doc(alias = "F_GETLEASE")]
-    pub fn undisturbed(&self) -> Result<bool> {
+    pub fn is_unbroken(&self) -> Result<bool> {
         // SAFETY: fcntl without argument on a descriptor that is open for the borrow's length.
         let kind = check("fcntl(F_GETLEASE)", unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) })?;
         Ok(kind == self.kind.raw())

@@ -282,10 +282,10 @@ fn read_lease_blocks_a_writer_until_dropped() {
     let file = File::open(&path).unwrap();
     let lease = Lease::take(&file, Kind::Read).unwrap();
     File::open(&path).unwrap();
-    assert!(lease.undisturbed().unwrap(), "a reader does not disturb the lease");
+    assert!(lease.is_unbroken().unwrap(), "a reader does not disturb the lease");
 
     let writer = thread::spawn(move || File::options().write(true).open(path).map(drop));
-    while lease.undisturbed().unwrap() {
+    while lease.is_unbroken().unwrap() {
         thread::sleep(Duration::from_millis(1));
     }
     assert!(!writer.is_finished(), "the writer waits");
@@ -301,7 +301,7 @@ fn read_lease_stays_disturbed_after_a_writer_gave_up() {
     let lease = Lease::take(&file, Kind::Read).unwrap();
     let refused = open_at_once(&path, File::options().write(true)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::WouldBlock);
-    assert!(!lease.undisturbed().unwrap());
+    assert!(!lease.is_unbroken().unwrap());
     drop(lease);
     open_at_once(&path, File::options().write(true)).unwrap();
 }
@@ -325,8 +325,8 @@ fn write_lease_blocks_readers_too() {
     assert_error(Lease::take(&file, Kind::Write), "fcntl(F_SETLEASE)", &[Errno::EAGAIN]);
     drop(reader);
     let lease = Lease::take(&file, Kind::Write).unwrap();
-    assert!(lease.undisturbed().unwrap());
+    assert!(lease.is_unbroken().unwrap());
     let refused = open_at_once(&path, File::options().read(true)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::WouldBlock);
-    assert!(!lease.undisturbed().unwrap());
+    assert!(!lease.is_unbroken().unwrap());
 }

@@ -10,7 +10,7 @@ use checks::{decode, parse, sealed, written};
 use daxfile::file::target::Identity;
 use daxfile::needs::{Allow, Hold, Needs};
 use daxfile::pin::manifest::Entry;
-use daxfile::pin::record::{Kept, Note, Position, Record, Undecodable};
+use daxfile::pin::record::{DecodeError, Note, Position, Record, RecordedMap};
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::Time;
 use proptest::collection::vec;
@@ -43,14 +43,14 @@ fn runs(most: usize) -> impl Strategy<Value = Vec<Position>> {
 }
 
 /// The recorded map of a file of this size.
-fn kept(size: u64) -> impl Strategy<Value = (u64, Kept)> {
+fn kept(size: u64) -> impl Strategy<Value = (u64, RecordedMap)> {
     let smallest = size.div_ceil(100).max(1 << 20).next_power_of_two();
     let digests = (0..4u32, any::<u64>()).prop_flat_map(move |(larger, extents)| {
         let span = smallest.checked_shl(larger).filter(|span| *span > 0).unwrap_or(smallest);
         let spans = usize::try_from(size.div_ceil(span).max(1)).expect("few");
-        vec(any::<[u8; 16]>(), spans).prop_map(move |digests| (extents, Kept::Digests { span, digests }))
+        vec(any::<[u8; 16]>(), spans).prop_map(move |digests| (extents, RecordedMap::Digests { span, digests }))
     });
-    prop_oneof![runs(118).prop_map(|runs| (runs.len() as u64, Kept::Runs(runs))), digests]
+    prop_oneof![runs(118).prop_map(|runs| (runs.len() as u64, RecordedMap::Runs(runs))), digests]
 }
 
 fn needs() -> impl Strategy<Value = Needs> {
@@ -164,7 +164,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         identity: file.map(|(inode, generation, ..)| Identity { inode, generation }),
         uuid: file.and_then(|(.., uuid)| uuid),
         size: file.map_or(0, |(_, _, size, _)| size),
-        map: runs.map(Kept::Runs),
+        map: runs.map(RecordedMap::Runs),
     })
 }
 
@@ -222,12 +222,12 @@ proptest! {
         });
         let ordered = runs.windows(2).all(|pair| wide(pair[0].logical) + wide(pair[0].length) <= wide(pair[1].logical));
         let counted = count.is_none_or(|count| count == runs.len() as u64);
-        let expected = Record { extents: count.unwrap_or(runs.len() as u64), map: Kept::Runs(runs), ..record };
+        let expected = Record { extents: count.unwrap_or(runs.len() as u64), map: RecordedMap::Runs(runs), ..record };
         let decoded = decode(&expected.encode());
         if possible && ordered && counted {
             prop_assert_eq!(decoded, Ok(expected));
         } else {
-            prop_assert!(matches!(decoded, Err(Undecodable::Bad(_))), "{:?}", decoded);
+            prop_assert!(matches!(decoded, Err(DecodeError::Bad(_))), "{:?}", decoded);
         }
     }
 

@@ -8,7 +8,7 @@ use libdaxfile::mapping;
 use libdaxfile::statx::{Attributes, Statx};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::error::{Named, Result};
+use crate::error::{Result, ResultExt};
 use crate::file::target::{InodeState, Target};
 use crate::name::quote;
 use crate::system::devices;
@@ -28,7 +28,7 @@ pub fn grants_map_sync(target: &Target, statx: &Statx) -> Result<bool> {
 
 /// A reason why a file does not meet `--dax`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lack {
+pub enum Missing {
     /// The device has no DAX.
     Device,
     /// The filesystem's block size differs from the page size.
@@ -50,18 +50,18 @@ pub enum Lack {
     MapSync,
 }
 
-impl Lack {
+impl Missing {
     /// The reason in words.
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
-            Lack::Device => "its device has no DAX".into(),
-            Lack::BlockSize { block, page } => format!("blocks of {block} bytes, where DAX takes pages of {page}"),
-            Lack::Never(_) => "mounted with dax=never".into(),
-            Lack::Flag => "accessed through the page cache: its DAX flag is off".into(),
-            Lack::Stale => "accessed through the page cache: its DAX flag was set while the file was in use".into(),
-            Lack::Excepted => "accessed through the page cache, though mounted with dax=always".into(),
-            Lack::MapSync => "stores are not durable once flushed from CPU caches: the device needs fsync(2)".into(),
+            Missing::Device => "its device has no DAX".into(),
+            Missing::BlockSize { block, page } => format!("blocks of {block} bytes, where DAX takes pages of {page}"),
+            Missing::Never(_) => "mounted with dax=never".into(),
+            Missing::Flag => "accessed through the page cache: its DAX flag is off".into(),
+            Missing::Stale => "accessed through the page cache: its DAX flag was set while the file was in use".into(),
+            Missing::Excepted => "accessed through the page cache, though mounted with dax=always".into(),
+            Missing::MapSync => "stores are not durable once flushed from CPU caches: the device needs fsync(2)".into(),
         }
     }
 
@@ -69,19 +69,19 @@ impl Lack {
     #[must_use]
     pub fn remedy(&self, file: &str) -> String {
         match self {
-            Lack::Device | Lack::MapSync => {
+            Missing::Device | Missing::MapSync => {
                 format!("cp {file} to persistent memory that is mounted with dax=always")
             }
-            Lack::BlockSize { page, .. } => format!("cp {file} to a filesystem with blocks of {page} bytes"),
-            Lack::Never(mount) => {
+            Missing::BlockSize { page, .. } => format!("cp {file} to a filesystem with blocks of {page} bytes"),
+            Missing::Never(mount) => {
                 let (point, source) = (quote(&mount.point), quote(&mount.source));
                 format!("umount {point} && mount -o dax=always {source} {point}")
             }
-            Lack::Flag => format!("chattr +x {file}"),
+            Missing::Flag => format!("chattr +x {file}"),
             // The kernel reads the flag when it reads the inode.
-            Lack::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
+            Missing::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
             // ext4 excepts files whose data it journals, encrypts or verifies.
-            Lack::Excepted => format!("cp --reflink=never {file} NEW"),
+            Missing::Excepted => format!("cp --reflink=never {file} NEW"),
         }
     }
 }
@@ -90,24 +90,24 @@ impl Lack {
 ///
 /// # Errors
 /// An error of sysconf(3), or of reading how the filesystem is mounted.
-pub fn lack(target: &Target, inode: &InodeState, map_sync: bool) -> Result<Option<Lack>> {
+pub fn missing(target: &Target, inode: &InodeState, map_sync: bool) -> Result<Option<Missing>> {
     if inode.statx.attributes.contains(Attributes::DAX) {
-        return Ok((!map_sync).then_some(Lack::MapSync));
+        return Ok((!map_sync).then_some(Missing::MapSync));
     }
     if devices::has_dax(inode.statx.device) != Some(true) {
-        return Ok(Some(Lack::Device));
+        return Ok(Some(Missing::Device));
     }
-    let page = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).call("sysconf(_SC_PAGESIZE)")?;
     let (block, page) = (target.filesystem.block_size, page.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096));
     if block != page {
-        return Ok(Some(Lack::BlockSize { block, page }));
+        return Ok(Some(Missing::BlockSize { block, page }));
     }
     let mount = target.mount()?;
     let mounted = |option: &str| mount.as_ref().is_some_and(|mount| mount.options.iter().any(|one| one == option));
     Ok(Some(match mount {
-        Some(ref never) if mounted("dax=never") => Lack::Never(never.clone()),
-        _ if mounted("dax=always") || mounted("dax") => Lack::Excepted,
-        _ if inode.xflags().contains(Xflags::DAX) => Lack::Stale,
-        _ => Lack::Flag,
+        Some(ref never) if mounted("dax=never") => Missing::Never(never.clone()),
+        _ if mounted("dax=always") || mounted("dax") => Missing::Excepted,
+        _ if inode.xflags().contains(Xflags::DAX) => Missing::Stale,
+        _ => Missing::Flag,
     }))
 }

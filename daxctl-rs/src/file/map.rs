@@ -116,7 +116,7 @@ impl Runs {
     }
 }
 
-/// Reads the whole map, including blocks past EOF, and passes each run to `visit` in logical order; `kept` receives the
+/// Reads the whole map, including blocks past EOF, and passes each run to `visit` in logical order; `runs` receives the
 /// runs for a second pass. The kernel first writes back dirty pages. Returns whether the map is proved to have been
 /// like this at one moment. Any of these proves it: the file was immutable the whole time since `before`, `lease` was
 /// not broken, or XFS returned the whole map in one call.
@@ -127,13 +127,13 @@ pub fn read(
     target: &Target,
     before: &InodeState,
     lease: Option<&Lease<'_>>,
-    kept: Option<&mut Runs>,
+    runs: Option<&mut Runs>,
     mut visit: impl FnMut(Run),
 ) -> Result<bool> {
     target.filesystem.require_extents()?;
     let certain_anyway = lease.is_some() || before.immutable();
-    let whole = if certain_anyway { None } else { one_call(target, before, ONE_CALL[usize::from(kept.is_none())])? };
-    let lists = kept.is_some() && whole.is_none();
+    let whole = if certain_anyway { None } else { one_call(target, before, ONE_CALL[usize::from(runs.is_none())])? };
+    let lists = runs.is_some() && whole.is_none();
     let mut listed = Vec::new();
     let mut visit = |run| {
         if lists {
@@ -153,7 +153,7 @@ pub fn read(
     } else {
         each_extent(target, &mut join)?;
         let leased = match lease {
-            Some(lease) => lease.undisturbed()?,
+            Some(lease) => lease.is_unbroken()?,
             None => false,
         };
         leased || before.immutable() && before.immutable_since() == immutable_since(&target.statx()?)
@@ -161,8 +161,8 @@ pub fn read(
     if let Some(run) = joiner.finish() {
         visit(run);
     }
-    if let Some(kept) = kept {
-        *kept = whole.map_or(Runs::Listed(listed), Runs::Whole);
+    if let Some(runs) = runs {
+        *runs = whole.map_or(Runs::Listed(listed), Runs::Whole);
     }
     Ok(consistent)
 }

@@ -18,7 +18,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open as open_by_name, op
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
 use nix::unistd::{getegid, geteuid};
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::name::quote;
 use crate::status::Status;
 
@@ -88,7 +88,7 @@ pub(crate) fn directory(path: &Path) -> Result<File> {
 ///
 /// # Errors
 /// As for [`regular`], except that a directory is accepted.
-pub(crate) fn either(path: &Path) -> Result<File> {
+pub(crate) fn file_or_directory(path: &Path) -> Result<File> {
     let found = find(path, false)?;
     match kind(&statx::get(&found)?) {
         S_IFDIR => reopen(&found, OFlag::O_RDONLY | OFlag::O_DIRECTORY),
@@ -100,7 +100,7 @@ pub(crate) fn either(path: &Path) -> Result<File> {
 pub(super) fn reopen(file: impl AsFd, flags: OFlag) -> Result<File> {
     let same = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    open_by_name(same.as_str(), flags, Mode::empty()).map(File::from).named("open")
+    open_by_name(same.as_str(), flags, Mode::empty()).map(File::from).call("open")
 }
 
 fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
@@ -181,7 +181,7 @@ impl Trusted {
     fn look() -> Result<Self> {
         // The owner of the root directory can redirect any path. In a user namespace that owner may be a user unknown
         // to it.
-        let root = stat("/").named("stat")?.st_uid;
+        let root = stat("/").call("stat")?.st_uid;
         let user = geteuid();
         let group = if user.is_root() { 0 } else { getegid().as_raw() };
         Ok(Trusted { users: [0, user.as_raw(), root], group })
@@ -238,8 +238,8 @@ impl Walk {
                 return Err(refused("another user could have moved a directory that '..' is to lead out of"));
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let next = openat(&self.at, name.as_os_str(), flags, Mode::empty()).named("open")?;
-            let (here, entry) = (fstat(&self.at).named("fstat")?, fstat(&next).named("fstat")?);
+            let next = openat(&self.at, name.as_os_str(), flags, Mode::empty()).call("open")?;
+            let (here, entry) = (fstat(&self.at).call("fstat")?, fstat(&next).call("fstat")?);
             let climbs = [OsStr::new("."), OsStr::new("..")].contains(&name.as_os_str());
             self.astray |= !climbs && self.trusted.changeable(&here, &entry);
             if entry.st_mode & S_IFMT != S_IFLNK || self.rest.is_empty() && !follow {
@@ -256,7 +256,7 @@ impl Walk {
                     "{name} on its way is a symbolic link that another user could have put there; name the file without it"
                 )));
             }
-            let to = PathBuf::from(OsString::from_vec(readlinkat(&next, "").named("readlinkat")?.into_vec()));
+            let to = PathBuf::from(OsString::from_vec(readlinkat(&next, "").call("readlinkat")?.into_vec()));
             if to.is_absolute() {
                 self.at = start(&to)?;
             }
@@ -269,7 +269,7 @@ impl Walk {
 /// Opens the directory where a path begins.
 fn start(path: &Path) -> Result<OwnedFd> {
     let from = if path.is_absolute() { "/" } else { "." };
-    open_by_name(from, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).named("open")
+    open_by_name(from, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).call("open")
 }
 
 fn refused(why: &str) -> Error {

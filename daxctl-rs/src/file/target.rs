@@ -12,7 +12,7 @@ use nix::fcntl::{AtFlags, FcntlArg, Flock, FlockArg, OFlag, fcntl, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
-use crate::error::{Error, Named, Result, if_known};
+use crate::error::{Error, Result, ResultExt, if_known};
 use crate::file::open::{self, Root};
 use crate::status::Status;
 use crate::system::devices;
@@ -210,7 +210,7 @@ impl Target {
     /// The error of faccessat(2), if the caller may not.
     pub fn require_write_access(&self) -> Result<()> {
         let flags = AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH;
-        faccessat(self, "", AccessFlags::W_OK, flags).named("faccessat")
+        faccessat(self, "", AccessFlags::W_OK, flags).call("faccessat")
     }
 
     /// Reads size, times, attributes and inode flags.
@@ -234,7 +234,7 @@ impl Target {
     /// # Errors
     /// An error of fsync(2).
     pub fn fsync(&self) -> Result<()> {
-        self.file.sync_all().named("fsync")
+        self.file.sync_all().call("fsync")
     }
 
     /// Excludes other `daxfile` processes until the returned lock is dropped. Locks that others hold on the file block
@@ -244,7 +244,7 @@ impl Target {
     /// Busy if another process holds the lock.
     pub fn lock(&self) -> Result<Lock> {
         let of_root = locks::lock(self.device(), self.identity.inode)?;
-        let file = self.file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")?;
+        let file = self.file.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(flock) => Ok(Lock { flock: Some(flock), _of_root: of_root }),
             // flock(2) excludes only other users' daxfile processes; root goes on without it.

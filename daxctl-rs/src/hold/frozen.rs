@@ -41,12 +41,12 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// # Errors
 /// The kernel does not report the capabilities of the process.
 pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
-    let anothers = super::is_anothers(statx);
-    super::lacked(&[
+    let by_another = super::is_owned_by_another(statx);
+    super::missing_among(&[
         (Capability::CAP_LINUX_IMMUTABLE, true),
         (Capability::CAP_SYS_ADMIN, true),
-        (Capability::CAP_FOWNER, anothers),
-        (Capability::CAP_LEASE, anothers),
+        (Capability::CAP_FOWNER, by_another),
+        (Capability::CAP_LEASE, by_another),
     ])
 }
 
@@ -170,7 +170,7 @@ impl<'a> Candidate<'a> {
     fn prove(&mut self) -> Result<()> {
         let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
         let lease = self.lease.as_ref().ok_or_else(interrupted)?;
-        if !lease.undisturbed()? {
+        if !lease.is_unbroken()? {
             return Err(slipped("an opener waits"));
         }
         let name = attribute(self.needs.hold);

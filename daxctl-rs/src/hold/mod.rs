@@ -44,14 +44,14 @@ pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
 /// The kernel does not report the capabilities of the process.
 pub fn missing_for_release(added: Xflags, inode: &InodeState) -> Result<Vec<String>> {
     let cleared = inode.xflags() & added;
-    lacked(&[
+    missing_among(&[
         (Capability::CAP_LINUX_IMMUTABLE, cleared.intersects(Xflags::IMMUTABLE | Xflags::APPEND)),
         (Capability::CAP_SYS_ADMIN, true),
-        (Capability::CAP_FOWNER, !cleared.is_empty() && is_anothers(&inode.statx)),
+        (Capability::CAP_FOWNER, !cleared.is_empty() && is_owned_by_another(&inode.statx)),
     ])
 }
 
-fn is_anothers(statx: &Statx) -> bool {
+fn is_owned_by_another(statx: &Statx) -> bool {
     nix::unistd::geteuid().as_raw() != statx.uid
 }
 
@@ -60,7 +60,7 @@ fn is_anothers(statx: &Statx) -> bool {
 ///
 /// # Errors
 /// An error of F_SETLEASE.
-pub fn look_inside(target: &Target, survey: &mut Survey) -> Result<()> {
+pub fn detect_writer(target: &Target, survey: &mut Survey) -> Result<()> {
     let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
     if survey.state != State::Pinned || !frozen {
         return Ok(());
@@ -98,7 +98,7 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
     let record = record(target, needs, wanted - recorded.survey.inode.xflags(), recorded);
     let size = record.size;
     let replaced = Replaced::read(target, needs.hold)?;
-    let stored = record.store(target, |limit| survey::keep(target, size, limit, recorded.note.as_ref()));
+    let stored = record.store(target, |limit| survey::recorded_map(target, size, limit, recorded.note.as_ref()));
     let record = stored.map_err(|error| match error.errno {
         // capget(2) reports the capabilities in the process's own user namespace.
         Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
@@ -108,7 +108,7 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
 }
 
 /// Returns those of the needed capabilities that this process lacks.
-fn lacked(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
+fn missing_among(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
         let has = caps::has_cap(None, CapSet::Effective, *capability)

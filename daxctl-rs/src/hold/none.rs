@@ -30,7 +30,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
             .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
     }
     let stored = super::record(target, needs, Xflags::empty(), recorded)
-        .store(target, |limit| survey::keep(target, survey.inode.statx.size, limit, recorded.note.as_ref()))
+        .store(target, |limit| survey::recorded_map(target, survey.inode.statx.size, limit, recorded.note.as_ref()))
         .map_err(|error| not_permitted(error, "the record needs write access to the file"));
     let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();
     let pinned = stored.and_then(|_| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));

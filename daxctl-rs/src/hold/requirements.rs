@@ -9,9 +9,9 @@ use libdaxfile::statx::{S_IFDIR, S_IFMT, Statx};
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat};
 
-use super::writable::{self, Lack, Part};
-use super::{frozen, lacked};
-use crate::error::{Error, Named, Result};
+use super::writable::{self, MissingPart, Part};
+use super::{frozen, missing_among};
+use crate::error::{Error, Result, ResultExt};
 use crate::needs::Hold;
 use crate::status::Status;
 use crate::system::filesystem::Filesystem;
@@ -28,16 +28,16 @@ pub struct Missing {
     /// The errno that the kernel would return, if it would return one.
     pub errno: Option<Errno>,
     /// Whether only this caller lacks it, so that root can pin the file.
-    pub callers: bool,
+    pub caller_only: bool,
 }
 
 impl Missing {
-    fn here(what: impl Into<String>) -> Self {
-        Missing { status: Status::Unable, what: what.into(), errno: None, callers: false }
+    fn of_system(what: impl Into<String>) -> Self {
+        Missing { status: Status::Unable, what: what.into(), errno: None, caller_only: false }
     }
 
-    fn callers(what: impl Into<String>) -> Self {
-        Missing { status: Status::NotPermitted, what: what.into(), errno: None, callers: true }
+    fn of_caller(what: impl Into<String>) -> Self {
+        Missing { status: Status::NotPermitted, what: what.into(), errno: None, caller_only: true }
     }
 
     /// Returns what this process lacks to remove the record of an enforced hold.
@@ -45,10 +45,10 @@ impl Missing {
     /// # Errors
     /// The kernel does not report the capabilities of the process.
     pub fn to_remove_the_record() -> Result<Option<Self>> {
-        let lacked = lacked(&[(Capability::CAP_SYS_ADMIN, true)])?;
-        Ok((!lacked.is_empty()).then(|| Missing {
+        let missing = missing_among(&[(Capability::CAP_SYS_ADMIN, true)])?;
+        Ok((!missing.is_empty()).then(|| Missing {
             errno: Some(Errno::EPERM),
-            ..Missing::callers("the record in the way is removed with CAP_SYS_ADMIN")
+            ..Missing::of_caller("the record in the way is removed with CAP_SYS_ADMIN")
         }))
     }
 
@@ -63,7 +63,7 @@ impl Missing {
         };
         let message = format!("hold {}: {}{instead}", hold.name(), self.what);
         match self.errno {
-            Some(errno) => Error { status: self.status, ..Error::foreseen(errno).because(message) },
+            Some(errno) => Error { status: self.status, ..Error::from_errno(errno).because(message) },
             None => Error::new(self.status, message),
         }
     }
@@ -72,7 +72,7 @@ impl Missing {
 /// Finds the unmet requirements of holds. Checks only once what is the same for every file.
 #[derive(Debug, Default)]
 pub struct Requirements {
-    guard: OnceLock<Vec<Lack>>,
+    guard: OnceLock<Vec<MissingPart>>,
     initial_user_namespace: OnceLock<Option<bool>>,
     quotas: Mutex<Vec<((u32, u32), bool)>>,
 }
@@ -85,47 +85,47 @@ impl Requirements {
     /// The kernel does not report the capabilities of the process.
     pub fn missing(&self, hold: Hold, fd: impl AsFd, statx: &Statx, filesystem: &Filesystem) -> Result<Vec<Missing>> {
         if let Some(why) = filesystem.refusal(hold) {
-            return Ok(vec![Missing::here(why)]);
+            return Ok(vec![Missing::of_system(why)]);
         }
         if filesystem.read_only {
             return Ok(vec![Missing {
                 errno: Some(Errno::EROFS),
-                ..Missing::here("mounted read-only, and a pin needs its record: remount it read-write")
+                ..Missing::of_system("mounted read-only, and a pin needs its record: remount it read-write")
             }]);
         }
         let needs = |capabilities: Vec<String>| {
-            (!capabilities.is_empty()).then(|| Missing::callers(format!("needs {}", capabilities.join(", "))))
+            (!capabilities.is_empty()).then(|| Missing::of_caller(format!("needs {}", capabilities.join(", "))))
         };
         let mut missing = Vec::new();
         match hold {
             Hold::Frozen => {
                 missing.extend(needs(frozen::missing_capabilities(statx)?));
                 if *self.initial_user_namespace.get_or_init(kernel::initial_user_namespace) == Some(false) {
-                    missing.push(Missing::callers("needs CAP_SYS_ADMIN outside of any user namespace"));
+                    missing.push(Missing::of_caller("needs CAP_SYS_ADMIN outside of any user namespace"));
                 }
             }
             Hold::Writable => {
                 if filesystem.uuid.is_none() {
-                    missing.push(Missing::here("the filesystem has no UUID by which the guard could know it"));
+                    missing.push(Missing::of_system("the filesystem has no UUID by which the guard could know it"));
                 }
                 let privileged = may_load_programs()?;
-                let lacks = self.guard.get_or_init(writable::lacks);
+                let parts = self.guard.get_or_init(writable::missing_parts);
                 // Requirements that no privilege can meet come first, then what an administrator can grant to the
                 // caller.
-                let idle = lacks.first().is_some_and(|lack| lack.part != Part::Permission);
+                let idle = parts.first().is_some_and(|missing| missing.part != Part::Permission);
                 let capabilities = needs(writable::missing_capabilities()?);
                 missing.extend(capabilities.clone().filter(|_| !idle));
-                missing.extend(lacks.iter().map(|lack| Missing {
-                    status: lack.part.status(),
-                    what: lack.message.clone(),
+                missing.extend(parts.iter().map(|part| Missing {
+                    status: part.part.status(),
+                    what: part.message.clone(),
                     errno: None,
-                    callers: lack.part == Part::Permission && !privileged,
+                    caller_only: part.part == Part::Permission && !privileged,
                 }));
                 missing.extend(capabilities.filter(|_| idle));
             }
             Hold::None => match may_write(fd, statx) {
                 Err(error) if matches!(error.errno, Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
-                    missing.push(Missing { errno: error.errno, ..Missing::callers("needs write access") });
+                    missing.push(Missing { errno: error.errno, ..Missing::of_caller("needs write access") });
                 }
                 answer => answer?,
             },
@@ -156,12 +156,12 @@ impl Requirements {
 /// Whether a refusal to load the guard's programs would come from the machine, and not from a missing capability.
 fn may_load_programs() -> Result<bool> {
     let needed = [Capability::CAP_SYS_ADMIN, Capability::CAP_BPF, Capability::CAP_PERFMON].map(|one| (one, true));
-    Ok(lacked(&needed)?.is_empty() || kernel::lockdown().as_deref() == Some("confidentiality"))
+    Ok(missing_among(&needed)?.is_empty() || kernel::lockdown().as_deref() == Some("confidentiality"))
 }
 
 fn may_write(fd: impl AsFd, statx: &Statx) -> Result<()> {
     if u32::from(statx.mode) & S_IFMT == S_IFDIR {
-        return faccessat(fd, ".", AccessFlags::W_OK, AtFlags::AT_EACCESS).named("faccessat");
+        return faccessat(fd, ".", AccessFlags::W_OK, AtFlags::AT_EACCESS).call("faccessat");
     }
-    faccessat(fd, "", AccessFlags::W_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH).named("faccessat")
+    faccessat(fd, "", AccessFlags::W_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH).call("faccessat")
 }

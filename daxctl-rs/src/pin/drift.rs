@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
+use crate::bounded::BoundedList;
 use crate::file::layout::Layout;
 use crate::file::map::{Joiner, Run};
 use crate::file::strip::Strip;
-use crate::listed::Listed;
-use crate::pin::record::{Digester, Kept, Position};
+use crate::pin::record::{Digester, Position, RecordedMap};
 use libdaxfile::fiemap::ExtentFlags;
 
 /// The place of a piece of a file.
@@ -47,12 +47,12 @@ pub struct Change {
 struct Differ<'a> {
     was: &'a [Position],
     position: u64,
-    changes: Listed<Change>,
+    changes: BoundedList<Change>,
 }
 
 impl<'a> Differ<'a> {
     fn new(was: &'a [Position]) -> Self {
-        Differ { was, position: 0, changes: Listed::new() }
+        Differ { was, position: 0, changes: BoundedList::new() }
     }
 
     fn push(&mut self, now: &Position) {
@@ -60,7 +60,7 @@ impl<'a> Differ<'a> {
         self.walk_to(now.end(), Some(now));
     }
 
-    fn finish(mut self) -> Listed<Change> {
+    fn finish(mut self) -> BoundedList<Change> {
         let end = self.was.last().map_or(0, Position::end);
         self.walk_to(end, None);
         self.changes
@@ -135,10 +135,10 @@ enum Method<'a> {
 impl<'a> Comparison<'a> {
     /// Starts a comparison with the map recorded for a file of `size` bytes.
     #[must_use]
-    pub fn new(kept: &'a Kept, size: u64) -> Self {
-        let method = match kept {
-            Kept::Runs(runs) => Method::Runs(Differ::new(runs)),
-            Kept::Digests { span, digests } => {
+    pub fn new(recorded: &'a RecordedMap, size: u64) -> Self {
+        let method = match recorded {
+            RecordedMap::Runs(runs) => Method::Runs(Differ::new(runs)),
+            RecordedMap::Digests { span, digests } => {
                 Method::Digests { span: *span, size, was: digests, now: Digester::new(size, *span) }
             }
         };
@@ -165,7 +165,7 @@ impl<'a> Comparison<'a> {
 
     /// Ends the map.
     #[must_use]
-    pub fn finish(mut self) -> Moved {
+    pub fn finish(mut self) -> Drift {
         if let Some(run) = self.joiner.finish() {
             self.add(&run);
         }
@@ -173,13 +173,13 @@ impl<'a> Comparison<'a> {
             Method::Runs(differ) => differ.finish(),
             Method::Digests { span, size, was, now } => changed_spans(span, size, was, &now.finish()),
         };
-        Moved { change_count: changes.total(), changes: changes.into_kept(), shared: self.shared }
+        Drift { change_count: changes.total(), changes: changes.into_vec(), shared: self.shared }
     }
 }
 
-fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Listed<Change> {
+fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> BoundedList<Change> {
     let differing = (0u64..).zip(was.iter().zip(now)).filter(|(_, (was, now))| was != now);
-    let mut changes: Listed<Change> = Listed::new();
+    let mut changes: BoundedList<Change> = BoundedList::new();
     for (index, _) in differing {
         let logical = index * span;
         let length = span.min(size.saturating_sub(logical));
@@ -227,7 +227,7 @@ pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
 
 /// The result of a comparison of maps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Moved {
+pub struct Drift {
     /// Pieces that have moved.
     pub changes: Vec<Change>,
     /// The number of pieces, if the list is incomplete.
@@ -247,7 +247,7 @@ mod tests {
     fn diff(was: &[Position], now: &[Position]) -> Vec<Change> {
         let mut differ = Differ::new(was);
         now.iter().for_each(|run| differ.push(run));
-        differ.finish().into_kept()
+        differ.finish().into_vec()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::error::{Named, Result};
+use crate::error::{Result, ResultExt};
 use crate::file::target::Target;
 
 /// The guard's pins.
@@ -24,18 +24,18 @@ pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whol
 ///
 /// # Errors
 /// An error of the ioctls that query guard and f2fs, or of reading the guard's pins.
-pub fn holds(target: &Target) -> Result<Option<bool>> {
-    if !target.filesystem.keeps_blocks(target)? || !guards(target)? || !libdaxfile::guard::sees_writes(target)? {
+pub fn is_held(target: &Target) -> Result<Option<bool>> {
+    if !target.filesystem.keeps_blocks(target)? || !is_listed(target)? || !libdaxfile::guard::sees_writes(target)? {
         return Ok(Some(false));
     }
-    is_whole()
+    is_complete()
 }
 
 /// Whether the guard has the file, even if only part of the guard is left.
 ///
 /// # Errors
 /// An error of the ioctl that queries the guard.
-pub fn guards(target: &Target) -> Result<bool> {
+pub fn is_listed(target: &Target) -> Result<bool> {
     Ok(libdaxfile::guard::has(target)?)
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn belongs_to_root(directory: &Metadata) -> bool {
 }
 
 /// Whether no link is missing.
-fn is_whole() -> Result<Option<bool>> {
+fn is_complete() -> Result<Option<bool>> {
     let found =
         fs::symlink_metadata(PINS).and_then(|metadata| Ok((belongs_to_root(&metadata), directories_of_links()?)));
     match found {
@@ -74,6 +74,6 @@ fn is_whole() -> Result<Option<bool>> {
             let bpffs = statfs(BPFFS).is_ok_and(|statfs| statfs.filesystem_type() == BPF_FS_MAGIC);
             Ok(bpffs.then_some(false))
         }
-        Err(error) => Err(error).named("readdir(/sys/fs/bpf/daxfile)"),
+        Err(error) => Err(error).call("readdir(/sys/fs/bpf/daxfile)"),
     }
 }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::file::map::Joiner;
 use crate::file::target::Identity;
 use crate::name::quote;
-use crate::pin::record::{Kept, Position};
+use crate::pin::record::{Position, RecordedMap};
 use crate::status::Status;
 
 /// The files of a manifest.
@@ -41,7 +41,7 @@ pub struct Entry {
     /// Size in bytes.
     pub size: u64,
     /// Its runs; `None` without `--extents`.
-    pub map: Option<Kept>,
+    pub map: Option<RecordedMap>,
 }
 
 #[derive(Deserialize)]
@@ -112,20 +112,41 @@ struct RawExtent {
     raw_flags: u32,
 }
 
+/// The reason why a text is not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not of the form that `stat --json` writes.
+    #[error("{}", describe(.0))]
+    Form(serde_json::Error),
+    /// A format of another version.
+    #[error("schema_version {0} is not known")]
+    UnknownVersion(u64),
+    /// A path whose bytes are not in base64.
+    #[error("{0}")]
+    Path(data_encoding::DecodeError),
+    /// Extents that no file can have.
+    #[error("{}: {defect}", quote(path))]
+    Extents {
+        /// The path of the file.
+        path: PathBuf,
+        /// The defect.
+        defect: &'static str,
+    },
+}
+
 impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// A message that describes the defect of the manifest.
-    pub fn parse(json: &[u8]) -> std::result::Result<Self, String> {
-        let unknown = |version| format!("schema_version {version} is not known");
+    /// The defect of the manifest.
+    pub fn parse(json: &[u8]) -> std::result::Result<Self, ParseError> {
         let raw: RawManifest = serde_json::from_slice(json).map_err(|error| match serde_json::from_slice(json) {
             // In another version everything else may differ, too.
-            Ok(RawVersion { schema_version }) if schema_version != 1 => unknown(schema_version),
-            _ => describe(&error),
+            Ok(RawVersion { schema_version }) if schema_version != 1 => ParseError::UnknownVersion(schema_version),
+            _ => ParseError::Form(error),
         })?;
         if raw.schema_version != 1 {
-            return Err(unknown(raw.schema_version));
+            return Err(ParseError::UnknownVersion(raw.schema_version));
         }
         let entries = raw.files.into_iter().map(Entry::new).collect::<std::result::Result<Vec<_>, _>>()?;
         let mut by_identity = BTreeMap::<_, Vec<usize>>::new();
@@ -165,16 +186,19 @@ impl Manifest {
 }
 
 impl Entry {
-    fn new(raw: RawEntry) -> std::result::Result<Self, String> {
+    fn new(raw: RawEntry) -> std::result::Result<Self, ParseError> {
         let path = match raw.path {
             RawPath::Text(text) => PathBuf::from(text),
             RawPath::Bytes(bytes) => {
-                let bytes = data_encoding::BASE64.decode(bytes.as_bytes()).map_err(|error| error.to_string())?;
+                let bytes = data_encoding::BASE64.decode(bytes.as_bytes()).map_err(ParseError::Path)?;
                 PathBuf::from(OsString::from_vec(bytes))
             }
         };
         let identity = raw.file.as_ref().map(|file| Identity { inode: file.inode, generation: file.generation });
-        let map = raw.extents.map(runs).transpose().map_err(|error| format!("{}: {error}", quote(&path)))?;
+        let map = match raw.extents.map(runs).transpose() {
+            Ok(map) => map,
+            Err(defect) => return Err(ParseError::Extents { path, defect }),
+        };
         let size = raw.file.as_ref().map_or(0, |file| file.size);
         let uuid = raw.file.and_then(|file| Uuid::parse_str(&file.filesystem_uuid?).ok()).map(Uuid::into_bytes);
         Ok(Entry { path, identity, uuid, size, map })
@@ -190,7 +214,7 @@ impl Entry {
     ///
     /// # Errors
     /// Status 2 if the path leads out of `--root`.
-    pub fn harmless(&self, root: Option<&Path>) -> Result<()> {
+    pub fn require_below_root(&self, root: Option<&Path>) -> Result<()> {
         let climbs = root.is_some() && self.path.components().any(|component| component == Component::ParentDir);
         if climbs { Err(Error::new(Status::Failed, "a path with '..' in the manifest")) } else { Ok(()) }
     }
@@ -215,7 +239,7 @@ fn relative(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).collect()
 }
 
-fn runs(extents: Vec<RawExtent>) -> std::result::Result<Kept, &'static str> {
+fn runs(extents: Vec<RawExtent>) -> std::result::Result<RecordedMap, &'static str> {
     let mut joiner = Joiner::by_position();
     let mut runs = Vec::new();
     let mut end = 0;
@@ -228,7 +252,7 @@ fn runs(extents: Vec<RawExtent>) -> std::result::Result<Kept, &'static str> {
         runs.extend(joiner.push(extent));
     }
     runs.extend(joiner.finish());
-    Ok(Kept::Runs(runs.iter().map(Position::of).collect()))
+    Ok(RecordedMap::Runs(runs.iter().map(Position::of).collect()))
 }
 
 #[cfg(test)]

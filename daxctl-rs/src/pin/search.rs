@@ -19,18 +19,18 @@ use libdaxfile::statx::{Attributes, S_IFDIR, S_IFMT, S_IFREG};
 use libdaxfile::{Errno, statx, xattr};
 
 use super::record::attribute;
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::open;
 use crate::file::target::Target;
 use crate::needs::Hold;
 use crate::status::Status;
 use crate::system::filesystem::{Filesystem, Kind, Known};
 use crate::system::mounts::Mount;
-use crate::system::walk::{Met, Visitor, walk};
+use crate::system::walk::{FoundFile, Visitor, walk};
 
 /// A directory to search below.
 #[derive(Debug)]
-pub struct Place {
+pub struct SearchRoot {
     path: PathBuf,
     directory: OwnedFd,
     /// The filesystem it is on.
@@ -39,34 +39,34 @@ pub struct Place {
 }
 
 /// Receives what a search finds: files that may be pinned, and directories and files that cannot be read.
-pub type Found<'a> = dyn Fn(&Path, Result<Target>) + Sync + 'a;
+pub type OnFound<'a> = dyn Fn(&Path, Result<Target>) + Sync + 'a;
 
-impl Place {
+impl SearchRoot {
     /// Opens a directory.
     ///
     /// # Errors
     /// An error of open(2) or of reading its filesystem; status 2 for a symbolic link.
     pub fn open(path: &Path) -> Result<Self> {
-        let opened = open::either(path)?;
+        let opened = open::file_or_directory(path)?;
         let statx = statx::get(&opened)?;
         if u32::from(statx.mode) & S_IFMT != S_IFDIR {
             return Err(Error::call("open", Errno::ENOTDIR));
         }
         let directory = OwnedFd::from(opened);
         let is_mount_point = statx.attributes.contains(Attributes::MOUNT_ROOT);
-        Ok(Place { path: path.to_owned(), filesystem: Filesystem::of(&directory)?, directory, is_mount_point })
+        Ok(SearchRoot { path: path.to_owned(), filesystem: Filesystem::of(&directory)?, directory, is_mount_point })
     }
 
     /// Opens the root of the mount that contains the current directory.
     ///
     /// # Errors
-    /// As for [`Place::open`]; status 2 if that mount has no name here.
+    /// As for [`SearchRoot::open`]; status 2 if that mount has no name here.
     pub fn here() -> Result<Self> {
-        let here = File::open(".").named("open")?;
+        let here = File::open(".").call("open")?;
         let mount = Mount::of(&here)?.ok_or_else(|| {
             Error::new(Status::Failed, "where the filesystem of . is mounted is not known: name a directory")
         })?;
-        Place::open(&mount.point)
+        SearchRoot::open(&mount.point)
     }
 
     /// Its name.
@@ -77,28 +77,28 @@ impl Place {
 
     /// Finds the files, each by one of its names. `also` lists the inodes, in ascending order, of files that may lack a
     /// record. `stop` ends the search early.
-    pub fn search(&self, also: &[u64], stop: &AtomicBool, found: &Found<'_>) {
-        let sought = self.sought(also, stop);
+    pub fn search(&self, also: &[u64], stop: &AtomicBool, found: &OnFound<'_>) {
+        let unvisited = self.inodes_to_visit(also, stop);
         let collector = Collector {
             also,
             stop,
             found,
-            sought: sought.as_ref().ok(),
+            unvisited: unvisited.as_ref().ok(),
             known: Known::default(),
             seen: Mutex::default(),
         };
-        match self.directory.try_clone().named("fcntl(F_DUPFD_CLOEXEC)") {
+        match self.directory.try_clone().call("fcntl(F_DUPFD_CLOEXEC)") {
             Ok(directory) => walk(directory, &self.path, &collector),
             Err(error) => found(&self.path, Err(error)),
         }
-        if let Some(sought) = collector.sought {
-            self.tell_rest(sought, found);
+        if let Some(unvisited) = collector.unvisited {
+            self.report_hidden(unvisited, found);
         }
     }
 
     /// Returns the inodes of the filesystem that can have a record, if the filesystem can list these at once. For a
     /// single directory, going through the whole filesystem may take far longer than a walk.
-    fn sought(&self, also: &[u64], stop: &AtomicBool) -> Result<Sought> {
+    fn inodes_to_visit(&self, also: &[u64], stop: &AtomicBool) -> Result<Unvisited> {
         if self.filesystem.kind != Kind::Xfs || !self.is_mount_point {
             return Err(Error::new(Status::Unable, "not all of an XFS"));
         }
@@ -114,18 +114,19 @@ impl Place {
                 inodes.push((inode.inode, inode.generation));
             }
         }
-        let met = inodes.iter().map(|_| AtomicBool::new(false)).collect();
-        Ok(Sought { left: AtomicUsize::new(inodes.len()), met, inodes })
+        let visited = inodes.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Unvisited { left: AtomicUsize::new(inodes.len()), visited, inodes })
     }
 
     /// Reports files that still exist but have no name below the root of the whole filesystem.
-    fn tell_rest(&self, sought: &Sought, found: &Found<'_>) {
+    fn report_hidden(&self, unvisited: &Unvisited, found: &OnFound<'_>) {
         let directory = self.directory.try_clone().ok().map(File::from);
         let mount = directory.and_then(|directory| Mount::of(&directory).ok().flatten());
         if !mount.is_some_and(|mount| mount.whole) {
             return;
         }
-        let rest = sought.inodes.iter().zip(&sought.met).filter(|(_, met)| !met.load(Ordering::Relaxed));
+        let rest =
+            unvisited.inodes.iter().zip(&unvisited.visited).filter(|(_, visited)| !visited.load(Ordering::Relaxed));
         let there = |(inode, generation): (u64, u32)| {
             let now = Inodes::new(&self.directory, inode).next().and_then(libdaxfile::Result::ok);
             now.is_some_and(|now| (now.inode, now.generation) == (inode, generation) && now.nlink > 0)
@@ -141,22 +142,22 @@ impl Place {
 }
 
 /// The inodes to find, in ascending order, each with its generation.
-struct Sought {
+struct Unvisited {
     inodes: Vec<(u64, u32)>,
-    met: Vec<AtomicBool>,
+    visited: Vec<AtomicBool>,
     left: AtomicUsize,
 }
 
-impl Sought {
+impl Unvisited {
     /// Whether this inode is sought and was not found yet.
-    fn wants(&self, inode: u64) -> bool {
+    fn contains(&self, inode: u64) -> bool {
         let index = self.inodes.binary_search_by_key(&inode, |(inode, _)| *inode);
-        index.is_ok_and(|index| !self.met[index].load(Ordering::Relaxed))
+        index.is_ok_and(|index| !self.visited[index].load(Ordering::Relaxed))
     }
 
-    fn meet(&self, inode: u64) {
+    fn mark_visited(&self, inode: u64) {
         if let Ok(index) = self.inodes.binary_search_by_key(&inode, |(inode, _)| *inode)
-            && !self.met[index].swap(true, Ordering::Relaxed)
+            && !self.visited[index].swap(true, Ordering::Relaxed)
         {
             self.left.fetch_sub(1, Ordering::Relaxed);
         }
@@ -166,47 +167,47 @@ impl Sought {
 struct Collector<'a> {
     also: &'a [u64],
     stop: &'a AtomicBool,
-    found: &'a Found<'a>,
-    sought: Option<&'a Sought>,
+    found: &'a OnFound<'a>,
+    unvisited: Option<&'a Unvisited>,
     known: Known,
     /// Inodes already reported; a file may have several names.
     seen: Mutex<BTreeSet<u64>>,
 }
 
 impl Collector<'_> {
-    fn tell(&self, met: &Met<'_>, target: Result<Target>) {
-        if let Some(sought) = self.sought {
-            sought.meet(met.inode);
+    fn report(&self, file: &FoundFile<'_>, target: Result<Target>) {
+        if let Some(unvisited) = self.unvisited {
+            unvisited.mark_visited(file.inode);
         }
-        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(met.inode) {
-            (self.found)(&met.path(), target);
+        if self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(file.inode) {
+            (self.found)(&file.path(), target);
         }
     }
 }
 
 impl Visitor for Collector<'_> {
-    fn meet(&self, met: &Met<'_>) {
-        if self.sought.is_some_and(|sought| !sought.wants(met.inode)) {
+    fn visit(&self, file: &FoundFile<'_>) {
+        if self.unvisited.is_some_and(|unvisited| !unvisited.contains(file.inode)) {
             return;
         }
-        if self.also.binary_search(&met.inode).is_err() {
-            match xattr::may_have_at(met.directory, met.name, [Hold::Frozen, Hold::None].map(attribute)) {
+        if self.also.binary_search(&file.inode).is_err() {
+            match xattr::may_have_at(file.directory, file.name, [Hold::Frozen, Hold::None].map(attribute)) {
                 Ok([false, false]) | Err(libdaxfile::Error { errno: Errno::EOPNOTSUPP, .. }) => {
-                    if let Some(sought) = self.sought {
-                        sought.meet(met.inode);
+                    if let Some(unvisited) = self.unvisited {
+                        unvisited.mark_visited(file.inode);
                     }
                     return;
                 }
                 Ok(_) => {}
                 // Deleted or renamed meanwhile.
                 Err(libdaxfile::Error { errno: Errno::ENOENT, .. }) => return,
-                Err(error) => return self.tell(met, Err(error.into())),
+                Err(error) => return self.report(file, Err(error.into())),
             }
         }
-        match Target::open_in(met.directory, met.name, &met.path(), &self.known) {
+        match Target::open_in(file.directory, file.name, &file.path(), &self.known) {
             // Deleted meanwhile, replaced by something other than a regular file, or covered by a mount.
             Err(Error { errno: Some(Errno::ENOENT | Errno::ELOOP | Errno::EXDEV) | None, .. }) => {}
-            opened => self.tell(met, opened),
+            opened => self.report(file, opened),
         }
     }
 
@@ -215,6 +216,7 @@ impl Visitor for Collector<'_> {
     }
 
     fn is_done(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.sought.is_some_and(|sought| sought.left.load(Ordering::Relaxed) == 0)
+        self.stop.load(Ordering::Relaxed)
+            || self.unvisited.is_some_and(|unvisited| unvisited.left.load(Ordering::Relaxed) == 0)
     }
 }

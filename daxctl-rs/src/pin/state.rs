@@ -4,7 +4,7 @@ use libdaxfile::statx::{Statx, Time};
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
-use super::drift::Moved;
+use super::drift::Drift;
 use super::record::{Record, Stored};
 use crate::needs::Hold;
 
@@ -38,17 +38,17 @@ impl State {
     }
 }
 
-/// Computes the state. `held` says whether the recorded hold is in effect; `moved` is the result of comparing the map
+/// Computes the state. `held` says whether the recorded hold is in effect; `drift` is the result of comparing the map
 /// with the file's own record.
 #[must_use]
-pub fn state(stored: &Stored, held: bool, statx: &Statx, moved: Option<&Moved>) -> State {
+pub fn state(stored: &Stored, held: bool, statx: &Statx, drift: Option<&Drift>) -> State {
     match stored {
         Stored::Absent => State::Unpinned,
         Stored::Foreign(_) => State::ForeignRecord,
         Stored::Bad(..) | Stored::UnknownVersion(..) => State::BadRecord,
         Stored::Own(record) if record.needs.hold != Hold::None && !held => State::NotHeld,
         Stored::Own(record) => {
-            let differs = moved.is_none_or(|moved| !moved.changes.is_empty()) || attributes_differ(record, statx);
+            let differs = drift.is_none_or(|drift| !drift.changes.is_empty()) || attributes_differ(record, statx);
             if differs { State::Drifted } else { State::Pinned }
         }
     }

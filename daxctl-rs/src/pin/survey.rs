@@ -5,7 +5,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::lease::Lease;
 
 use crate::error::{Error, Result};
-use crate::file::blockers::{Beside, Blocker, Kind, Scan};
+use crate::file::blockers::{Blocker, Context, Kind, Scan};
 use crate::file::dax;
 use crate::file::map::{self, Run, Runs};
 use crate::file::overview::Overview;
@@ -13,9 +13,9 @@ use crate::file::sharers::Sharers;
 use crate::file::staging;
 use crate::file::target::{InodeState, Target};
 use crate::needs::{Allow, Hold, Needs};
-use crate::pin::drift::{Comparison, Moved};
+use crate::pin::drift::{Comparison, Drift};
 use crate::pin::guarded;
-use crate::pin::record::{self, Kept, LIMIT, Note, Recorder, Stored};
+use crate::pin::record::{self, LIMIT, Note, RecordedMap, Recorder, Stored};
 use crate::pin::state::{self, State};
 use crate::status::Status;
 use crate::system::{mounts, quotas};
@@ -32,9 +32,9 @@ pub struct Survey {
     /// What prevents pinning it.
     pub blockers: Vec<Blocker>,
     /// How it differs from its own record.
-    pub moved: Option<Moved>,
+    pub drift: Option<Drift>,
     /// Facts that the map does not show.
-    pub beside: Beside,
+    pub context: Context,
     /// The state of its pin.
     pub state: State,
     /// Whether the map is proved consistent.
@@ -69,7 +69,7 @@ pub struct Recorded {
     /// Number of runs by position.
     pub extents: u64,
     /// The runs, or digests of them.
-    pub map: Kept,
+    pub map: RecordedMap,
     /// The note to keep with the pin.
     pub note: Option<Note>,
 }
@@ -168,7 +168,7 @@ fn look(
     inode: InodeState,
     needs: Needs,
     lease: Option<&Lease<'_>>,
-    kept: Option<&mut Runs>,
+    runs: Option<&mut Runs>,
     mut visit: impl FnMut(&Run),
 ) -> Result<Survey> {
     let statx = inode.statx;
@@ -181,7 +181,7 @@ fn look(
     let mut overview = Overview::new(statx.size, block_size, target.start);
     let mut scan = Scan::new(statx.size, block_size, target.start, needs);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
-    let consistent = map::read(target, &inode, lease, kept, |run| {
+    let consistent = map::read(target, &inode, lease, runs, |run| {
         overview.push(&run);
         scan.push(&run);
         if let Some(comparison) = &mut comparison {
@@ -189,7 +189,7 @@ fn look(
         }
         visit(&run);
     })?;
-    let moved = comparison.map(Comparison::finish);
+    let drift = comparison.map(Comparison::finish);
     let overview = overview.finish();
     let realtime = inode.xflags().contains(Xflags::REALTIME);
     let map_sync = match dax::grants_map_sync(target, &statx) {
@@ -197,25 +197,25 @@ fn look(
         Err(error) if needs.dax => return Err(error),
         told => told.ok(),
     };
-    let beside = Beside {
+    let context = Context {
         staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { mounts::realtime_device(statx.device)? } else { None },
-        dax: if needs.dax { dax::lack(target, &inode, map_sync == Some(true))? } else { None },
+        dax: if needs.dax { dax::missing(target, &inode, map_sync == Some(true))? } else { None },
         keeps_quotas: target.filesystem.may_keep_quotas_in_files() && quotas::kept_in(target, target.identity.inode)?,
         map_sync,
     };
-    let blockers = scan.finish(target, &inode, own.is_some(), &beside)?;
+    let blockers = scan.finish(target, &inode, own.is_some(), &context)?;
     let held_as = own.map(|record| record.needs.hold);
     let held = match held_as {
-        Some(Hold::Writable) => guarded::holds(target)?,
+        Some(Hold::Writable) => guarded::is_held(target)?,
         _ => Some(inode.immutable()),
     };
-    let state = match state::state(&stored, held != Some(false), &statx, moved.as_ref()) {
-        State::Pinned if beside.keeps_quotas && !matches!(held_as, Some(Hold::None) | None) => State::WriterInside,
+    let state = match state::state(&stored, held != Some(false), &statx, drift.as_ref()) {
+        State::Pinned if context.keeps_quotas && !matches!(held_as, Some(Hold::None) | None) => State::WriterInside,
         state => state,
     };
     let guard_unseen = held.is_none();
-    Ok(Survey { inode, overview, blockers, beside, moved, state, consistent, guard_unseen, stored })
+    Ok(Survey { inode, overview, blockers, context, drift, state, consistent, guard_unseen, stored })
 }
 
 /// Returns the form in which a record of at most `limit` bytes with this note keeps the current map of a file recorded
@@ -223,7 +223,7 @@ fn look(
 ///
 /// # Errors
 /// An error of reading the map.
-pub fn keep(target: &Target, size: u64, limit: usize, note: Option<&Note>) -> Result<Kept> {
+pub fn recorded_map(target: &Target, size: u64, limit: usize, note: Option<&Note>) -> Result<RecordedMap> {
     let mut recorder = Recorder::new(size, limit, note);
     map::read(target, &target.inode_state()?, None, None, |run| recorder.push(&run))?;
     Ok(recorder.finish().1)

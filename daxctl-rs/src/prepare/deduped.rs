@@ -9,7 +9,7 @@ use libdaxfile::dedupe::dedupe;
 use nix::unistd::ftruncate;
 
 use super::{Permit, check_interrupt, drop_staging, each_gap, unshare, unshare_range};
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::layout::block_end;
 use crate::file::open;
 use crate::file::target::{Target, unnamed};
@@ -41,7 +41,7 @@ pub fn donor_bytes(gaps: u64) -> u64 {
 /// # Errors
 /// An error of the calls that read the map, make the donor, or swap and unshare blocks; interrupted, if the user stops
 /// the work.
-pub fn mend(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Progress) -> Result<()> {
+pub fn prepare(target: &Target, needs: &Needs, donor_size: u64, progress: &dyn Progress) -> Result<()> {
     let permit = Watched(progress);
     let block_size = target.filesystem.block_size;
     let size = target.statx()?.size;
@@ -119,6 +119,6 @@ fn swap(donor: &Target, target: &Target, offset: u64, length: u64, block_size: u
 /// Swaps the part of the last block that is within the file. That works only with a file that ends at the same offset.
 fn swap_tail(target: &Target, offset: u64, tail: u64) -> Result<()> {
     let donor = donor(target, tail)?;
-    ftruncate(&donor, i64::try_from(tail).unwrap_or(i64::MAX)).named("ftruncate")?;
+    ftruncate(&donor, i64::try_from(tail).unwrap_or(i64::MAX)).call("ftruncate")?;
     swap(&donor, target, offset, tail, u64::MAX)
 }

@@ -10,7 +10,7 @@ use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
 use super::{Gap, Permit, check_interrupt, each_gap, unshare};
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::layout::block_end;
 use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
@@ -26,7 +26,7 @@ struct Leased<'a> {
 impl Permit for Leased<'_> {
     fn check(&self) -> Result<()> {
         check_interrupt(self.progress)?;
-        if self.lease.undisturbed()? {
+        if self.lease.is_unbroken()? {
             return Ok(());
         }
         Err(Error::new(Status::Busy, "somebody wants to open it; what is done stays, run prepare again"))
@@ -38,7 +38,7 @@ impl Permit for Leased<'_> {
 ///
 /// # Errors
 /// An error of the calls that read or change the map; busy if another process tried to open the file meanwhile.
-pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progress) -> Result<Option<()>> {
+pub fn prepare(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progress) -> Result<Option<()>> {
     let lease = match Lease::take(target, Kind::Write) {
         Err(error) if error.errno == Errno::EAGAIN => return Ok(None),
         lease => lease?,
@@ -52,17 +52,17 @@ pub fn mend(target: &Target, needs: &Needs, unshares: bool, progress: &dyn Progr
     let end = block_end(size, target.filesystem.block_size);
     let zeros = Zeros::new(target)?;
     each_gap(target, end, needs.allow, |gap| fill(target, gap, size, needs.allow, &zeros, &permit))?;
-    cut(target, size, end, unshares, &permit)?;
+    free_past_eof(target, size, end, unshares, &permit)?;
     target.fsync()?;
     Ok(Some(()))
 }
 
 /// Frees the blocks past EOF: those found there, and those that an extent-size hint added to the calls above. Staging
 /// past EOF, which unsharing the last block leaves, shows in no map.
-fn cut(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) -> Result<()> {
+fn free_past_eof(target: &Target, size: u64, end: u64, staged: bool, permit: &dyn Permit) -> Result<()> {
     if staged || Extents::new(target, end..u64::MAX, Request::SYNC).next().transpose()?.is_some() {
         permit.check()?;
-        ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).named("ftruncate")?;
+        ftruncate(target, i64::try_from(size).unwrap_or(i64::MAX)).call("ftruncate")?;
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, perm
         if let Err(error) = reserve {
             // When the disk is full, ext4 keeps the blocks allocated so far. The range was a hole, and stays a hole as
             // long as the lease is unbroken.
-            if permit.lease.undisturbed()? {
+            if permit.lease.is_unbroken()? {
                 fallocate(target, Mode::PUNCH_HOLE | Mode::KEEP_SIZE, start, length)?;
             }
             return Err(error.into());
@@ -99,18 +99,18 @@ fn fill(target: &Target, gap: &Gap, size: u64, allow: Allow, zeros: &Zeros, perm
     if tail > 0 {
         set_direct(target, false)?;
         let bytes = vec![0u8; usize::try_from(tail).unwrap_or(0)];
-        pwrite(target, &bytes, i64::try_from(tail_start).unwrap_or(i64::MAX)).named("pwrite64")?;
+        pwrite(target, &bytes, i64::try_from(tail_start).unwrap_or(i64::MAX)).call("pwrite64")?;
         progress.advance(tail);
     }
     Ok(())
 }
 
 fn set_direct(target: &Target, direct: bool) -> Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(target, FcntlArg::F_GETFL).named("fcntl(F_GETFL)")?);
+    let flags = OFlag::from_bits_retain(fcntl(target, FcntlArg::F_GETFL).call("fcntl(F_GETFL)")?);
     let mut wanted = flags;
     wanted.set(OFlag::O_DIRECT, direct);
     if wanted != flags {
-        fcntl(target, FcntlArg::F_SETFL(wanted)).named("fcntl(F_SETFL)")?;
+        fcntl(target, FcntlArg::F_SETFL(wanted)).call("fcntl(F_SETFL)")?;
     }
     Ok(())
 }

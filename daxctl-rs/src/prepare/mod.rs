@@ -16,7 +16,7 @@ use libdaxfile::fiemap::{ExtentFlags, Extents, Request};
 use libdaxfile::{Errno, xfs};
 use nix::unistd::syncfs;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 use crate::needs::{Allow, Needs};
 use crate::progress::Progress;
@@ -126,7 +126,7 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
     // A call that changes nothing is the last.
     for _ in 0..UNSHARE_ROUNDS {
         permit.check()?;
-        syncfs(target).named("syncfs")?;
+        syncfs(target).call("syncfs")?;
         let before = target.statx()?.allocated;
         fallocate(target, UNSHARE, 0, size)?;
         if target.statx()?.allocated == before {
@@ -138,7 +138,7 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
 
 /// Makes the filesystem free its unused staging. Dirty pages prevent that, and fsync alone is not enough.
 fn drop_staging(target: &Target, size: u64) -> Result<()> {
-    syncfs(target).named("syncfs")?;
+    syncfs(target).call("syncfs")?;
     let freed = xfs::free_eofblocks(target, size);
     freed.map_err(|error| match error.errno {
         Errno::EPERM => Error::from(error).because("dropping copy-on-write staging needs CAP_SYS_ADMIN here"),

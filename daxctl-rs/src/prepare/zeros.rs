@@ -5,7 +5,7 @@ use std::ops::Range;
 use libdaxfile::{Errno, statx};
 use nix::sys::uio::pwrite;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 
 /// Bytes to write in one call: below 4 MiB direct writes are slower, above 8 MiB they are no faster.
@@ -42,7 +42,7 @@ impl Zeros {
             let written = match pwrite(target, zeros, i64::try_from(offset).unwrap_or(i64::MAX)) {
                 Err(Errno::EINTR) => continue,
                 Ok(0) => return Err(Error::call("pwrite64", Errno::EIO).because("nothing was written")),
-                written => written.named("pwrite64")? as u64,
+                written => written.call("pwrite64")? as u64,
             };
             offset += written;
             after(written)?;

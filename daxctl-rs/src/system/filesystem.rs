@@ -17,7 +17,7 @@ use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
 use super::{devices, ext};
-use crate::error::{Error, Named, Result, if_known};
+use crate::error::{Error, Result, ResultExt, if_known};
 use crate::needs::Hold;
 use crate::size;
 use crate::status::Status;
@@ -126,7 +126,7 @@ impl Known {
             return Ok(held.filesystem);
         }
         let filesystem = Filesystem::of(file)?;
-        known.push(Held { device, filesystem, _by: file.try_clone().named("fcntl(F_DUPFD_CLOEXEC)")? });
+        known.push(Held { device, filesystem, _by: file.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")? });
         Ok(filesystem)
     }
 }
@@ -140,7 +140,7 @@ impl Filesystem {
         const XFS: i64 = 0x5846_5342;
         const EXT: i64 = 0xef53;
         const F2FS: i64 = 0xf2f5_2010;
-        let statfs = fstatfs(&fd).named("fstatfs")?;
+        let statfs = fstatfs(&fd).call("fstatfs")?;
         let magic = statfs.filesystem_type().0 & 0xffff_ffff;
         let kind = match magic {
             XFS => Kind::Xfs,
@@ -311,7 +311,7 @@ impl Filesystem {
             Err(error) if [Errno::EPERM, Errno::EROFS].contains(&error.errno) => {}
             Err(error) => return Err(error.into()),
         }
-        fstatfs(&file).named("fstatfs")?;
+        fstatfs(&file).call("fstatfs")?;
         let mut awaited = AWAITED.lock().unwrap_or_else(PoisonError::into_inner);
         // Do not wait again for each of many files that really share blocks.
         let waits = awaited.is_none_or(|awaited| awaited.elapsed() > 4 * PATIENCE);
@@ -359,7 +359,7 @@ impl Filesystem {
 
     /// The free space that this process may use.
     pub(crate) fn free_bytes(&self, fd: impl AsFd) -> Result<u64> {
-        let statvfs = fstatvfs(&fd).named("fstatvfs")?;
+        let statvfs = fstatvfs(&fd).call("fstatvfs")?;
         let blocks = if self.may_use_reserve()? { self.all_blocks(&fd, &statvfs)? } else { statvfs.blocks_available() };
         Ok(blocks.saturating_mul(statvfs.fragment_size()))
     }
@@ -384,7 +384,7 @@ impl Filesystem {
             }
             if self.kind != Kind::Xfs || Instant::now() >= deadline {
                 let (bytes, free) = (size::format(bytes, false), size::format(free, false));
-                return Err(Error::foreseen(Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
+                return Err(Error::from_errno(Errno::ENOSPC).because(format!("needs {bytes}, {free} are free")));
             }
             sleep(Duration::from_millis(10));
         }
@@ -403,7 +403,7 @@ impl Filesystem {
     pub(crate) fn require_extents(&self) -> Result<()> {
         match self.kind {
             Kind::Other(name, TMPFS) => {
-                Err(Error::foreseen(Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
+                Err(Error::from_errno(Errno::EOPNOTSUPP).because(format!("{name} has no extents")))
             }
             _ if self.is_remote() => {
                 let why = self.refusal(Hold::Frozen).unwrap_or_default();

@@ -6,7 +6,7 @@ use caps::{CapSet, Capability};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::status::Status;
 
 /// Capabilities that one or another hold needs.
@@ -46,7 +46,7 @@ impl Host {
             .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
         let used = USED.iter().filter(|capability| capabilities.contains(*capability));
         Ok(Host {
-            kernel: uname().named("uname")?.release().to_string_lossy().into_owned(),
+            kernel: uname().call("uname")?.release().to_string_lossy().into_owned(),
             lsm: active_lsms(),
             lockdown: lockdown(),
             capabilities: used.map(ToString::to_string).collect(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::error::{Named, Result};
+use crate::error::{Result, ResultExt};
 use crate::name::{self, unescape};
 
 /// The mount of an open file's filesystem: where it is mounted, and how.
@@ -38,7 +38,7 @@ impl Mount {
         let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
         let fdinfo = match std::fs::read_to_string(fdinfo) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.named("read(/proc/self/fdinfo)")?,
+            read => read.call("read(/proc/self/fdinfo)")?,
         };
         let number = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
         let of_line = |line: &[u8]| {
@@ -73,7 +73,7 @@ impl Mount {
 fn mountinfo() -> Result<Vec<u8>> {
     match std::fs::read("/proc/self/mountinfo") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.named("read(/proc/self/mountinfo)"),
+        read => read.call("read(/proc/self/mountinfo)"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use libdaxfile::quota;
 use nix::sys::uio::pread;
 
-use crate::error::{Named, Result};
+use crate::error::{Result, ResultExt};
 
 /// The first bytes of such a file, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
 const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
@@ -36,7 +36,7 @@ pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
     let mut buffer = vec![0; 2 * SECTOR];
     let start = buffer.as_ptr().align_offset(SECTOR).min(SECTOR);
     let sector = &mut buffer[start..start + SECTOR];
-    let read = pread(file, sector, 0).named("pread")?;
+    let read = pread(file, sector, 0).call("pread")?;
     let magic = sector[..read].first_chunk().map(|magic| u32::from_le_bytes(*magic));
     Ok(magic.is_some_and(|magic| MAGIC.contains(&magic)))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{major, minor};
 use serde::Serialize;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::status::Status;
 
 /// The parameter that makes the kernel not resume at all.
@@ -29,7 +29,7 @@ pub struct Setting {
 /// # Errors
 /// An error of reading `/proc/cmdline`.
 pub(crate) fn command_line() -> Result<Setting> {
-    let line = std::fs::read("/proc/cmdline").named("read(/proc/cmdline)")?;
+    let line = std::fs::read("/proc/cmdline").call("read(/proc/cmdline)")?;
     Ok(parse(&String::from_utf8_lossy(&line)))
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn power() -> Result<Setting> {
             Status::Unable,
             format!("no {path}: this kernel has no hibernation, or /sys is not mounted"),
         )),
-        text => text.named(call),
+        text => text.call(call),
     };
     let resume = read("/sys/power/resume", "read(/sys/power/resume)")?;
     let resume_offset = read("/sys/power/resume_offset", "read(/sys/power/resume_offset)")?;
@@ -116,7 +116,7 @@ pub(crate) fn device(resume: &str) -> Result<Option<(u32, u32)>> {
         }
         Ok(_) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).named("stat(the device to resume from)"),
+        Err(error) => Err(error).call("stat(the device to resume from)"),
     }
 }
 

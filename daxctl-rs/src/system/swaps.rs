@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libdaxfile::statx::Statx;
 use nix::sys::stat::makedev;
 
-use crate::error::{Named, Result};
+use crate::error::{Result, ResultExt};
 use crate::name::unescape;
 
 /// How long a cached table stays valid: a command may look at many small files in this time, and no user can observe
@@ -43,7 +43,7 @@ pub(crate) fn active(statx: &Statx) -> Result<bool> {
 fn read() -> Result<Vec<(u64, u64)>> {
     let swaps = match std::fs::read("/proc/swaps") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        swaps => swaps.named("read(/proc/swaps)")?,
+        swaps => swaps.call("read(/proc/swaps)")?,
     };
     let lines = swaps.split(|&byte| byte == b'\n').skip(1).filter(|line| !line.is_empty());
     let name = |line: &[u8]| unescape(line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default());

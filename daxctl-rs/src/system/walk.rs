@@ -16,20 +16,20 @@ use nix::dir::{Dir, Type};
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstatat;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 
 /// A regular file found by a walk.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Met<'a> {
+pub(crate) struct FoundFile<'a> {
     pub(crate) directory: BorrowedFd<'a>,
     directory_path: &'a Path,
     pub(crate) name: &'a CStr,
     pub(crate) inode: u64,
 }
 
-impl<'a> Met<'a> {
+impl<'a> FoundFile<'a> {
     pub(crate) fn new(directory: BorrowedFd<'a>, directory_path: &'a Path, name: &'a CStr, inode: u64) -> Self {
-        Met { directory, directory_path, name, inode }
+        FoundFile { directory, directory_path, name, inode }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -40,7 +40,7 @@ impl<'a> Met<'a> {
 /// Receives what a walk finds.
 pub(crate) trait Visitor: Sync {
     /// Receives a regular file.
-    fn meet(&self, file: &Met<'_>);
+    fn visit(&self, file: &FoundFile<'_>);
     /// Receives a directory that could not be read.
     fn fail(&self, directory: &Path, error: &Error);
     /// Whether the walk can stop.
@@ -140,10 +140,10 @@ impl Walk<'_> {
     }
 
     fn entries(&self, descriptor: BorrowedFd<'_>, path: &Path, found: &mut Vec<CString>) -> Result<()> {
-        let own = descriptor.try_clone_to_owned().named("fcntl(F_DUPFD_CLOEXEC)")?;
-        let mut directory = Dir::from_fd(own).named("fdopendir")?;
+        let own = descriptor.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?;
+        let mut directory = Dir::from_fd(own).call("fdopendir")?;
         for entry in directory.iter() {
-            let entry = entry.named("getdents")?;
+            let entry = entry.call("getdents")?;
             let name = entry.file_name();
             if name == c"." || name == c".." {
                 continue;
@@ -151,7 +151,7 @@ impl Walk<'_> {
             match entry.file_type().or_else(|| file_type(descriptor, name)) {
                 Some(Type::Directory) => found.push(name.to_owned()),
                 Some(Type::File) => {
-                    self.visitor.meet(&Met::new(descriptor, path, name, entry.ino()));
+                    self.visitor.visit(&FoundFile::new(descriptor, path, name, entry.ino()));
                     if self.visitor.is_done() {
                         return Ok(());
                     }

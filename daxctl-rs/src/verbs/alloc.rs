@@ -18,7 +18,7 @@ use nix::sys::stat::fstatat;
 use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, fsync, ftruncate, linkat, unlinkat};
 
 use super::each;
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::blockers::{Blocker, Kind, turn_extents_on};
 use crate::file::layout::block_end;
 use crate::file::open;
@@ -49,7 +49,7 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress, sink: &mut S
     if let Err(error) = alloc(path, options, progress, &mut report) {
         report.fail(&error);
     }
-    each::tell(report, sink)
+    each::emit(report, sink)
 }
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
@@ -73,7 +73,7 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     let reserve = rounded.saturating_add(options.needs.align.unwrap_or(0));
     filesystem.require_space(&directory, reserve)?;
     if options.dry_run {
-        faccessat(&directory, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).named("faccessat")?;
+        faccessat(&directory, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS).call("faccessat")?;
         report.action = Some(Action::WouldCreate);
         return Ok(());
     }
@@ -82,7 +82,7 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     report.describe(&target, &survey);
     stop_if_interrupted(progress)?;
     if !survey.blockers.is_empty() {
-        report.block(survey.blockers.into_iter().map(advise).collect());
+        report.add_blockers(survey.blockers.into_iter().map(advise).collect());
         return Ok(());
     }
     link(&target, &directory, name)?;
@@ -98,7 +98,7 @@ fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
     let statx = statx::get(&directory)?;
     let missing = Requirements::default().missing(holds_on(filesystem), &directory, &statx, filesystem)?;
     // If the file may not be created there, a later call reports that.
-    let refused = missing.into_iter().find(|missing| !missing.callers && missing.errno.is_none());
+    let refused = missing.into_iter().find(|missing| !missing.caller_only && missing.errno.is_none());
     let Some(missing) = refused else { return Ok(()) };
     let (name, mut why) = (filesystem.name(), missing.what);
     if filesystem.lacks_extents() {
@@ -119,7 +119,7 @@ fn last_component(path: &Path) -> Option<&OsStr> {
 }
 
 fn exists() -> Error {
-    Error::foreseen(Errno::EEXIST).because("alloc never touches an existing file")
+    Error::from_errno(Errno::EEXIST).because("alloc never touches an existing file")
 }
 
 /// Allocates, aligns, zeroes and truncates the file, and surveys it.

@@ -18,14 +18,14 @@ use crate::status::Status;
 /// Checks each file. Changes nothing, but the kernel writes back dirty pages.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let requirements = Requirements::default();
-    each::look_at_each(paths, progress, sink, |target, report| check(target, needs, &requirements, report))
+    each::in_parallel(paths, progress, sink, |target, report| check(target, needs, &requirements, report))
 }
 
 fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &mut FileReport) -> Result<()> {
     let surveyed = survey::with_sharers(target, *needs);
     let Some(mut survey) = judge::seen(target, needs, surveyed, report)? else { return Ok(()) };
     let missing = requirements.missing(needs.hold, target, &survey.inode.statx, &target.filesystem)?;
-    let here = missing.iter().find(|missing| !missing.callers);
+    let here = missing.iter().find(|missing| !missing.caller_only);
     judge::judge(target, needs, &mut survey, here, report)?;
     if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
         judge::require_room(target, needs, &survey, 0, requirements, report)?;
@@ -42,7 +42,7 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
 }
 
 fn note_privileges(missing: &[Missing], report: &mut FileReport) {
-    if let Some(missing) = missing.iter().find(|missing| missing.callers) {
+    if let Some(missing) = missing.iter().find(|missing| missing.caller_only) {
         report.notes.push(format!("pin would fail for this user: {}", missing.what));
     }
 }

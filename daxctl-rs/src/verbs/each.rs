@@ -21,17 +21,17 @@ const TOGETHER: usize = 128;
 const TURNS: usize = 4;
 
 /// Looks at every file, at several at a time. Only for work that takes no lock: a file may be named twice.
-pub(super) fn look_at_each(
+pub(super) fn in_parallel(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
     look: impl Fn(&Target, &mut FileReport) -> Result<()> + Sync,
 ) -> Status {
-    try_each(paths, progress, sink, |target, report| look(&target?, report))
+    in_parallel_with_errors(paths, progress, sink, |target, report| look(&target?, report))
 }
 
-/// Like `look_at_each`, but also passes on files that cannot be opened.
-pub(super) fn try_each(
+/// Like `in_parallel`, but also passes on files that cannot be opened.
+pub(super) fn in_parallel_with_errors(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
@@ -45,7 +45,7 @@ pub(super) fn try_each(
         for path in paths.iter().take_while(|_| !progress.interrupted()) {
             let report = attempt(path, |report| look(Target::open(path), report));
             progress.advance(1);
-            status = status.max(tell(report, sink));
+            status = status.max(emit(report, sink));
         }
         progress.end();
         return status;
@@ -74,7 +74,7 @@ pub(super) fn try_each(
             && let Some(reports) = reports.next()
         {
             progress.advance(reports.len() as u64);
-            status = reports.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
+            status = reports.into_iter().fold(status, |status, report| status.max(emit(report, sink)));
             if progress.interrupted() {
                 stop.store(true, Ordering::Relaxed);
                 break;
@@ -86,7 +86,7 @@ pub(super) fn try_each(
 }
 
 /// Does the same to every file, one after the other. A failure does not prevent work on the others.
-pub(super) fn each(
+pub(super) fn in_sequence(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
@@ -95,9 +95,9 @@ pub(super) fn each(
     let mut status = Status::Done;
     progress.begin(paths.len() as u64, Unit::Files);
     for path in paths.iter().take_while(|_| !progress.interrupted()) {
-        let report = one(path, |target, report| act(&target, report));
+        let report = report_on(path, |target, report| act(&target, report));
         progress.advance(1);
-        status = status.max(tell(report, sink));
+        status = status.max(emit(report, sink));
     }
     progress.end();
     status
@@ -120,20 +120,20 @@ pub(super) fn in_batches(
         let batch = act(&rest[..rest.len().min(BATCH)]);
         rest = &rest[batch.len()..];
         progress.advance(batch.len() as u64);
-        status = batch.into_iter().fold(status, |status, report| status.max(tell(report, sink)));
+        status = batch.into_iter().fold(status, |status, report| status.max(emit(report, sink)));
     }
     progress.end();
     status
 }
 
 /// Passes on a report, and returns its status.
-pub(super) fn tell(report: FileReport, sink: &mut Sink<'_>) -> Status {
+pub(super) fn emit(report: FileReport, sink: &mut Sink<'_>) -> Status {
     let status = report.exit_status;
     sink(report);
     status
 }
 
-pub(super) fn one(path: &Path, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
+pub(super) fn report_on(path: &Path, act: impl FnOnce(Target, &mut FileReport) -> Result<()>) -> FileReport {
     report(path, Target::open(path), act)
 }
 

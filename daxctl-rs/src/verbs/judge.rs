@@ -29,7 +29,7 @@ pub(super) fn seen<T>(
 ) -> Result<Option<T>> {
     match surveyed {
         Err(error) if error.status == Status::Unable => {
-            report.block(vec![blockers::unsupported(target, *needs)]);
+            report.add_blockers(vec![blockers::unsupported(target, *needs)]);
             // If the reason for the missing map is known, the blocker reports it.
             if target.filesystem.refusal(needs.hold).is_some() { Ok(None) } else { Err(error) }
         }
@@ -69,23 +69,23 @@ pub(super) fn judge(
     let swap = needs.hold == Hold::Frozen
         && !blockers.iter().any(|blocker| blocker.kind == Kind::Swapfile)
         && swap_header::present(target, survey.inode.statx.size);
-    report.block(blockers);
+    report.add_blockers(blockers);
     if swap {
         report
             .notes
             .push("has a swap header, and swapon fails on a frozen file: use --hold none for swap files".into());
     }
-    if let Some(Staging::CannotTell { bytes }) = survey.beside.staging {
+    if let Some(Staging::CannotTell { bytes }) = survey.context.staging {
         let bytes = size::format(bytes, false);
         report.notes.push(format!("up to {bytes} may be copy-on-write staging; daxfile prepare drops it"));
     }
-    if let Some(moved) = &survey.moved
-        && !moved.changes.is_empty()
+    if let Some(drift) = &survey.drift
+        && !drift.changes.is_empty()
     {
-        report.differ(moved);
+        report.add_changes(drift);
     }
     // If the filesystem is refused, a blocker reports it.
-    if let Some(missing) = missing.filter(|missing| !missing.callers)
+    if let Some(missing) = missing.filter(|missing| !missing.caller_only)
         && !is_pinned_so(survey, needs)
         && target.filesystem.refusal(needs.hold).is_none()
     {
@@ -170,13 +170,13 @@ pub(super) fn name_writers(target: &Target, error: Error) -> Error {
         return error;
     }
     match open_for_writing(target) {
-        Ok(writers) => error.in_words(format!("busy: {writers}, or use --wait")),
+        Ok(writers) => error.with_message(format!("busy: {writers}, or use --wait")),
         Err(_) => error,
     }
 }
 
 /// Whether a file with a record that is not held has changed since the pin.
 fn changed(survey: &Survey) -> bool {
-    let moved = survey.moved.as_ref().is_some_and(|moved| !moved.changes.is_empty());
-    matches!(&survey.stored, Stored::Own(record) if moved || state::attributes_differ(record, &survey.inode.statx))
+    let drifted = survey.drift.as_ref().is_some_and(|drift| !drift.changes.is_empty());
+    matches!(&survey.stored, Stored::Own(record) if drifted || state::attributes_differ(record, &survey.inode.statx))
 }

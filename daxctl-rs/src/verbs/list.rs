@@ -16,7 +16,7 @@ use crate::hold::writable;
 use crate::needs::{Hold, Needs};
 use crate::pin::guarded;
 use crate::pin::record::Stored;
-use crate::pin::search::Place;
+use crate::pin::search::SearchRoot;
 use crate::pin::state::State;
 use crate::pin::survey;
 use crate::progress::{Progress, Unit};
@@ -53,18 +53,18 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
     progress.begin(0, Unit::Found);
     let mut status = Status::Done;
     if paths.is_empty() {
-        status = match Place::here() {
-            Ok(place) => below(&place, options, progress, sink),
-            Err(error) => each::tell(FileReport::failed(Path::new("."), &error), sink),
+        status = match SearchRoot::here() {
+            Ok(root) => search_below(&root, options, progress, sink),
+            Err(error) => each::emit(FileReport::failed(Path::new("."), &error), sink),
         };
     }
     for path in paths.iter().take_while(|_| !progress.interrupted()) {
-        let listed = match Place::open(path) {
-            Ok(place) => below(&place, options, progress, sink),
+        let listed = match SearchRoot::open(path) {
+            Ok(root) => search_below(&root, options, progress, sink),
             Err(Error { errno: Some(Errno::ENOTDIR), .. }) => {
-                one(path, options).map_or(Status::Done, |report| each::tell(report, sink))
+                list_file(path, options).map_or(Status::Done, |report| each::emit(report, sink))
             }
-            Err(error) => each::tell(FileReport::failed(path, &error), sink),
+            Err(error) => each::emit(FileReport::failed(path, &error), sink),
         };
         status = status.max(listed);
     }
@@ -72,20 +72,20 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
     status
 }
 
-fn one(path: &Path, options: &Options) -> Option<FileReport> {
+fn list_file(path: &Path, options: &Options) -> Option<FileReport> {
     match Target::open(path) {
         Ok(target) => look(path, &target, options),
         Err(error) => Some(FileReport::failed(path, &error)),
     }
 }
 
-fn below(place: &Place, options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    let guarded = writable::inodes(place.filesystem.uuid);
+fn search_below(root: &SearchRoot, options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
+    let guarded = writable::inodes(root.filesystem.uuid);
     let mut status = Status::Done;
     if let Err(error) = &guarded {
-        let mut report = FileReport::new(place.path());
+        let mut report = FileReport::new(root.path());
         report.notes.push(format!("whether the guard holds files without a record cannot be told: {error}"));
-        status = status.max(each::tell(report, sink));
+        status = status.max(each::emit(report, sink));
     }
     let guarded = guarded.unwrap_or_default();
     let stop = AtomicBool::new(false);
@@ -93,7 +93,7 @@ fn below(place: &Place, options: &Options, progress: &dyn Progress, sink: &mut S
         let (sender, receiver) = sync_channel(WAITING);
         let (guarded, stop) = (&guarded, &stop);
         scope.spawn(move || {
-            place.search(guarded, stop, &|path, target| {
+            root.search(guarded, stop, &|path, target| {
                 let report = match target {
                     Ok(target) => look(path, &target, options),
                     Err(error) => Some(FileReport::failed(path, &error)),
@@ -109,7 +109,7 @@ fn below(place: &Place, options: &Options, progress: &dyn Progress, sink: &mut S
             match receiver.recv_timeout(PATIENCE) {
                 Ok(report) => {
                     progress.advance(1);
-                    status = status.max(each::tell(report, sink));
+                    status = status.max(each::emit(report, sink));
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -138,7 +138,7 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
     let survey = survey::of_opened(target, Needs::default(), |_| ())?;
     let hold = match &survey.stored {
         Stored::Own(record) => Some(record.needs.hold),
-        Stored::Absent if guarded::guards(target)? => {
+        Stored::Absent if guarded::is_listed(target)? => {
             report.notes.push("under the guard, but without its record".into());
             Some(Hold::Writable)
         }
@@ -146,7 +146,7 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
         _ => None,
     };
     report.describe(target, &survey);
-    report.compare(&survey);
+    report.add_drift(&survey);
     Ok(options.shows(hold, survey.state))
 }
 

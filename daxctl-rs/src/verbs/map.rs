@@ -14,7 +14,7 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::each;
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::blockers::Kind;
 use crate::file::map::Run;
 use crate::file::target::Target;
@@ -53,7 +53,7 @@ pub struct Options {
 
 /// Maps the file.
 pub fn run(path: &Path, options: Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::each(&[path.to_owned()], progress, sink, |target, report| map(target, options, report))
+    each::in_sequence(&[path.to_owned()], progress, sink, |target, report| map(target, options, report))
 }
 
 fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()> {
@@ -69,7 +69,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
             runs.push(*run);
         }
     })?;
-    hold::look_inside(target, &mut survey)?;
+    hold::detect_writer(target, &mut survey)?;
     report.describe(target, &survey);
     if !unpinned && survey.state != State::Pinned {
         return Err(Error::new(Status::No, not_pinned(survey.state)));
@@ -177,15 +177,15 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
     }
     let kinds: Vec<_> = against.iter().map(|blocker| blocker.kind.name()).collect();
     let message = format!("{}: daxfile check says where", kinds.join(", "));
-    report.block(against);
+    report.add_blockers(against);
     Err(Error::new(report.exit_status, message))
 }
 
 /// The number of the device that the physical offsets refer to.
 fn device(target: &Target, survey: &Survey) -> Result<(u32, u32)> {
     let data = survey.inode.statx.device;
-    let Some(path) = &survey.beside.realtime_device else { return Ok(data) };
-    let metadata = std::fs::metadata(path).named("stat(the realtime device)")?;
+    let Some(path) = &survey.context.realtime_device else { return Ok(data) };
+    let metadata = std::fs::metadata(path).call("stat(the realtime device)")?;
     let number = metadata.rdev();
     let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let number = (narrow(major(number)), narrow(minor(number)));
@@ -224,7 +224,7 @@ fn segments(runs: &[Run], size: u64, block_size: u64) -> Result<Vec<Segment>> {
 
 /// The position of the swap header in pages, and the page size.
 fn resume_offset(runs: &[Run]) -> Result<(u64, u64)> {
-    let page_size = sysconf(SysconfVar::PAGE_SIZE).named("sysconf(_SC_PAGESIZE)")?;
+    let page_size = sysconf(SysconfVar::PAGE_SIZE).call("sysconf(_SC_PAGESIZE)")?;
     let page_size = page_size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096);
     match runs.first() {
         Some(first) if first.physical.is_multiple_of(page_size) && first.length >= page_size => {

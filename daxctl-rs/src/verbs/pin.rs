@@ -90,7 +90,7 @@ fn pin_batch(
             // If nothing can be pinned, locks may not work either.
             let lock = match target.filesystem.refuses_every_hold() {
                 true => None,
-                false => Some(patiently(deadline, progress, || target.lock())?),
+                false => Some(retry_while_busy(deadline, progress, || target.lock())?),
             };
             let next = look(&target, options, requirements, deadline, progress, &mut report)?;
             Ok((target, lock, next))
@@ -157,8 +157,8 @@ fn look(
     };
     let missing = requirements.missing(needs.hold, target, &target.statx()?, &target.filesystem)?;
     let probed = match needs.hold {
-        Hold::Frozen if missing.is_empty() => patiently(deadline, progress, || frozen::probe(target)),
-        Hold::Writable if missing.is_empty() => patiently(deadline, progress, || writable::probe(target)),
+        Hold::Frozen if missing.is_empty() => retry_while_busy(deadline, progress, || frozen::probe(target)),
+        Hold::Writable if missing.is_empty() => retry_while_busy(deadline, progress, || writable::probe(target)),
         _ => Ok(()),
     };
     // Hold none also pins files in use. If nothing writes, a lease proves the map consistent.
@@ -221,7 +221,11 @@ fn look(
 }
 
 /// Retries while the file is busy, until the deadline.
-fn patiently<T>(deadline: Deadline, progress: &dyn Progress, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+fn retry_while_busy<T>(
+    deadline: Deadline,
+    progress: &dyn Progress,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
     loop {
         match attempt() {
             Err(error) if error.status == Status::Busy && !deadline.passed() && !progress.interrupted() => {

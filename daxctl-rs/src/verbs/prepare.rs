@@ -25,17 +25,17 @@ pub fn run(paths: &[PathBuf], needs: &Needs, dry_run: bool, progress: &dyn Progr
     // Its progress counts the bytes of one file, not files.
     let paths = paths.iter().take_while(|_| !progress.interrupted());
     paths
-        .map(|path| each::one(path, |target, report| prepare(target, needs, dry_run, progress, report)))
-        .fold(Status::Done, |status, report| status.max(each::tell(report, sink)))
+        .map(|path| each::report_on(path, |target, report| prepare(target, needs, dry_run, progress, report)))
+        .fold(Status::Done, |status, report| status.max(each::emit(report, sink)))
 }
 
 /// Whether prepare removes the blocker. Delayed allocation after a sync means that a process is writing at this moment.
-fn mendable(blocker: &Blocker) -> bool {
+fn is_removable(blocker: &Blocker) -> bool {
     matches!(blocker.kind, Kind::Hole | Kind::Unwritten | Kind::Shared | Kind::Staging | Kind::PastEof | Kind::Delalloc)
 }
 
 /// Whether the blocker may disappear when prepare removes the others.
-fn depends(blocker: &Blocker) -> bool {
+fn may_disappear(blocker: &Blocker) -> bool {
     matches!(blocker.kind, Kind::TooManyExtents | Kind::Misaligned)
 }
 
@@ -49,13 +49,13 @@ fn prepare(
     let surveyed = survey::with_sharers(&target, *needs);
     let Some(survey) = judge::seen(&target, needs, surveyed, report)? else { return Ok(()) };
     let unsure =
-        matches!(survey.beside.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
-    let hopeless = survey.blockers.iter().any(|blocker| !mendable(blocker) && !depends(blocker));
-    let wanted = survey.blockers.iter().any(mendable);
+        matches!(survey.context.staging, Some(Staging::CannotTell { .. })) && !needs.allow.contains(Allow::SHARED);
+    let hopeless = survey.blockers.iter().any(|blocker| !is_removable(blocker) && !may_disappear(blocker));
+    let wanted = survey.blockers.iter().any(is_removable);
     let pinned = matches!(survey.stored, Stored::Own(_));
     if hopeless || pinned || !wanted && !unsure || survey.inode.immutable() {
         report.describe(&target, &survey);
-        report.block(survey.blockers);
+        report.add_blockers(survey.blockers);
         if pinned && wanted {
             return Err(is_pinned(&target));
         }
@@ -78,11 +78,11 @@ fn prepare(
         return Err(is_pinned(&target));
     }
     progress.begin(work.write, Unit::Bytes);
-    let mended = mend(&target, needs, survey, unsure, progress);
+    let changed = change(&target, needs, survey, unsure, progress);
     progress.end();
-    let survey = mended?;
+    let survey = changed?;
     report.describe(&target, &survey);
-    report.block(survey.blockers);
+    report.add_blockers(survey.blockers);
     if report.exit_status == Status::Done {
         report.action = Some(Action::Prepared);
     }
@@ -108,10 +108,10 @@ fn gaps(survey: &Survey, needs: &Needs) -> (u64, u64) {
     (unless(Allow::HOLE, summary.hole), unless(Allow::UNWRITTEN, summary.unwritten))
 }
 
-fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: &dyn Progress) -> Result<Survey> {
+fn change(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: &dyn Progress) -> Result<Survey> {
     let has = |survey: &Survey, kind| survey.blockers.iter().any(|blocker| blocker.kind == kind);
     let unshares = unsure || has(&survey, Kind::Shared) || has(&survey, Kind::Staging);
-    if leased::mend(target, needs, unshares, progress)?.is_some() {
+    if leased::prepare(target, needs, unshares, progress)?.is_some() {
         return survey::take(target, *needs, None, |_| ());
     }
     let busy = |why| {
@@ -129,9 +129,9 @@ fn mend(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress: 
         let (holes, unwritten) = gaps(&survey, needs);
         let donor = deduped::donor_bytes(holes + unwritten);
         target.filesystem.require_space(target, work(&survey, needs).write.saturating_add(donor))?;
-        deduped::mend(target, needs, donor, progress)?;
+        deduped::prepare(target, needs, donor, progress)?;
         survey = survey::take(target, *needs, None, |_| ())?;
-        if !survey.blockers.iter().any(mendable) {
+        if !survey.blockers.iter().any(is_removable) {
             return Ok(survey);
         }
     }

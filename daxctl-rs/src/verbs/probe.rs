@@ -28,11 +28,11 @@ pub fn run(path: &Path, hold: Option<Hold>, sink: &mut Sink<'_>) -> Status {
         }
         Err(error) => report.fail(&error),
     }
-    each::tell(report, sink)
+    each::emit(report, sink)
 }
 
 fn probe(path: &Path) -> Result<ProbeFacts> {
-    let file = open::either(path)?;
+    let file = open::file_or_directory(path)?;
     let statx = statx::get(&file)?;
     let filesystem = Filesystem::of(&file)?;
     let host = Host::look()?;

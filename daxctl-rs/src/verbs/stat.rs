@@ -16,7 +16,11 @@ use crate::status::Status;
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let stat = |target: &Target, report: &mut FileReport| stat(target, extents, report);
     // Whole maps take memory: then look at one file at a time.
-    if extents { each::each(paths, progress, sink, stat) } else { each::look_at_each(paths, progress, sink, stat) }
+    if extents {
+        each::in_sequence(paths, progress, sink, stat)
+    } else {
+        each::in_parallel(paths, progress, sink, stat)
+    }
 }
 
 fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
@@ -32,7 +36,7 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
         report.notes.push(unsure.message);
     }
     report.extents = runs;
-    report.compare(&survey);
+    report.add_drift(&survey);
     report.changes = report.changes.take().filter(|changes| !changes.is_empty());
     report.blockers = Some(survey.blockers);
     Ok(())

@@ -74,7 +74,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
     let mut action = Action::AlreadyUnpinned;
     // Behind the enforced record there may be another one, which would become visible.
     for hold in [Hold::Frozen, Hold::None] {
-        let stored = record::load_kept_for(target, hold)?;
+        let stored = record::load_for(target, hold)?;
         if stored == Stored::Absent || action == Action::WouldUnpin {
             continue;
         }
@@ -82,7 +82,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
         action = ended;
     }
     // The file's record does not show whether the guard has the file.
-    if action != Action::WouldUnpin && guarded::guards(target)? {
+    if action != Action::WouldUnpin && guarded::is_listed(target)? {
         report.notes.push("under the guard, but without its record".into());
         if !dry_run {
             writable::release(target)?;
@@ -155,7 +155,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
 /// Checks, without touching the file, whether its pin could be ended.
 fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if target.filesystem.read_only {
-        return Err(Error::foreseen(Errno::EROFS).because("the record must go; remount it read-write"));
+        return Err(Error::from_errno(Errno::EROFS).because("the record must go; remount it read-write"));
     }
     if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();

@@ -13,7 +13,7 @@ use crate::hold;
 use crate::needs::{Hold, Needs};
 use crate::pin::drift::Comparison;
 use crate::pin::manifest::{Entry, Manifest};
-use crate::pin::record::{Kept, Stored};
+use crate::pin::record::{RecordedMap, Stored};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
 use crate::progress::{Progress, Unit};
@@ -23,29 +23,29 @@ use crate::status::Status;
 /// Compares each file with its own record. A missing file counts as drift. With `strict`, so do blocks shared since the
 /// pin.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::try_each(paths, progress, sink, |target, report| {
+    each::in_parallel_with_errors(paths, progress, sink, |target, report| {
         let target = match target {
             // The file should exist.
             Err(error) if gone(&error) => {
-                report.lose();
+                report.mark_gone();
                 return Ok(());
             }
             target => target?,
         };
         let mut survey = survey::of_opened(&target, Needs::default(), |_| ())?;
-        hold::look_inside(&target, &mut survey)?;
+        hold::detect_writer(&target, &mut survey)?;
         report.describe(&target, &survey);
         judge(&target, &survey, strict, report)
     })
 }
 
 fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
-    report.compare(survey);
+    report.add_drift(survey);
     survey.require_certainty()?;
     let say = match (&survey.state, &survey.stored) {
         (State::Pinned, _) => None,
         (State::Drifted | State::Unpinned, _) => Some(String::new()),
-        (State::WriterInside, _) if survey.beside.keeps_quotas => {
+        (State::WriterInside, _) if survey.context.keeps_quotas => {
             Some("as it was pinned, but disk quotas are kept in it, and the kernel writes to it".into())
         }
         (State::WriterInside, _) => Some("as it was pinned, but somebody has it open for writing".into()),
@@ -106,20 +106,20 @@ pub fn run_against(
             (None, Err(error)) => report.fail(&error),
             (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
         }
-        status = status.max(each::tell(report, sink));
+        status = status.max(each::emit(report, sink));
         progress.advance(1);
     }
     for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
-        let target = entry.harmless(root).and_then(|()| match &below {
+        let target = entry.require_below_root(root).and_then(|()| match &below {
             Ok(None) => Target::open(&path),
             Ok(Some(root)) => Target::open_below(root, &entry.path, &path),
             Err(error) => Err(error.clone()),
         });
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
-            status = status.max(each::tell(report, sink));
+            status = status.max(each::emit(report, sink));
         }
         progress.advance(1);
     }
@@ -134,31 +134,31 @@ fn gone(error: &Error) -> bool {
 
 fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
     // Without a map nothing is known about the file, not even that it existed.
-    let kept = entry.map.as_ref().ok_or_else(|| {
+    let recorded = entry.map.as_ref().ok_or_else(|| {
         Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
     });
-    let compared = match (kept, target) {
+    let compared = match (recorded, target) {
         (Err(error), _) => Err(error),
         (Ok(_), Err(error)) if gone(&error) => {
             report.notes.push("in the manifest, but there is no such file".into());
-            report.lose();
+            report.mark_gone();
             Ok(())
         }
         (Ok(_), Err(error)) => Err(error),
-        (Ok(kept), Ok(target)) => compare_with(entry, kept, &target, report),
+        (Ok(recorded), Ok(target)) => compare_with(entry, recorded, &target, report),
     };
     if let Err(error) = compared {
         report.fail(&error);
     }
 }
 
-fn compare_with(entry: &Entry, kept: &Kept, target: &Target, report: &mut FileReport) -> Result<()> {
-    let mut comparison = Comparison::new(kept, entry.size);
+fn compare_with(entry: &Entry, recorded: &RecordedMap, target: &Target, report: &mut FileReport) -> Result<()> {
+    let mut comparison = Comparison::new(recorded, entry.size);
     let survey = survey::of_opened(target, Needs::default(), |run: &map::Run| comparison.push(run))?;
     report.describe(target, &survey);
-    let moved = comparison.finish();
-    report.differ(&moved);
-    if !moved.changes.is_empty() {
+    let drift = comparison.finish();
+    report.add_changes(&drift);
+    if !drift.changes.is_empty() {
         report.notes.push("not as in the manifest".into());
         report.raise(Status::No);
     }

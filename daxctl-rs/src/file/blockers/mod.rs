@@ -4,12 +4,12 @@ mod remedies;
 mod scan;
 
 pub(crate) use remedies::turn_extents_on;
-pub use scan::{Beside, Scan, unsupported};
+pub use scan::{Context, Scan, unsupported};
 
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
-use super::dax::Lack;
+use super::dax;
 use super::sharers::Sharer;
 use crate::needs::Allow;
 use crate::status::Status;
@@ -91,11 +91,11 @@ impl Kind {
     }
 
     /// The blocker for an unmet requirement of DAX.
-    fn of_dax(lack: &Lack) -> Self {
-        match lack {
-            Lack::Device | Lack::BlockSize { .. } | Lack::Never(_) => Kind::DaxUnavailable,
-            Lack::Flag | Lack::Stale | Lack::Excepted => Kind::NotDax,
-            Lack::MapSync => Kind::NoMapSync,
+    fn from_dax(missing: &dax::Missing) -> Self {
+        match missing {
+            dax::Missing::Device | dax::Missing::BlockSize { .. } | dax::Missing::Never(_) => Kind::DaxUnavailable,
+            dax::Missing::Flag | dax::Missing::Stale | dax::Missing::Excepted => Kind::NotDax,
+            dax::Missing::MapSync => Kind::NoMapSync,
         }
     }
 

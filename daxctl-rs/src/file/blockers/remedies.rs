@@ -22,7 +22,7 @@ pub(super) struct Describe<'a> {
     /// Whether the file has its own record.
     pub(super) pinned: bool,
     pub(super) immutable: bool,
-    pub(super) dax: Option<&'a dax::Lack>,
+    pub(super) dax: Option<&'a dax::Missing>,
 }
 
 impl Describe<'_> {
@@ -31,7 +31,7 @@ impl Describe<'_> {
         Blocker {
             kind,
             detail: self.detail(kind),
-            ranges: found.ranges.into_kept(),
+            ranges: found.ranges.into_vec(),
             range_count,
             bytes,
             remedy: self.remedy(kind),
@@ -69,7 +69,9 @@ impl Describe<'_> {
             Kind::QuotaFile => "of the form of a disk quota file, to which the kernel writes whatever its flags".into(),
             Kind::Verity => "sealed by fs-verity".into(),
             Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
-            Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => self.dax.map_or(String::new(), dax::Lack::detail),
+            Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
+                self.dax.map_or(String::new(), dax::Missing::detail)
+            }
             Kind::F2fsUnpinned => "not pinned by f2fs, whose garbage collection may move its blocks".into(),
             Kind::UnsupportedFilesystem => {
                 let filesystem = &self.target.filesystem;
@@ -115,7 +117,7 @@ impl Describe<'_> {
             Kind::Encrypted => format!("cp {file} NEW, where NEW is in a directory without encryption"),
             Kind::Realtime => format!("cp --reflink=never {file} NEW, where NEW is in a directory without rtinherit"),
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
-                self.dax.map_or(String::new(), |lack| lack.remedy(&file))
+                self.dax.map_or(String::new(), |missing| missing.remedy(&file))
             }
             // f2fs pins whole sections.
             Kind::F2fsUnpinned => self.anew(self.size.next_multiple_of(2 << 20)),

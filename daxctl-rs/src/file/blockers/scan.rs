@@ -8,20 +8,20 @@ use libdaxfile::fsxattr::Xflags;
 
 use super::remedies::Describe;
 use super::{Blocker, Kind, Range};
+use crate::bounded::BoundedList;
 use crate::error::Result;
 use crate::file::dax;
 use crate::file::layout::{Alignment, Placed, block_end};
 use crate::file::map::Run;
 use crate::file::staging::Staging;
 use crate::file::target::{InodeState, Target};
-use crate::listed::Listed;
 use crate::needs::{Hold, Needs};
 use crate::system::filesystem::Kind as FilesystemKind;
 use crate::system::{quotas, swaps};
 
 /// Facts that the map does not show, but that matter for it.
 #[derive(Debug, Default)]
-pub struct Beside {
+pub struct Context {
     /// Copy-on-write staging, on filesystems that have it.
     pub staging: Option<Staging>,
     /// The device that a realtime file's addresses refer to, if known.
@@ -31,13 +31,13 @@ pub struct Beside {
     /// Whether the kernel grants `MAP_SYNC`, if it could be asked.
     pub map_sync: Option<bool>,
     /// Why the file does not meet `--dax`.
-    pub dax: Option<dax::Lack>,
+    pub dax: Option<dax::Missing>,
 }
 
 /// The ranges of a blocker; none if it concerns the whole file.
 #[derive(Debug, Default)]
 pub(super) struct Where {
-    pub(super) ranges: Listed<Range>,
+    pub(super) ranges: BoundedList<Range>,
     pub(super) bytes: u64,
 }
 
@@ -152,7 +152,7 @@ impl Scan {
         target: &Target,
         inode: &InodeState,
         own_record: bool,
-        beside: &Beside,
+        context: &Context,
     ) -> Result<Vec<Blocker>> {
         self.end_map();
         if inode.encrypted() {
@@ -170,27 +170,27 @@ impl Scan {
         let xflags = inode.xflags();
         let refused = target.filesystem.refusal(self.needs.hold).is_some();
         let whole_file = [
-            (Kind::Staging, stages(beside.staging, self.needs.hold) && !Kind::Staging.allowed_by(self.needs.allow)),
+            (Kind::Staging, stages(context.staging, self.needs.hold) && !Kind::Staging.allowed_by(self.needs.allow)),
             (Kind::Empty, inode.statx.size == 0 && !Kind::Empty.allowed_by(self.needs.allow)),
             (Kind::TooManyExtents, self.needs.max_extents.is_some_and(|most| self.extents > most)),
             (Kind::Immutable, xflags.contains(Xflags::IMMUTABLE) && !own_record),
             (Kind::AppendOnly, xflags.contains(Xflags::APPEND)),
             (Kind::Verity, xflags.contains(Xflags::VERITY)),
-            (Kind::Realtime, xflags.contains(Xflags::REALTIME) && beside.realtime_device.is_none()),
+            (Kind::Realtime, xflags.contains(Xflags::REALTIME) && context.realtime_device.is_none()),
             // A record alone interferes with nothing: swapon(8) and swapoff(8) treat a file that is only recorded like
             // any other.
             (Kind::Swapfile, self.needs.hold != Hold::None && swaps::active(&inode.statx)?),
-            (Kind::QuotaFile, self.needs.hold != Hold::None && keeps_quotas(target, inode, own_record, beside)?),
+            (Kind::QuotaFile, self.needs.hold != Hold::None && keeps_quotas(target, inode, own_record, context)?),
             (Kind::F2fsUnpinned, !refused && !target.filesystem.keeps_blocks(target)?),
             (Kind::UnsupportedFilesystem, refused),
         ];
         for (kind, _) in whole_file.into_iter().filter(|(_, found)| *found) {
             self.found.insert(kind, Where::default());
         }
-        if let Some(lack) = &beside.dax {
-            self.found.insert(Kind::of_dax(lack), Where::default());
+        if let Some(missing) = &context.dax {
+            self.found.insert(Kind::from_dax(missing), Where::default());
         }
-        let dax = beside.dax.as_ref();
+        let dax = context.dax.as_ref();
         let describe = Describe {
             target,
             needs: self.needs,
@@ -206,9 +206,9 @@ impl Scan {
 }
 
 /// Whether the file stores quotas, or, if it is about to be pinned, may later store them.
-fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, beside: &Beside) -> Result<bool> {
-    if beside.keeps_quotas || own_record || !target.filesystem.may_keep_quotas_in_files() {
-        return Ok(beside.keeps_quotas);
+fn keeps_quotas(target: &Target, inode: &InodeState, own_record: bool, context: &Context) -> Result<bool> {
+    if context.keeps_quotas || own_record || !target.filesystem.may_keep_quotas_in_files() {
+        return Ok(context.keeps_quotas);
     }
     target.spare_access_time()?;
     quotas::has_form(target, inode.statx.size)

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::status::Status;
 
 /// Longer than any of the functions used here.
@@ -31,11 +31,11 @@ pub(super) fn find(caller: &str, callee: &str) -> Result<Vec<u64>> {
 
 /// Finds the addresses of functions of the kernel itself. Without CAP_SYSLOG all addresses are 0.
 fn place<const N: usize>(names: [&str; N]) -> Result<[Option<Range<u64>>; N]> {
-    let symbols = BufReader::new(File::open("/proc/kallsyms").named("open(/proc/kallsyms)")?);
+    let symbols = BufReader::new(File::open("/proc/kallsyms").call("open(/proc/kallsyms)")?);
     let mut found = [const { None }; N];
     let mut last: Vec<usize> = Vec::new();
     for line in symbols.lines() {
-        let line = line.named("read(/proc/kallsyms)")?;
+        let line = line.call("read(/proc/kallsyms)")?;
         let mut columns = line.split_ascii_whitespace();
         let (address, _, name) = (columns.next(), columns.next(), columns.next().unwrap_or_default());
         let address = address.and_then(|address| u64::from_str_radix(address, 16).ok()).filter(|address| *address != 0);
@@ -62,9 +62,9 @@ fn place<const N: usize>(names: [&str; N]) -> Result<[Option<Range<u64>>; N]> {
 /// Reads kernel memory. /proc/kcore is an ELF file whose segments are mapped where the kernel has them.
 fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     const CALL: &str = "read(/proc/kcore)";
-    let core = File::open("/proc/kcore").named("open(/proc/kcore)")?;
+    let core = File::open("/proc/kcore").call("open(/proc/kcore)")?;
     let mut head = [0; 64];
-    core.read_exact_at(&mut head, 0).named(CALL)?;
+    core.read_exact_at(&mut head, 0).call(CALL)?;
     let number = |bytes: &[u8], at: usize| {
         bytes.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
     };
@@ -72,11 +72,11 @@ fn read(addresses: Range<u64>) -> Result<Vec<u8>> {
     let (table, size, count) = (number(&head, 32), half(54), half(56));
     for index in 0..count {
         let mut segment = [0; 56];
-        core.read_exact_at(&mut segment, table + index * size).named(CALL)?;
+        core.read_exact_at(&mut segment, table + index * size).call(CALL)?;
         let (offset, start, length) = (number(&segment, 8), number(&segment, 16), number(&segment, 32));
         if addresses.start >= start && addresses.end - start <= length {
             let mut text = vec![0; usize::try_from(addresses.end - addresses.start).unwrap_or(0)];
-            core.read_exact_at(&mut text, offset + (addresses.start - start)).named(CALL)?;
+            core.read_exact_at(&mut text, offset + (addresses.start - start)).call(CALL)?;
             return Ok(text);
         }
     }

@@ -22,8 +22,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use sha2::{Digest, Sha256};
 
-use super::{Lack, Part, calls};
-use crate::error::{Error, Named, Result};
+use super::{MissingPart, Part, calls};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 use crate::pin::guarded::{BPFFS, PINS, belongs_to_root, directories_of_links, has_all};
 use crate::status::Status;
@@ -107,30 +107,34 @@ const PLACES: [Place; 37] = [
 /// Returns what the guard lacks on this kernel or in this process. If this build's guard is loaded already, returns
 /// nothing; otherwise loads the guard and discards it. An empty answer promises that the guard can hold a file.
 #[must_use]
-pub fn lacks() -> Vec<Lack> {
-    if directories_of_links().is_ok_and(|found| stands(&found)) {
+pub fn missing_parts() -> Vec<MissingPart> {
+    if directories_of_links().is_ok_and(|found| is_loaded(&found)) {
         return Vec::new();
     }
-    load(false).map_or_else(|lacks| lacks, |_| Vec::new())
+    load(false).map_or_else(|missing| missing, |_| Vec::new())
 }
 
 /// Loads every program that has a place to attach in this kernel.
-fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
+fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<MissingPart>> {
     if let Some(active) = kernel::active_lsms()
         && !active.iter().any(|lsm| lsm == "bpf")
     {
         let active = active.join(",");
-        return Err(vec![Lack::new(
+        return Err(vec![MissingPart::new(
             Part::Lsm,
             format!("bpf is not among the active LSMs: boot with lsm={active},bpf"),
         )]);
     }
     if kernel::lockdown().as_deref() == Some("confidentiality") {
-        return Err(vec![Lack::new(Part::Permission, "not permitted: the kernel is locked down (confidentiality)")]);
+        return Err(vec![MissingPart::new(
+            Part::Permission,
+            "not permitted: the kernel is locked down (confidentiality)",
+        )]);
     }
-    let btf = Btf::from_sys_fs()
-        .map_err(|_| vec![Lack::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")])?;
-    let mut lacks: Vec<_> = kprobe_pmu().err().into_iter().collect();
+    let btf = Btf::from_sys_fs().map_err(|_| {
+        vec![MissingPart::new(Part::Btf, "this kernel has no type information (/sys/kernel/btf/vmlinux)")]
+    })?;
+    let mut missing: Vec<_> = kprobe_pmu().err().into_iter().collect();
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&btf));
     // Both changed in Linux 6.8: before, splice_write() of a file calls do_iter_write() for each piece.
@@ -146,8 +150,8 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
         Ok(object) => object,
         Err(error) => {
             // Without permission to load, no other missing part decides.
-            lacks.insert(0, refused(&error, None));
-            return Err(lacks);
+            missing.insert(0, refused(&error, None));
+            return Err(missing);
         }
     };
     let mut setattr = false;
@@ -161,25 +165,25 @@ fn load(pinned: bool) -> std::result::Result<Ebpf, Vec<Lack>> {
             Err(_) if place.leaves_open.is_none() => {}
             // The old form may fit.
             Err(_) if place.program == INODE_SETATTR => {}
-            Err(error) => lacks.push(missing(place, &error)),
+            Err(error) => missing.push(missing_hook(place, &error)),
         }
-        if lacks.iter().any(|lack| lack.part == Part::Permission) {
-            return Err(lacks.split_off(lacks.len() - 1));
+        if missing.iter().any(|missing| missing.part == Part::Permission) {
+            return Err(missing.split_off(missing.len() - 1));
         }
     }
     if !setattr && let Some(place) = PLACES.iter().find(|place| place.program == INODE_SETATTR) {
         let message = format!("no hook {INODE_SETATTR}: {}", place.leaves_open.unwrap_or_default());
-        lacks.push(Lack { hook: Some(INODE_SETATTR), ..Lack::new(Part::Hook, message) });
+        missing.push(MissingPart { hook: Some(INODE_SETATTR), ..MissingPart::new(Part::Hook, message) });
     }
     // Only if nothing else is missing: reading the kernel's symbols takes longer than all other checks.
-    if lacks.is_empty()
+    if missing.is_empty()
         && let Some(error) = PLACES.iter().find_map(|place| offsets(place, Path::new(PINS)).err())
     {
         let open = "without it, a write from an array of buffers is refused";
         let message = format!("no program can stand where {RW_VERIFY_AREA} is called ({error}): {open}");
-        lacks.push(Lack { hook: Some(RW_VERIFY_AREA), ..Lack::new(Part::Hook, message) });
+        missing.push(MissingPart { hook: Some(RW_VERIFY_AREA), ..MissingPart::new(Part::Hook, message) });
     }
-    if lacks.is_empty() { Ok(object) } else { Err(lacks) }
+    if missing.is_empty() { Ok(object) } else { Err(missing) }
 }
 
 fn load_place(object: &mut Ebpf, place: &Place, btf: &Btf) -> std::result::Result<(), ProgramError> {
@@ -194,19 +198,19 @@ fn load_place(object: &mut Ebpf, place: &Place, btf: &Btf) -> std::result::Resul
     }
 }
 
-fn missing(place: &Place, error: &ProgramError) -> Lack {
-    let lack = refused(error, Some(place.hook));
-    match lack.part {
+fn missing_hook(place: &Place, error: &ProgramError) -> MissingPart {
+    let missing = refused(error, Some(place.hook));
+    match missing.part {
         Part::Hook => {
             let open = place.leaves_open.unwrap_or_default();
-            Lack { message: format!("{}: without it, {open}", lack.message), ..lack }
+            MissingPart { message: format!("{}: without it, {open}", missing.message), ..missing }
         }
-        _ => lack,
+        _ => missing,
     }
 }
 
 /// Translates an error of loading.
-fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>) -> Lack {
+fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>) -> MissingPart {
     let mut source = Some(error);
     while let Some(error) = source {
         let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
@@ -215,7 +219,10 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
         {
             let meaning = libdaxfile::meaning(errno);
             let why = "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy";
-            return Lack { hook, ..Lack::new(Part::Permission, format!("not permitted: bpf: {meaning}: {why}")) };
+            return MissingPart {
+                hook,
+                ..MissingPart::new(Part::Permission, format!("not permitted: bpf: {meaning}: {why}"))
+            };
         }
         source = error.source();
     }
@@ -223,7 +230,7 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
         Some(hook) => format!("no program can stand at {hook} ({})", first_line(error)),
         None => format!("the guard cannot be loaded ({})", first_line(error)),
     };
-    Lack { hook, ..Lack::new(Part::Hook, message) }
+    MissingPart { hook, ..MissingPart::new(Part::Hook, message) }
 }
 
 /// The verifier also refuses with EACCES.
@@ -240,7 +247,7 @@ pub(super) fn require_trusted_pins() -> Result<()> {
     match fs::symlink_metadata(PINS) {
         Ok(directory) => require_roots(&directory),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).named("lstat(/sys/fs/bpf/daxfile)"),
+        Err(error) => Err(error).call("lstat(/sys/fs/bpf/daxfile)"),
     }
 }
 
@@ -253,7 +260,7 @@ fn require_roots(directory: &Metadata) -> Result<()> {
 
 /// Opens and locks the pin directory; mounts bpffs and makes the directory if they are missing.
 fn lock() -> Result<Flock<File>> {
-    let mounted = statfs(BPFFS).named("statfs(/sys/fs/bpf)")?.filesystem_type() == BPF_FS_MAGIC;
+    let mounted = statfs(BPFFS).call("statfs(/sys/fs/bpf)")?.filesystem_type() == BPF_FS_MAGIC;
     if !mounted {
         mount(
             Some("bpf"),
@@ -262,12 +269,12 @@ fn lock() -> Result<Flock<File>> {
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
             Some("mode=700"),
         )
-        .named("mount(/sys/fs/bpf)")?;
+        .call("mount(/sys/fs/bpf)")?;
     }
     loop {
         match DirBuilder::new().mode(0o700).create(PINS) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(error).named("mkdir(/sys/fs/bpf/daxfile)");
+                return Err(error).call("mkdir(/sys/fs/bpf/daxfile)");
             }
             _ => {}
         }
@@ -275,8 +282,8 @@ fn lock() -> Result<Flock<File>> {
             .read(true)
             .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits())
             .open(PINS)
-            .named("open(/sys/fs/bpf/daxfile)")?;
-        require_roots(&directory.metadata().named("fstat")?)?;
+            .call("open(/sys/fs/bpf/daxfile)")?;
+        require_roots(&directory.metadata().call("fstat")?)?;
         let locked = Flock::lock(directory, FlockArg::LockExclusive)
             .map_err(|(_, errno)| Error::call("flock(/sys/fs/bpf/daxfile)", errno))?;
         // The process that held the lock may have removed everything.
@@ -288,7 +295,7 @@ fn lock() -> Result<Flock<File>> {
 
 fn same_directory(directory: &File) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
-    let there = directory.metadata().named("fstat")?;
+    let there = directory.metadata().call("fstat")?;
     Ok(fs::metadata(PINS).is_ok_and(|here| here.ino() == there.ino()))
 }
 
@@ -297,29 +304,29 @@ fn digest() -> String {
 }
 
 /// Whether a directory has the links of this build.
-fn is_mine(path: &Path) -> bool {
+fn is_of_this_build(path: &Path) -> bool {
     path.file_name().unwrap_or_default().to_string_lossy().starts_with(&format!("links-{}-", digest()))
 }
 
 /// Whether this build's guard is loaded, with all its links.
-fn stands(found: &[(PathBuf, usize)]) -> bool {
-    found.iter().any(|(path, number)| is_mine(path) && has_all(path, *number))
+fn is_loaded(found: &[(PathBuf, usize)]) -> bool {
+    found.iter().any(|(path, number)| is_of_this_build(path) && has_all(path, *number))
 }
 
 /// Makes sure that this build's programs are attached, and no other build's.
 fn ensure() -> Result<()> {
-    let found = directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")?;
-    if !stands(&found) {
-        let mut object = load(true).map_err(|lacks| lacks.first().map_or_else(unknown, Lack::error))?;
+    let found = directories_of_links().call("readdir(/sys/fs/bpf/daxfile)")?;
+    if !is_loaded(&found) {
+        let mut object = load(true).map_err(|missing| missing.first().map_or_else(unknown, MissingPart::error))?;
         let new = Path::new(PINS).join("new");
         remove_all(&new)?;
-        DirBuilder::new().mode(0o700).create(&new).named("mkdir(/sys/fs/bpf/daxfile/new)")?;
+        DirBuilder::new().mode(0o700).create(&new).call("mkdir(/sys/fs/bpf/daxfile/new)")?;
         let number = attach(&mut object, &new)?;
         let path = Path::new(PINS).join(format!("links-{}-{number}", digest()));
         remove_all(&path)?;
-        fs::rename(&new, &path).named("rename(/sys/fs/bpf/daxfile/new)")?;
+        fs::rename(&new, &path).call("rename(/sys/fs/bpf/daxfile/new)")?;
     }
-    for (path, _) in found.iter().filter(|(path, _)| !is_mine(path)) {
+    for (path, _) in found.iter().filter(|(path, _)| !is_of_this_build(path)) {
         remove_all(path)?;
     }
     Ok(())
@@ -344,7 +351,7 @@ fn attach(object: &mut Ebpf, directory: &Path) -> Result<usize> {
             }
             Some(Program::KProbe(program)) => {
                 if let Ok(program) = program.fd() {
-                    let pmu = kprobe_pmu().map_err(|lack| lack.error())?;
+                    let pmu = kprobe_pmu().map_err(|missing| missing.error())?;
                     for (offset, path) in offsets(place, &path)? {
                         let link = kprobe::attach(program, pmu, &c_string(place.hook.as_bytes())?, offset)?;
                         kprobe::pin(link, &c_string(path.as_os_str().as_bytes())?)?;
@@ -380,10 +387,10 @@ fn offsets(place: &Place, path: &Path) -> Result<Vec<(u64, PathBuf)>> {
 }
 
 /// The type number of the kprobes' performance monitoring unit.
-fn kprobe_pmu() -> std::result::Result<u32, Lack> {
+fn kprobe_pmu() -> std::result::Result<u32, MissingPart> {
     const TYPE: &str = "/sys/bus/event_source/devices/kprobe/type";
     let number = fs::read_to_string(TYPE).ok().and_then(|number| number.trim().parse().ok());
-    number.ok_or_else(|| Lack::new(Part::Hook, format!("this kernel has no kprobes ({TYPE})")))
+    number.ok_or_else(|| MissingPart::new(Part::Hook, format!("this kernel has no kprobes ({TYPE})")))
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString> {
@@ -393,12 +400,12 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
 fn remove_all(directory: &Path) -> Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.named("readdir(/sys/fs/bpf/daxfile)")?,
+        entries => entries.call("readdir(/sys/fs/bpf/daxfile)")?,
     };
     for entry in entries {
-        fs::remove_file(entry.named("readdir(/sys/fs/bpf/daxfile)")?.path()).named("unlink(/sys/fs/bpf/daxfile)")?;
+        fs::remove_file(entry.call("readdir(/sys/fs/bpf/daxfile)")?.path()).call("unlink(/sys/fs/bpf/daxfile)")?;
     }
-    fs::remove_dir(directory).named("rmdir(/sys/fs/bpf/daxfile)")
+    fs::remove_dir(directory).call("rmdir(/sys/fs/bpf/daxfile)")
 }
 
 fn map(name: &str) -> Result<MapData> {
@@ -532,7 +539,7 @@ pub(super) fn inodes(uuid: [u8; 16]) -> Result<Vec<u64>> {
 }
 
 fn take_away() -> Result<()> {
-    for (path, _) in directories_of_links().named("readdir(/sys/fs/bpf/daxfile)")? {
+    for (path, _) in directories_of_links().call("readdir(/sys/fs/bpf/daxfile)")? {
         remove_all(&path)?;
     }
     remove_all(&Path::new(PINS).join("new"))?;

@@ -8,12 +8,12 @@
 #[cfg(feature = "guard")]
 mod guard;
 #[cfg(not(feature = "guard"))]
-#[path = "without.rs"]
+#[path = "no_guard.rs"]
 mod guard;
 
 #[cfg(feature = "guard")]
 mod calls;
-mod insiders;
+mod kernel_writers;
 
 use std::thread::park_timeout;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::xattr;
 
 use super::Replaced;
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 use crate::needs::Needs;
 use crate::pin::guarded;
@@ -32,15 +32,15 @@ use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
 
-pub use guard::lacks;
-pub use insiders::probe;
+pub use guard::missing_parts;
+pub use kernel_writers::probe;
 
 /// Time for calls that are past the guard's checks to finish.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What the guard lacks on this kernel, in this process, or in this build.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingPart {
     /// The missing part.
     pub part: Part,
     /// The hook or kernel function, if that is missing.
@@ -75,9 +75,9 @@ impl Part {
     }
 }
 
-impl Lack {
+impl MissingPart {
     fn new(part: Part, message: impl Into<String>) -> Self {
-        Lack { part, hook: None, message: message.into() }
+        MissingPart { part, hook: None, message: message.into() }
     }
 
     fn error(&self) -> Error {
@@ -94,7 +94,7 @@ pub fn inodes(uuid: Option<[u8; 16]>) -> Result<Vec<u64>> {
     let Some(uuid) = uuid else { return Ok(Vec::new()) };
     match std::fs::symlink_metadata(guarded::PINS) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        there => there.named("stat(/sys/fs/bpf/daxfile)")?,
+        there => there.call("stat(/sys/fs/bpf/daxfile)")?,
     };
     let mut inodes = guard::inodes(uuid)?;
     inodes.sort_unstable();
@@ -106,8 +106,8 @@ pub fn inodes(uuid: Option<[u8; 16]>) -> Result<Vec<u64>> {
 /// # Errors
 /// The first thing that the guard lacks.
 pub fn require() -> Result<()> {
-    match lacks().first() {
-        Some(lack) => Err(lack.error()),
+    match missing_parts().first() {
+        Some(missing) => Err(missing.error()),
         None => Ok(()),
     }
 }
@@ -117,7 +117,7 @@ pub fn require() -> Result<()> {
 /// # Errors
 /// The kernel does not report the capabilities of the process.
 pub fn missing_capabilities() -> Result<Vec<String>> {
-    super::lacked(&[(Capability::CAP_SYS_ADMIN, true)])
+    super::missing_among(&[(Capability::CAP_SYS_ADMIN, true)])
 }
 
 /// Records the map, puts the file under the guard, and proves that the file still matches the record. `found` is the
@@ -178,8 +178,8 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     target.fsync()?;
     undo.armed = true;
     guard::arm(target)?;
-    if !guarded::guards(target)? {
-        return Err(Lack::new(
+    if !guarded::is_listed(target)? {
+        return Err(MissingPart::new(
             Part::Lsm,
             "the guard does not see the file: is bpf among the active LSMs? (/sys/kernel/security/lsm)",
         )
@@ -205,7 +205,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
 /// # Errors
 /// This build has no guard, or may not ask the kernel about it.
 pub(crate) fn release(target: &Target) -> Result<()> {
-    if guarded::guards(target)? { guard::disarm(target) } else { Ok(()) }
+    if guarded::is_listed(target)? { guard::disarm(target) } else { Ok(()) }
 }
 
 /// Puts the file back under the guard after a failed unpin.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::format::{CHECKSUM, DIGEST, HEAD, Kept, MIN_SPAN, Note, Position, RUN};
+use super::format::{CHECKSUM, DIGEST, HEAD, MIN_SPAN, Note, Position, RUN, RecordedMap};
 use crate::file::map::{Joiner, Run};
 
 /// Computes the digests of a map span by span.
@@ -103,16 +103,16 @@ impl Recorder {
 
     /// Ends the map; returns the number of runs and what the record keeps of them.
     #[must_use]
-    pub fn finish(mut self) -> (u64, Kept) {
+    pub fn finish(mut self) -> (u64, RecordedMap) {
         if let Some(run) = self.joiner.finish() {
             self.add(&run);
         }
-        let kept = if self.runs.len() <= self.room {
-            Kept::Runs(self.runs)
+        let map = if self.runs.len() <= self.room {
+            RecordedMap::Runs(self.runs)
         } else {
-            Kept::Digests { span: self.span, digests: self.digester.finish() }
+            RecordedMap::Digests { span: self.span, digests: self.digester.finish() }
         };
-        (self.extents, kept)
+        (self.extents, map)
     }
 }
 

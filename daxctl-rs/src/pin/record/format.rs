@@ -106,13 +106,13 @@ impl Note {
     /// Makes a note of text of 1 to [`Note::LIMIT`] bytes, with any characters.
     ///
     /// # Errors
-    /// A message that says that the text is empty, or how long it is.
-    pub fn new(text: impl Into<String>) -> std::result::Result<Self, String> {
+    /// The text is empty or too long.
+    pub fn new(text: impl Into<String>) -> std::result::Result<Self, NoteError> {
         let text = text.into();
         match text.len() {
-            0 => Err("an empty note".into()),
+            0 => Err(NoteError::Empty),
             1..=Note::LIMIT => Ok(Note(text)),
-            length => Err(format!("{length} bytes, and a note has {} at most", Note::LIMIT)),
+            length => Err(NoteError::TooLong(length)),
         }
     }
 
@@ -128,9 +128,20 @@ impl Note {
     }
 }
 
+/// The reason why a text is not a note.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// No text.
+    #[error("an empty note")]
+    Empty,
+    /// This number of bytes, more than [`Note::LIMIT`].
+    #[error("{0} bytes, and a note has {limit} at most", limit = Note::LIMIT)]
+    TooLong(usize),
+}
+
 /// What a record keeps of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
+pub enum RecordedMap {
     /// Every run.
     Runs(Vec<Position>),
     /// A digest of each span.
@@ -164,7 +175,7 @@ pub struct Record {
     /// Number of runs.
     pub extents: u64,
     /// The map.
-    pub map: Kept,
+    pub map: RecordedMap,
 }
 
 impl Record {
@@ -178,7 +189,7 @@ impl Record {
             Hold::None => 1,
             Hold::Writable => 2,
         };
-        let form = matches!(self.map, Kept::Digests { .. });
+        let form = matches!(self.map, RecordedMap::Digests { .. });
         let version = if self.note.is_some() { VERSION_WITH_NOTE } else { VERSION };
         bytes.extend([version, hold, self.needs.allow.bits(), form.into(), self.needs.dax.into()]);
         bytes.extend(self.added.bits().to_le_bytes());
@@ -198,8 +209,8 @@ impl Record {
             bytes.extend(note.0.as_bytes());
         }
         match &self.map {
-            Kept::Runs(runs) => bytes.extend(runs.iter().flat_map(Position::encode)),
-            Kept::Digests { span, digests } => {
+            RecordedMap::Runs(runs) => bytes.extend(runs.iter().flat_map(Position::encode)),
+            RecordedMap::Digests { span, digests } => {
                 bytes.extend(span.to_le_bytes());
                 bytes.extend(digests.as_flattened());
             }
@@ -212,13 +223,13 @@ impl Record {
     ///
     /// # Errors
     /// The defect of the record, or its version if that is not known here.
-    pub fn decode(bytes: &[u8]) -> std::result::Result<Record, Undecodable> {
-        let bad = Undecodable::Bad;
+    pub fn decode(bytes: &[u8]) -> std::result::Result<Record, DecodeError> {
+        let bad = DecodeError::Bad;
         let rest = bytes.strip_prefix(MAGIC.as_slice()).ok_or(bad("does not begin with 'daxfile'"))?;
         let with_note = match rest.first() {
             Some(&VERSION) => false,
             Some(&VERSION_WITH_NOTE) => true,
-            Some(&version) => return Err(Undecodable::Version(version)),
+            Some(&version) => return Err(DecodeError::Version(version)),
             None => return Err(bad("too short")),
         };
         if bytes.len() > LIMIT {
@@ -263,11 +274,11 @@ impl Record {
         let extents = reader.u64()?;
         let note = if with_note { Some(reader.note()?) } else { None };
         let map = match form {
-            0 => Kept::Runs(reader.runs()?),
+            0 => RecordedMap::Runs(reader.runs()?),
             1 => reader.digests(size)?,
             _ => return Err(bad("an unknown form of map")),
         };
-        if matches!(&map, Kept::Runs(runs) if runs.len() as u64 != extents) {
+        if matches!(&map, RecordedMap::Runs(runs) if runs.len() as u64 != extents) {
             return Err(bad("another number of runs than it says"));
         }
         Ok(Record {
@@ -285,49 +296,51 @@ impl Record {
     }
 }
 
-/// Why a record cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undecodable {
+/// The reason why a record cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
     /// A version that this program does not know.
+    #[error("version {0} is not known")]
     Version(u8),
     /// Not a record.
+    #[error("{0}")]
     Bad(&'static str),
 }
 
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn bytes<const N: usize>(&mut self) -> std::result::Result<[u8; N], Undecodable> {
-        let (bytes, rest) = self.0.split_first_chunk().ok_or(Undecodable::Bad("too short"))?;
+    fn bytes<const N: usize>(&mut self) -> std::result::Result<[u8; N], DecodeError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(DecodeError::Bad("too short"))?;
         self.0 = rest;
         Ok(*bytes)
     }
 
-    fn u64(&mut self) -> std::result::Result<u64, Undecodable> {
+    fn u64(&mut self) -> std::result::Result<u64, DecodeError> {
         Ok(u64::from_le_bytes(self.bytes()?))
     }
 
-    fn time(&mut self) -> std::result::Result<Time, Undecodable> {
+    fn time(&mut self) -> std::result::Result<Time, DecodeError> {
         let time = Time { seconds: i64::from_le_bytes(self.bytes()?), nanoseconds: u32::from_le_bytes(self.bytes()?) };
-        if time.nanoseconds < 1_000_000_000 { Ok(time) } else { Err(Undecodable::Bad("an impossible time")) }
+        if time.nanoseconds < 1_000_000_000 { Ok(time) } else { Err(DecodeError::Bad("an impossible time")) }
     }
 
-    fn note(&mut self) -> std::result::Result<Note, Undecodable> {
+    fn note(&mut self) -> std::result::Result<Note, DecodeError> {
         let length = usize::from(u16::from_le_bytes(self.bytes()?));
-        let (text, rest) = self.0.split_at_checked(length).ok_or(Undecodable::Bad("too short"))?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or(DecodeError::Bad("too short"))?;
         self.0 = rest;
-        let text = std::str::from_utf8(text).map_err(|_| Undecodable::Bad("a note that is not UTF-8"))?;
-        Note::new(text).map_err(|_| Undecodable::Bad("a note that is empty or too long"))
+        let text = std::str::from_utf8(text).map_err(|_| DecodeError::Bad("a note that is not UTF-8"))?;
+        Note::new(text).map_err(|_| DecodeError::Bad("a note that is empty or too long"))
     }
 
-    fn runs(&mut self) -> std::result::Result<Vec<Position>, Undecodable> {
+    fn runs(&mut self) -> std::result::Result<Vec<Position>, DecodeError> {
         let mut runs: Vec<Position> = Vec::with_capacity(self.0.len() / RUN);
         while !self.0.is_empty() {
             let (logical, physical, length) = (self.u64()?, self.u64()?, self.u64()?);
             let unwritten = match self.bytes()? {
                 [0] => false,
                 [1] => true,
-                _ => return Err(Undecodable::Bad("an unknown state of a run")),
+                _ => return Err(DecodeError::Bad("an unknown state of a run")),
             };
             let ordered = runs.last().is_none_or(|last| last.end() <= logical);
             if !ordered
@@ -335,23 +348,23 @@ impl Reader<'_> {
                 || logical.checked_add(length).is_none()
                 || physical.checked_add(length).is_none()
             {
-                return Err(Undecodable::Bad("impossible runs"));
+                return Err(DecodeError::Bad("impossible runs"));
             }
             runs.push(Position { logical, physical, length, unwritten });
         }
         Ok(runs)
     }
 
-    fn digests(&mut self, size: u64) -> std::result::Result<Kept, Undecodable> {
+    fn digests(&mut self, size: u64) -> std::result::Result<RecordedMap, DecodeError> {
         let span = self.u64()?;
         let (digests, rest) = self.0.as_chunks();
         if !span.is_power_of_two() || span < MIN_SPAN || !rest.is_empty() {
-            return Err(Undecodable::Bad("impossible spans"));
+            return Err(DecodeError::Bad("impossible spans"));
         }
         if digests.len() as u64 != size.div_ceil(span).max(1) {
-            return Err(Undecodable::Bad("another number of digests than its size has spans"));
+            return Err(DecodeError::Bad("another number of digests than its size has spans"));
         }
-        Ok(Kept::Digests { span, digests: digests.to_vec() })
+        Ok(RecordedMap::Digests { span, digests: digests.to_vec() })
     }
 }
 
@@ -439,7 +452,7 @@ mod tests {
         }
         let mut newer = good.clone();
         newer[7] = 3;
-        assert_eq!(Record::decode(&newer), Err(Undecodable::Version(3)));
+        assert_eq!(Record::decode(&newer), Err(DecodeError::Version(3)));
 
         // (version, what follows the head) of notes
         for (version, note) in [(2, &b""[..]), (2, b"\0\0"), (2, b"\x01\0\xff"), (2, b"\xff\xff"), (1, b"\x01\0x")] {

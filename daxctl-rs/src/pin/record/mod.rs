@@ -6,6 +6,6 @@ mod room;
 mod storage;
 
 pub use digests::{Digester, Recorder};
-pub use format::{Kept, LIMIT, Note, Position, Record, Undecodable};
+pub use format::{DecodeError, LIMIT, Note, NoteError, Position, Record, RecordedMap};
 pub use room::require_room;
-pub use storage::{Stored, attribute, load, load_kept_for};
+pub use storage::{Stored, attribute, load, load_for};

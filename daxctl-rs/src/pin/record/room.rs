@@ -43,7 +43,7 @@ pub fn require_room(target: &Target, hold: Hold, runs: u64, note: usize) -> Resu
     if bytes <= inode || unbounded && !full || bytes <= block + inode && (!full || has_block(target)?) {
         return Ok(());
     }
-    Err(Error::foreseen(Errno::ENOSPC).because(match full {
+    Err(Error::from_errno(Errno::ENOSPC).because(match full {
         true => "the pin record takes another block",
         false => "the file's other extended attributes leave no room for the pin record",
     }))

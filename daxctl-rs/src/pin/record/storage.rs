@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use libdaxfile::{Errno, xattr};
 
-use super::format::{Kept, LIMIT, Record, TIGHT_LIMIT, Undecodable};
+use super::format::{DecodeError, LIMIT, Record, RecordedMap, TIGHT_LIMIT};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::Hold;
@@ -18,7 +18,7 @@ impl Record {
     ///
     /// # Errors
     /// An error of fsetxattr(2).
-    pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<Kept>) -> Result<Record> {
+    pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<RecordedMap>) -> Result<Record> {
         let name = attribute(self.needs.hold);
         let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
         let bytes = self.encode();
@@ -77,7 +77,7 @@ impl Stored {
 pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
     const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
     if immutable {
-        match load_kept_for(target, Hold::Frozen)? {
+        match load_for(target, Hold::Frozen)? {
             Stored::Absent => {}
             stored => return Ok(stored),
         }
@@ -87,7 +87,7 @@ pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
         may_have => may_have?,
     };
     for (hold, _) in HOLDS.into_iter().zip(may_have).filter(|(_, may_have)| *may_have) {
-        match load_kept_for(target, hold)? {
+        match load_for(target, hold)? {
             Stored::Absent => {}
             stored => return Ok(stored),
         }
@@ -99,7 +99,7 @@ pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
 ///
 /// # Errors
 /// An error of fgetxattr(2), except that there is no such attribute.
-pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
+pub fn load_for(target: &Target, hold: Hold) -> Result<Stored> {
     let bytes = match xattr::get(target, attribute(hold), LIMIT) {
         // Another version may be longer than this one.
         Err(error) if error.errno == Errno::ERANGE => xattr::get(target, attribute(hold), ATTRIBUTE_LIMIT),
@@ -116,7 +116,7 @@ pub fn load_kept_for(target: &Target, hold: Hold) -> Result<Stored> {
         Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
         Ok(record) if record.identity == target.identity => Stored::Own(record),
         Ok(record) => Stored::Foreign(record),
-        Err(Undecodable::Version(version)) => Stored::UnknownVersion(hold, version),
-        Err(Undecodable::Bad(why)) => Stored::Bad(hold, why),
+        Err(DecodeError::Version(version)) => Stored::UnknownVersion(hold, version),
+        Err(DecodeError::Bad(why)) => Stored::Bad(hold, why),
     })
 }

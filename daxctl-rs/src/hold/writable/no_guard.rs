@@ -1,13 +1,13 @@
 //! A build without the guard.
 
-use super::{Lack, Part};
+use super::{MissingPart, Part};
 use crate::error::Result;
 use crate::file::target::Target;
 
 /// What the guard lacks here.
 #[must_use]
-pub fn lacks() -> Vec<Lack> {
-    vec![Lack::new(Part::Build, "this daxfile was built without the guard (cargo's feature guard)")]
+pub fn missing_parts() -> Vec<MissingPart> {
+    vec![MissingPart::new(Part::Build, "this daxfile was built without the guard (cargo's feature guard)")]
 }
 
 pub(super) fn require_trusted_pins() -> Result<()> {

@@ -8,24 +8,24 @@ pub const MOST: usize = 10_000;
 
 /// The first items of a list, and the number of all items.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed<T> {
-    kept: Vec<T>,
+pub struct BoundedList<T> {
+    first: Vec<T>,
     /// The last item, if it is beyond the limit: the next item may be joined with it.
     last: Option<T>,
     left_out: u64,
 }
 
-impl<T> Listed<T> {
+impl<T> BoundedList<T> {
     /// Makes an empty list.
     #[must_use]
     pub fn new() -> Self {
-        Listed { kept: Vec::new(), last: None, left_out: 0 }
+        BoundedList { first: Vec::new(), last: None, left_out: 0 }
     }
 
     /// Adds an item.
     pub fn push(&mut self, item: T) {
-        if self.kept.len() < MOST {
-            self.kept.push(item);
+        if self.first.len() < MOST {
+            self.first.push(item);
         } else {
             self.last = Some(item);
             self.left_out += 1;
@@ -34,33 +34,33 @@ impl<T> Listed<T> {
 
     /// The last item, whether it is within the limit or not.
     pub fn last_mut(&mut self) -> Option<&mut T> {
-        self.last.as_mut().or(self.kept.last_mut())
+        self.last.as_mut().or(self.first.last_mut())
     }
 
     /// The number of all items, if some were left out.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
-        (self.left_out > 0).then_some(self.kept.len() as u64 + self.left_out)
+        (self.left_out > 0).then_some(self.first.len() as u64 + self.left_out)
     }
 
     /// The items within the limit.
     #[must_use]
-    pub fn into_kept(self) -> Vec<T> {
-        self.kept
+    pub fn into_vec(self) -> Vec<T> {
+        self.first
     }
 }
 
-impl<T> Default for Listed<T> {
+impl<T> Default for BoundedList<T> {
     fn default() -> Self {
-        Listed::new()
+        BoundedList::new()
     }
 }
 
-impl<T> Deref for Listed<T> {
+impl<T> Deref for BoundedList<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.kept
+        &self.first
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_first_are_kept_and_all_are_counted() {
-        let mut list = Listed::new();
+        let mut list = BoundedList::new();
         for item in 0..MOST {
             list.push(item);
             assert_eq!(list.last_mut(), Some(&mut { item }));
@@ -79,6 +79,6 @@ mod tests {
         list.push(7);
         list.push(8);
         assert_eq!((list.len(), list.total(), list.last_mut()), (MOST, Some(MOST as u64 + 2), Some(&mut 8)));
-        assert_eq!(list.into_kept().last(), Some(&(MOST - 1)));
+        assert_eq!(list.into_vec().last(), Some(&(MOST - 1)));
     }
 }

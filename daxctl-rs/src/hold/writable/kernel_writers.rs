@@ -15,7 +15,7 @@ use libdaxfile::Errno;
 use libdaxfile::lease::{Kind, Lease};
 use nix::sys::stat::makedev;
 
-use crate::error::{Error, Named, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 use crate::status::Status;
 
@@ -80,7 +80,7 @@ fn loop_device(file: Inode) -> Option<String> {
 
 /// Whether a process has a descriptor of the file that is open for writing, or a mapping made through one.
 fn a_process_writes(file: Inode) -> Result<bool> {
-    let processes = fs::read_dir("/proc").named("readdir(/proc)")?;
+    let processes = fs::read_dir("/proc").call("readdir(/proc)")?;
     let processes: Vec<_> = processes
         .filter_map(std::result::Result::ok)
         .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
