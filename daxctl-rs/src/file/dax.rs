@@ -56,7 +56,9 @@ impl Lack {
     pub fn detail(&self) -> String {
         match self {
             Lack::Device => "its device has no DAX".into(),
-            Lack::BlockSize { block, page } => format!("blocks of {block} bytes, where DAX takes pages of {page}"),
+            Lack::BlockSize { block, page } => {
+                format!("blocks of {block} bytes, but DAX needs blocks of one page, {page} bytes")
+            }
             Lack::Never(_) => "mounted with dax=never".into(),
             Lack::Flag => "accessed through the page cache: its DAX flag is off".into(),
             Lack::Stale => "accessed through the page cache: its DAX flag was set while the file was in use".into(),
@@ -79,7 +81,7 @@ impl Lack {
             }
             Lack::Flag => format!("chattr +x {file}"),
             // The kernel reads the flag when it reads the inode.
-            Lack::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
+            Lack::Stale => "close it in every process, then echo 2 >/proc/sys/vm/drop_caches".into(),
             // ext4 excepts files whose data it journals, encrypts or verifies.
             Lack::Excepted => format!("cp --reflink=never {file} NEW"),
         }
