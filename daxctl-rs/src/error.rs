@@ -68,9 +68,12 @@ impl Error {
         if self.complete {
             return self.message.clone();
         }
-        let call = self.call.unwrap_or_default().to_owned();
-        let parts = [call, self.errno.map(libdaxfile::meaning).unwrap_or_default(), self.message.clone()];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+        let failure = match (self.errno.map(libdaxfile::meaning), self.call) {
+            (Some(meaning), Some(call)) => format!("{meaning} ({call})"),
+            (Some(meaning), None) => meaning,
+            (None, call) => call.unwrap_or_default().to_owned(),
+        };
+        [failure.as_str(), &self.message].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
     }
 }
 
@@ -99,7 +102,7 @@ impl<T> ResultExt<T> for std::io::Result<T> {
     fn call(self, call: &'static str) -> Result<T> {
         self.map_err(|error| match error.raw_os_error() {
             Some(errno) => Error::call(call, Errno::from_raw(errno)),
-            None => Error::new(Status::Failed, format!("{call}: {error}")),
+            None => Error::new(Status::Failed, format!("{error} ({call})")),
         })
     }
 }

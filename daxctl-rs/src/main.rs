@@ -100,7 +100,7 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
         Verb::Man { page } => man(*page),
         Verb::Map { format, unpinned, compare, file } => {
             if *compare && format.0 != map::Format::Resume {
-                bail!("--compare goes with --format resume");
+                bail!("--compare requires --format resume");
             }
             let options = map::Options { format: format.0, unpinned: *unpinned, compare: *compare };
             map::run(file, options, meter, sink)
@@ -189,6 +189,7 @@ fn man(page: Page) -> Status {
     let source = match page {
         Page::Daxfile => include_str!("../man/daxfile.8"),
         Page::Holds => include_str!("../man/daxfile-holds.7"),
+        Page::Attacks => include_str!("../man/daxfile-attacks.7"),
         Page::Json => include_str!("../man/daxfile-json.5"),
     };
     if std::io::stdout().is_terminal()

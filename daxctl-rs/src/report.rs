@@ -173,7 +173,7 @@ impl FileReport {
         let shared = self.pin.as_ref().map_or(0, |pin| pin.shared_since);
         if shared > 0 {
             let shared = size::format(shared, false);
-            self.notes.push(format!("{shared} shared with other files since; that alone moves nothing"));
+            self.notes.push(format!("{shared} shared with other files since the pin; that moves no blocks"));
         }
         shared > 0
     }

@@ -67,7 +67,7 @@ enum Answer {
 }
 
 const NO_EXTENTS: Answer = Error(3, ": Operation not supported: tmpfs");
-const NO_HOLD: Answer = No(3, "unsupported_filesystem: ");
+const NO_HOLD: Answer = No(3, "unsupported filesystem: ");
 
 /// The defaults of a row: the verb takes files, and changes nothing.
 const ANY: Verb = Verb {
@@ -88,8 +88,8 @@ const VERBS: [Verb; 8] = [
         subject: None,
         changes: true,
         answers: &[
-            (Tmpfs, Error(3, "no map can be held on tmpfs")),
-            (Btrfs, Error(3, "no map can be held on btrfs")),
+            (Tmpfs, Error(3, "no hold is available on tmpfs")),
+            (Btrfs, Error(3, "no hold is available on btrfs")),
             (ReadOnly, Error(3, "Read-only file system")),
             (FullDisk, Error(2, ": No space left on device")),
             (Others, Error(4, "Permission denied")),
@@ -123,7 +123,7 @@ const VERBS: [Verb; 8] = [
             (Tmpfs, NO_HOLD),
             (Btrfs, NO_HOLD),
             (ReadOnly, Error(3, "Read-only file system")),
-            (FullDisk, Error(2, "fsetxattr: No space left on device")),
+            (FullDisk, Error(2, "No space left on device (fsetxattr)")),
             (Others, Error(4, "CAP_LINUX_IMMUTABLE")),
             (Own, Error(4, "CAP_LINUX_IMMUTABLE")),
         ],
@@ -135,8 +135,8 @@ const VERBS: [Verb; 8] = [
         single: true,
         pinned: true,
         answers: &[
-            (Tmpfs, Error(3, "no map can be relied on with tmpfs")),
-            (Btrfs, Error(3, "no map can be relied on with btrfs")),
+            (Tmpfs, Error(3, "the map cannot be relied on with tmpfs")),
+            (Btrfs, Error(3, "the map cannot be relied on with btrfs")),
         ],
         ..ANY
     },
@@ -491,19 +491,23 @@ fn what_is_no_regular_file() {
             for name in ["link", "dangling", "loop"] {
                 refused(verb, &path(name), answer(Error(2, ": a symbolic link (not followed)")));
             }
-            refused(verb, &path("file/below"), verb.gone("open: Not a directory"));
-            refused(verb, &path("none/below"), verb.gone("open: No such file or directory"));
-            refused(verb, &path("loop/below"), Error(2, "open: Too many levels of symbolic links"));
+            refused(verb, &path("file/below"), verb.gone("Not a directory (open)"));
+            refused(verb, &path("none/below"), verb.gone("No such file or directory (open)"));
+            refused(verb, &path("loop/below"), Error(2, "Too many levels of symbolic links (open)"));
             refused(verb, &path("x".repeat(256).as_str()), Error(2, ": File name too long"));
             let slash = format!("{at}/none/");
             let before = names(scratch.mount_point());
-            let answer = if new { Error(2, "not a file's name") } else { verb.gone("open: No such file or directory") };
+            let answer = if new {
+                Error(2, "the path does not end with a file name")
+            } else {
+                verb.gone("No such file or directory (open)")
+            };
             ask(verb, slash.as_ref(), answer, || (), |call| call);
             ask(verb, (slash + ".").as_ref(), answer, || (), |call| call);
             assert_eq!(names(scratch.mount_point()), before);
             if !new {
-                refused(verb, &path("none"), verb.gone("open: No such file or directory"));
-                ask(verb, format!("{at}/file/").as_ref(), verb.gone("open: Not a directory"), || (), |call| call);
+                refused(verb, &path("none"), verb.gone("No such file or directory (open)"));
+                ask(verb, format!("{at}/file/").as_ref(), verb.gone("Not a directory (open)"), || (), |call| call);
             }
         }
     };
@@ -617,12 +621,12 @@ fn lists_of_files() {
             }
         }
         let error = |text: &str| format!("daxfile {}: {text}\n", verb.name);
-        let none = error("none: open: No such file or directory");
+        let none = error("none: No such file or directory (open)");
         usage(&verb.call(&["--files-from", "none"], &[""; 0]).dir(dir), &none);
-        usage(&verb.call(&["--files-from", "."], &["x"]).dir(dir), &error(".: read: Is a directory"));
+        usage(&verb.call(&["--files-from", "."], &["x"]).dir(dir), &error(".: Is a directory (read)"));
         fs::write(list.path(), "x").unwrap();
         let hidden = run(&verb.call(&["--files-from", path], &[""; 0]).as_nobody()).expect(4);
-        assert_eq!(hidden.stderr, error(&format!("{path}: open: Permission denied")));
+        assert_eq!(hidden.stderr, error(&format!("{path}: Permission denied (open)")));
 
         // Blank lines are none, the last line needs no end, and a name is all of its line.
         let lines = ["a", " b ", "-c"];
@@ -1058,7 +1062,7 @@ fn locked_by_somebody() {
         let before = snapshot(&file);
         let held = lock(&file);
         if verb.locks {
-            refused(verb, &file, Error(5, "fcntl(F_OFD_SETLK): Resource temporarily unavailable: another daxfile"));
+            refused(verb, &file, Error(5, "Resource temporarily unavailable (fcntl(F_OFD_SETLK)): another daxfile"));
         } else {
             run(&verb.call(&[], &[&file])).expect(0);
             assert_eq!(snapshot(&file), before);
@@ -1086,7 +1090,7 @@ fn a_second_daxfile_is_busy() {
         verb.subject.unwrap()(&file);
         let (waiting, writer) = waiting_pin(&file);
         if verb.locks {
-            refused(verb, &file, Error(5, "another daxfile is at work on it"));
+            refused(verb, &file, Error(5, "another daxfile works on it"));
         } else {
             let answer = run(&verb.call(&["--json"], &[&file]));
             report(verb, &answer, &[&file]);

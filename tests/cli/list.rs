@@ -352,7 +352,7 @@ fn list_says_what_it_could_not_look_at() {
     let run = Daxfile::new(["list"]).arg(scratch.mount_point()).run();
     sh(format!("umount '{}'", hidden.display()));
     let run = run.expect(3);
-    assert!(run.stderr.contains("1 files with attributes could not be looked at"), "{run}");
+    assert!(run.stderr.contains("1 files with attributes could not be examined"), "{run}");
     assert_eq!(run.text().lines().count(), 3, "{run}");
 }
 
@@ -406,7 +406,7 @@ fn list_takes_files_and_refuses_nonsense() {
     assert_eq!([&words[..2], &words[3..]].concat(), ["pinned", "frozen", file.to_str().unwrap(), "why"], "{text}");
     assert_eq!(list(&plain).run().expect(0).json()["files"], Value::Array(Vec::new()));
     let mut fifo = list(&scratch.path("none")).run().expect(2);
-    assert!(fifo.stderr.contains("none: open: No such file or directory"), "{fifo}");
+    assert!(fifo.stderr.contains("none: No such file or directory (open)"), "{fifo}");
     sh(format!("mkfifo '{}'", scratch.path("fifo").display()));
     fifo = list(&scratch.path("fifo")).run().expect(2);
     assert!(fifo.stderr.contains("fifo: not a regular file"), "{fifo}");

@@ -191,8 +191,8 @@ fn sizes_end_where_the_file_ends() {
         "cd '{}'; truncate -s 5000 sparse; xfs_io -f -c 'pwrite -q 4k 4k' -c 'truncate 13000' two; sync two",
         dir.display()
     ));
-    assert!(run(&["check", "-b", "sparse"], 1).contains("where:  5000 at 0\n"));
-    assert!(run(&["check", "-b", "two"], 1).contains("where:  8904 in 2 ranges: 4096 at 0, 4808 at 8192\n"));
+    assert!(run(&["check", "-b", "sparse"], 1).contains("where:  5000 at byte 0\n"));
+    assert!(run(&["check", "-b", "two"], 1).contains("where:  8904 in 2 ranges: 4096 at byte 0, 4808 at byte 8192\n"));
 }
 
 /// The recorded strip is above the current one, with the characters of stat.
@@ -230,6 +230,7 @@ fn man_prints_the_pages() {
         (&[][..], include_str!("../../man/daxfile.8")),
         (&["daxfile"], include_str!("../../man/daxfile.8")),
         (&["holds"], include_str!("../../man/daxfile-holds.7")),
+        (&["attacks"], include_str!("../../man/daxfile-attacks.7")),
         (&["json"], include_str!("../../man/daxfile-json.5")),
     ] {
         assert_eq!(Daxfile::new(["man"]).args(words).run().expect(0).text(), page);
@@ -247,6 +248,60 @@ fn on_terminal(words: &[&str], dir: &Path) -> String {
         .dir(dir)
         .run();
     run.text().to_owned()
+}
+
+/// The output on a terminal with this many columns, without colours.
+fn on_columns(columns: usize, words: &[&str], dir: &Path) -> String {
+    require(&["script"]);
+    let shell = format!(
+        "script -qec \"stty cols {columns}; $(printf '%q ' \"$0\" --color never \"$@\")\" /dev/null | tr -d '\\r'"
+    );
+    Daxfile::new(words).wrap(["bash", "-c", &shell]).dir(dir).run().text().to_owned()
+}
+
+#[test]
+fn screens_use_the_width_of_the_terminal() {
+    let scratch = Scratch::new(Kind::xfs());
+    let dir = scratch.mount_point();
+    sh(format!(
+        "cd '{}'; xfs_io -f -c 'pwrite -q 0 256k' -c 'falloc 256k 256k' -c 'truncate 1m' f; cp --reflink f copy
+         xfs_io -c 'pwrite -q 512k 64k' -c 'falloc -k 2m 64k' -c 'fpunch 540k 4k' -c 'fpunch 560k 4k' f
+         xfs_io -f -c 'pwrite -q 0 1m' -c fsync moved",
+        dir.display()
+    ));
+    run(&["pin", "--hold", "none", "moved"], dir, 0);
+    sh(format!("cd '{}'; fallocate -p -o 500K -l 24K moved", dir.display()));
+    let screens: [&[&str]; 9] = [
+        &["stat", "f"],
+        &["stat", "-b", "f"],
+        &["stat", "--extents", "moved"],
+        &["check", "f"],
+        &["pin", "--dry-run", "f"],
+        &["prepare", "--dry-run", "f"],
+        &["verify", "moved"],
+        &["list", "."],
+        &["probe"],
+    ];
+    for (columns, cells) in [(50, 32), (80, 64), (200, 160)] {
+        for words in screens {
+            let screen = on_columns(columns, words, dir);
+            let plain = Daxfile::new(words).dir(dir).run();
+            let whole: Vec<&str> = plain.text().split_whitespace().chain(plain.stderr.split_whitespace()).collect();
+            for line in screen.lines() {
+                if let Some((_, strip)) = line.strip_suffix(']').and_then(|line| line.split_once('[')) {
+                    assert_eq!(strip.len(), cells, "{screen}");
+                    continue;
+                }
+                for word in line.split_whitespace() {
+                    assert!(whole.contains(&word), "{columns} columns break a word: {word}: {screen}");
+                }
+                // Commands, tables and lists are not folded.
+                let folded = !["remedy: ", "logical"].iter().any(|word| line.contains(word));
+                let folded = folded && line.contains(|c: char| c.is_ascii_alphabetic()) && words[0] != "list";
+                assert!(!folded || line.chars().count() <= columns, "{columns} columns: {line}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn what_a_user_namespace_gives_is_not_enough() {
         .wrap(["unshare", "--user", "--map-root-user"])
         .run()
         .expect(4);
-    assert!(said.text().contains("outside of any user namespace"), "{said}");
+    assert!(said.text().contains("in the initial user namespace"), "{said}");
 }
 
 /// Below a filesystem in the lab: device-mapper's tables for a device on a partition of a loop device. Each is made of

@@ -203,7 +203,7 @@ fn an_entry_without_its_file_is_drift() {
     for named in [vec![], vec![&here], vec![&here, &gone]] {
         let run = against(&manifest, &named).expect(1);
         assert_eq!(statuses(&run), both, "{named:?}: {run}");
-        assert!(run.text().contains("no such file"), "{run}");
+        assert!(run.text().contains("does not exist"), "{run}");
     }
     let run = against(&manifest, [&gone]).expect(1);
     assert_eq!(statuses(&run), [(1, gone.clone())]);

@@ -28,8 +28,9 @@ fn help(args: &[&str]) -> String {
 /// The names of each option: of `  -s, --size <SIZE>  Size of ...`, `-s` and `--size`.
 fn options_of_help(args: &[&str]) -> Vec<Vec<String>> {
     let help = help(args);
-    // Possible values are shown as `- frozen: ...`.
-    let lines = help.lines().map(str::trim_start).filter(|line| line.starts_with('-') && !line.starts_with("- "));
+    // Descriptions are further to the right.
+    let lines = help.lines().filter(|line| line.len() - line.trim_start().len() < 8).map(str::trim_start);
+    let lines = lines.filter(|line| line.starts_with('-'));
     let names =
         lines.map(|line| line.split("  ").next().unwrap().split([',', ' ']).filter(|word| word.starts_with('-')));
     // An option that may be repeated ends in dots.
@@ -142,9 +143,9 @@ fn the_page_has_every_name() {
     let entries = |title: &str| -> Names {
         section(&page, title).iter().filter_map(|line| line.strip_prefix(".It ")).map(str::to_owned).collect()
     };
-    let blockers: Names = Kind::VARIANTS.iter().map(|kind| kind.name().to_owned()).collect();
+    let blockers: Names = Kind::VARIANTS.iter().map(|kind| kind.words()).collect();
     assert_eq!(entries("BLOCKERS"), blockers);
-    let states: Names = State::VARIANTS.iter().map(|state| state.name().to_owned()).collect();
+    let states: Names = State::VARIANTS.iter().map(|state| state.name().replace('_', " ")).collect();
     assert_eq!(entries("PIN RECORD"), states);
 }
 
@@ -160,8 +161,14 @@ fn pages() -> Vec<PathBuf> {
 
 #[test]
 fn mandoc_has_nothing_to_say_of_the_pages() {
-    // Whether other pages are installed, how long the lines of the source are, and that .Os has an argument.
-    let unheeded = ["referenced manual not found", "input text line longer", "operating system explicitly specified"];
+    // Whether other pages are installed, how long the lines of the source are, that .Os has an argument, and that the
+    // sections are in the order of man-pages(7), not in that of mdoc(7).
+    let unheeded = [
+        "referenced manual not found",
+        "input text line longer",
+        "operating system explicitly specified",
+        "sections out of conventional order",
+    ];
     require(&["mandoc"]);
     for page in pages() {
         let out = finish(Command::new("mandoc").args(["-T", "lint", "-W", "style"]).arg(&page));
@@ -277,17 +284,50 @@ fn the_readme_names_only_what_there_is() {
             let option = code.split([' ', '=']).next().unwrap();
             assert!(all.contains(option), "no verb has {option}: {code}");
         }
-        for call in code.split("daxfile ").skip(1) {
-            let mut words = call.split(['|', ';', '#', '>', '&']).next().unwrap().split_whitespace();
-            // An error begins with `daxfile pin:`.
-            let verb = words.next().unwrap_or_default().trim_end_matches(':');
-            assert!(verbs.contains(verb), "no verb '{verb}': {code}");
-            let options: Names = options_of_help(&[verb]).concat().into_iter().collect();
-            for option in words.filter(|word| word.len() > 1 && word.starts_with('-')) {
-                assert!(options.contains(option), "daxfile {verb} has no {option}: {code}");
-            }
-            calls += 1;
-        }
+        calls += count_valid_calls(code, &verbs);
     }
     assert!(calls >= 6, "{calls} calls of daxfile in README.md");
+}
+
+/// Counts the calls of `daxfile` in a piece of code; each names a verb and options that exist.
+fn count_valid_calls(code: &str, verbs: &Names) -> usize {
+    let calls = code.split("daxfile ").skip(1);
+    calls.fold(0, |count, call| {
+        let mut words = call.split(['|', ';', '#', '>', '&', ')']).next().unwrap().split_whitespace();
+        // An error begins with `daxfile pin:`.
+        let verb = words.next().unwrap_or_default().trim_end_matches(':');
+        assert!(verbs.contains(verb), "no verb '{verb}': {code}");
+        let options: Names = options_of_help(&[verb]).concat().into_iter().collect();
+        for option in words.filter(|word| word.len() > 1 && word.starts_with('-')) {
+            // -qq is -q twice.
+            let option = if option.starts_with("--") { option } else { &option[..2] };
+            assert!(options.contains(option), "daxfile {verb} has no {option}: {code}");
+        }
+        count + 1
+    })
+}
+
+#[test]
+fn long_help_ends_with_examples_and_exit_statuses() {
+    let verbs = verbs();
+    for verb in verbs.iter().map(|verb| vec![verb.as_str()]).chain([Vec::new()]) {
+        let long = help(&verb);
+        let (_, examples) = long.split_once("\nExamples:\n").unwrap_or_else(|| panic!("no examples: {long}"));
+        let (examples, statuses) = examples.split_once("\nExit status:\n").expect("exit statuses");
+        let titles = examples.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        assert!(titles.count() >= 2, "{long}");
+        let calls = examples.lines().filter_map(|line| line.strip_prefix("      "));
+        assert!(calls.map(|call| count_valid_calls(call, &verbs)).sum::<usize>() >= 2, "{long}");
+        let numbers = statuses.lines().filter_map(|line| line.strip_prefix("  ")?.split("  ").next()?.parse().ok());
+        let numbers: Vec<u8> = numbers.collect();
+        assert!(
+            numbers.len() >= 2 && numbers[0] == 0 && numbers.is_sorted() && numbers.iter().all(|&number| number <= 5),
+            "{long}"
+        );
+        let wide = long.lines().skip_while(|line| *line != "Examples:").filter(|line| line.chars().count() > 80);
+        assert_eq!(wide.count(), 0, "{long}");
+        let short = daxfile(&[verb.as_slice(), &["-h"]].concat());
+        let short = String::from_utf8(short.stdout).unwrap();
+        assert!(!short.contains("Examples:") && short.lines().count() < 40, "{short}");
+    }
 }

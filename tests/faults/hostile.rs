@@ -265,7 +265,7 @@ fn a_file_that_is_unlinked_meanwhile() {
         assert_eq!(child.0.wait().unwrap().code(), Some(2));
         let mut stderr = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        assert!(stderr.contains("linkat: No such file or directory"), "{stderr}");
+        assert!(stderr.contains("No such file or directory (linkat)"), "{stderr}");
         assert_sound(&mut scratch);
     });
 }

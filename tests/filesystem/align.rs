@@ -254,7 +254,7 @@ fn assert_told(scratch: &Scratch, path: &Path) -> (u64, usize) {
             Some(blocker) => {
                 assert_eq!(blocker["ranges"], Value::from(ranges), "{}", says());
                 assert_eq!(blocker["bytes"], wanted.iter().map(|range| range.1).sum::<u64>(), "{}", says());
-                assert!(blocker["detail"].as_str().unwrap().contains("multiples of"), "{}", says());
+                assert!(blocker["detail"].as_str().unwrap().contains("that are aligned to"), "{}", says());
             }
             None => assert!(ranges.is_empty(), "{ranges:?} {}", says()),
         }

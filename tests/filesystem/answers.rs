@@ -215,7 +215,7 @@ fn every_verb_refuses_what_no_hold_can_be_had_on() {
     let old = "truncate -s 64M $F.image; mkfs.ext4 -q -O ^extent,^64bit $F.image; mount -t ext4 -o loop $F.image $F
                cp $F.files/file $F";
     for (name, script, says) in [
-        ("erofs", erofs, "whether it keeps blocks where they are is not known"),
+        ("erofs", erofs, "it is not known whether it keeps blocks in place"),
         ("squashfs", squashfs, "it cannot be written"),
         ("btrfs", btrfs, "every write relocates"),
         ("tmpfs", tmpfs, "its files have no blocks"),
@@ -376,7 +376,7 @@ fn a_swapfile_is_like_any_other_to_hold_none() {
                 assert!(!said.text().contains("swap"), "{said}");
             }
             let frozen = run(&["pin"], &file).expect(5);
-            assert!(frozen.text().contains("frozen, it could not be swapped off"), "{frozen}");
+            assert!(frozen.text().contains("swapoff would fail on a frozen file"), "{frozen}");
             assert!(!frozen.stderr.contains("open for writing"), "one reason, once: {frozen}");
             remove(&file);
         }
@@ -563,7 +563,7 @@ fn a_table_is_of_whole_blocks_of_the_device() {
             run(&["alloc", "-s", size], &file).expect(0);
             run(&["pin"], &file).expect(0);
             let said = run(&["map", "--format", "dmsetup"], &file).expect(status);
-            assert_eq!(said.stderr.contains("no multiple of the device's blocks of 4096"), status == 1, "{said}");
+            assert_eq!(said.stderr.contains("not a multiple of the device's block size, 4096"), status == 1, "{said}");
             run(&["unpin"], &file).expect(0);
         }
     });
@@ -631,7 +631,7 @@ fn room_for_the_record_is_looked_at_before() {
         make(&file, "");
         let fill = "for size in 1M 4K; do dd if=/dev/zero of=$F.$size bs=$size 2>/dev/null || :; done; sync -f $F";
         sh(on(&file, fill));
-        agree(&file, status, "takes another block");
+        agree(&file, status, "needs one more block");
     }
     // Quotas are not checked, and a note says so.
     let scratch = Scratch::with_size(small(&[], 4096), 64 << 20);

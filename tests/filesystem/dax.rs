@@ -233,7 +233,7 @@ fn the_remedies_of_what_is_not_dax_in_the_lab() {
         let (detail, remedy) = lacks("not_dax", 1, &used);
         assert!(detail.contains("while the file was in use"), "{detail}");
         drop(user);
-        sh(remedy.strip_prefix("close it everywhere, then ").unwrap());
+        sh(remedy.strip_prefix("close it in every process, then ").unwrap());
         done(&["check", "--dax"], &used);
         drop(pmem);
 

@@ -177,11 +177,11 @@ fn resume_compare_finds_stale_settings() {
         // The answer is an error, not yes or no.
         let compare = Daxfile::new(["map", "--format", "resume", "--compare"]).arg(&path);
         let odd = compare.clone().resuming_from(&format!("resume=swap resume_offset={offset}"), "0:0", 0).run();
-        refused(odd, 2, "resume=swap: no name of a device");
+        refused(odd, 2, "resume=swap: daxfile cannot resolve");
         let script = "mount -t tmpfs none /sys/power; exec \"$0\" \"$@\"";
         let unable = compare.clone().wrap(["unshare", "--mount", "bash", "-euc", script]).run();
         refused(unable, 3, "this kernel has no hibernation");
-        refused(run(&["map", "--format", "dmsetup", "--compare"], &path), 2, "--compare goes with --format resume");
+        refused(run(&["map", "--format", "dmsetup", "--compare"], &path), 2, "--compare requires --format resume");
         run(&["unpin"], &path).expect(0);
         refused(compare.resuming_from(&place, device, offset).run(), 1, "not pinned");
     });
@@ -240,7 +240,7 @@ fn what_has_no_place_of_its_own_is_refused() {
     anew(": >$F");
     refused(table(&path), 1, "empty");
     anew("head -c 8191 /dev/zero >$F; sync $F");
-    refused(table(&path), 1, "its size, 8191, is no multiple of the device's blocks of 512");
+    refused(table(&path), 1, "its size, 8191, is not a multiple of the device's block size, 512");
     let blockers = report(&["map", "--format", "dmsetup"], &path, 1);
     assert!(blockers["mapping"].is_null() && blockers["error"]["call"].is_null(), "{blockers}");
     run(&["unpin"], &path).expect(0);

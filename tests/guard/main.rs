@@ -278,7 +278,7 @@ fn unpinned_without_its_record_in_the_lab() {
     refused(&path, "truncate -s 0 $F");
     assert!(done(&["unpin", "--dry-run"], &path).text().contains("would"));
     refused(&path, "truncate -s 0 $F");
-    assert!(done(&["unpin"], &path).text().contains("without its record"));
+    assert!(done(&["unpin"], &path).text().contains("without a record"));
     sh("test ! -e /sys/fs/bpf/daxfile");
     sh(on(&path, "truncate -s 0 $F"));
 }

@@ -274,7 +274,7 @@ frozen: pinned, frozen
 journal:
 /data/frozen: already pinned (frozen), 1 extent
 /data/one: pinned (writable), 1 extent
-daxfile pin: /data/two: pinned before, and changed since: see daxfile verify; unpin first
+daxfile pin: /data/two: changed since it was pinned: see daxfile verify; unpin first
 BOOTED
     echo "after a reset the list is held again, but for what was moved meanwhile"
 }

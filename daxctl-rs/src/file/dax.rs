@@ -56,7 +56,9 @@ impl Missing {
     pub fn detail(&self) -> String {
         match self {
             Missing::Device => "its device has no DAX".into(),
-            Missing::BlockSize { block, page } => format!("blocks of {block} bytes, where DAX takes pages of {page}"),
+            Missing::BlockSize { block, page } => {
+                format!("blocks of {block} bytes, but DAX needs blocks of one page, {page} bytes")
+            }
             Missing::Never(_) => "mounted with dax=never".into(),
             Missing::Flag => "accessed through the page cache: its DAX flag is off".into(),
             Missing::Stale => "accessed through the page cache: its DAX flag was set while the file was in use".into(),
@@ -79,7 +81,7 @@ impl Missing {
             }
             Missing::Flag => format!("chattr +x {file}"),
             // The kernel reads the flag when it reads the inode.
-            Missing::Stale => "close it everywhere, then echo 2 >/proc/sys/vm/drop_caches".into(),
+            Missing::Stale => "close it in every process, then echo 2 >/proc/sys/vm/drop_caches".into(),
             // ext4 excepts files whose data it journals, encrypts or verifies.
             Missing::Excepted => format!("cp --reflink=never {file} NEW"),
         }

@@ -112,7 +112,7 @@ fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
         _ => return Err(Error::new(Status::Failed, "not a regular file")),
     }
     let file = reopen(found, OFlag::O_RDONLY).map_err(|error| match error.errno {
-        Some(Errno::EAGAIN) => error.because("somebody holds a lease on it"),
+        Some(Errno::EAGAIN) => error.because("another process holds a lease on it"),
         // The file itself was found. `verify` would take ENOENT to mean that the file is gone.
         Some(Errno::ENOENT) => Error::new(Status::Unable, "needs /proc, which is not mounted here"),
         _ => error,
@@ -235,7 +235,7 @@ impl Walk {
     fn walk_to_end(mut self, follow: bool) -> Result<OwnedFd> {
         while let Some(name) = self.rest.pop() {
             if self.astray && name == OsStr::new("..") {
-                return Err(refused("another user could have moved a directory that '..' is to lead out of"));
+                return Err(refused("another user could have moved the directory that '..' leaves"));
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let next = openat(&self.at, name.as_os_str(), flags, Mode::empty()).call("open")?;
@@ -253,7 +253,7 @@ impl Walk {
             if self.astray {
                 let name = quote(Path::new(&name)).into_owned();
                 return Err(refused(&format!(
-                    "{name} on its way is a symbolic link that another user could have put there; name the file without it"
+                    "{name} in its path is a symbolic link that another user could have put there; name the file without it"
                 )));
             }
             let to = PathBuf::from(OsString::from_vec(readlinkat(&next, "").call("readlinkat")?.into_vec()));

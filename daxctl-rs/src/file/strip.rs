@@ -2,8 +2,8 @@
 
 use super::layout::Layout;
 
-/// Number of cells of a strip.
-pub const CELLS: usize = 64;
+/// Number of cells of a strip. It has many divisors, so that the strip can be drawn in many widths.
+pub const CELLS: usize = 960;
 
 /// A file from start to end in [`CELLS`] cells. Each cell shows the worst state within it.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,30 @@ impl Strip {
         let cells = cell(from)..=cell(to - 1);
         for cell in &mut self.cells[cells] {
             *cell = (*cell).max(layout);
+        }
+    }
+
+    /// Returns the strip in as many equal parts as fit into `width`, each in the worst state of its cells.
+    #[must_use]
+    pub fn in_width(&self, width: usize) -> Vec<Layout> {
+        let parts = (1..=width.clamp(1, CELLS)).rev().find(|parts| CELLS.is_multiple_of(*parts)).unwrap_or(1);
+        self.cells.chunks(CELLS / parts).filter_map(|cells| cells.iter().max().copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_shows_each_state() {
+        let mut strip = Strip::new(1 << 20);
+        strip.paint(1 << 19, (1 << 19) + 1, Layout::Hole);
+        for (width, parts) in [(0, 1), (1, 1), (27, 24), (64, 64), (67, 64), (187, 160), (1000, 960)] {
+            let drawn = strip.in_width(width);
+            assert_eq!(drawn.len(), parts, "{width}");
+            let hole = drawn.iter().position(|state| *state == Layout::Hole);
+            assert_eq!(hole, Some(parts / 2), "{width}");
         }
     }
 }

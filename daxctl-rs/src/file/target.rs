@@ -189,10 +189,10 @@ impl Target {
     /// # Errors
     /// An error of fcntl(2).
     pub(crate) fn spare_access_time(&self) -> Result<()> {
-        let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL).named("fcntl(F_GETFL)")?);
+        let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL).call("fcntl(F_GETFL)")?);
         match fcntl(self, FcntlArg::F_SETFL(flags | OFlag::O_NOATIME)) {
             Err(Errno::EPERM) => Ok(()),
-            set => set.map(drop).named("fcntl(F_SETFL)"),
+            set => set.map(drop).call("fcntl(F_SETFL)"),
         }
     }
 
@@ -250,7 +250,8 @@ impl Target {
             // flock(2) excludes only other users' daxfile processes; root goes on without it.
             Err(_) if of_root.is_some() => Ok(Lock { flock: None, _of_root: of_root }),
             Err((_, errno @ Errno::EAGAIN)) => {
-                Err(Error::call("flock", errno).because("another daxfile is at work on it, or somebody locked it"))
+                Err(Error::call("flock", errno)
+                    .because("another daxfile works on it, or another process has locked it"))
             }
             Err((_, errno)) => Err(Error::call("flock", errno)),
         }
@@ -279,9 +280,8 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_DIRECT | OFlag::O_CLOEXEC;
     let permissions = Mode::from_bits_truncate(0o666);
     let fd = openat(directory, ".", flags, permissions).map_err(|errno| match errno {
-        Errno::EISDIR | Errno::EINVAL => {
-            Error::call("open(O_TMPFILE)", Errno::EOPNOTSUPP).because("no unnamed files, or no direct I/O, here")
-        }
+        Errno::EISDIR | Errno::EINVAL => Error::call("open(O_TMPFILE)", Errno::EOPNOTSUPP)
+            .because("this filesystem has no unnamed files or no direct I/O"),
         errno => Error::call("open(O_TMPFILE)", errno),
     })?;
     let statx = statx::get(&fd)?;

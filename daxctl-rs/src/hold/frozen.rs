@@ -62,9 +62,9 @@ fn lease(target: &Target) -> Result<Lease<'_>> {
     Lease::take(target, Kind::Read).map_err(|error| {
         let error = Error::from(error);
         match error.errno {
-            Some(Errno::EAGAIN) => error.because("somebody has it open, or mapped, for writing; see fuser(1)"),
+            Some(Errno::EAGAIN) => error.because("a process has it open or mapped for writing; see fuser(1)"),
             Some(Errno::EACCES) => error.because("needs CAP_LEASE on a file of another owner"),
-            Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("no leases here"),
+            Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("this filesystem has no leases"),
             _ => error,
         }
     })
@@ -124,8 +124,8 @@ impl<'a> Candidate<'a> {
         let mapped = self.mapped;
         (mapped > 0).then(|| {
             format!(
-                "others have it open, and {mapped} of its pages stay in memory: I/O begun before could still store into \
-                 one that the kernel holds for it"
+                "other processes have it open, and {mapped} of its pages stay in memory: I/O that began before the \
+                 pin could still store into a page that the kernel holds for it"
             )
         })
     }
@@ -168,18 +168,19 @@ impl<'a> Candidate<'a> {
 
     /// Proves, under flag and lease, that the file matches the record, and that nothing opened it meanwhile.
     fn prove(&mut self) -> Result<()> {
-        let slipped = |what| Error::new(Status::Busy, format!("somebody came in while it was being pinned: {what}"));
+        let slipped =
+            |what| Error::new(Status::Busy, format!("busy: another process {what} while it was being pinned"));
         let lease = self.lease.as_ref().ok_or_else(interrupted)?;
         if !lease.is_unbroken()? {
-            return Err(slipped("an opener waits"));
+            return Err(slipped("opened it"));
         }
         let name = attribute(self.needs.hold);
         if xattr::get(self.target, name, LIMIT + 1)? != self.written {
-            return Err(slipped("the record is another"));
+            return Err(slipped("changed its pin record"));
         }
         let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
         if survey.state != crate::pin::state::State::Pinned || !survey.blockers.is_empty() {
-            return Err(slipped("the map, the size or the mtime is another"));
+            return Err(slipped("changed its map, size or mtime"));
         }
         self.lease = None;
         // A process that the lease blocked has gone on by now, and has the file open for writing.
@@ -220,7 +221,7 @@ impl<'a> Candidate<'a> {
         let survey = &self.found_as.survey;
         let drifted = self.found.is_some() && survey.state != crate::pin::state::State::NotHeld;
         if drifted || !survey.blockers.is_empty() {
-            return Err(Error::new(Status::No, "it was changed while it was being pinned; see daxfile check"));
+            return Err(Error::new(Status::No, "changed while it was being pinned; see daxfile check"));
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
     let stored = record.store(target, |limit| survey::recorded_map(target, size, limit, recorded.note.as_ref()));
     let record = stored.map_err(|error| match error.errno {
         // capget(2) reports the capabilities in the process's own user namespace.
-        Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN outside of any user namespace"),
+        Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN in the initial user namespace"),
         _ => error,
     })?;
     Ok((record, replaced))
@@ -185,7 +185,7 @@ pub fn release(target: &Target, record: &Record) -> Result<()> {
 pub fn remove_record(target: &Target, hold: Hold) -> Result<()> {
     xattr::remove(target, attribute(hold)).map_err(|error| match error.errno {
         Errno::EPERM | Errno::EACCES => {
-            Error::from(error).because("needs CAP_SYS_ADMIN, or write access where the hold is none")
+            Error::from(error).because("needs CAP_SYS_ADMIN, or write access for hold none")
         }
         _ => error.into(),
     })

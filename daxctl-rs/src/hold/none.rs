@@ -26,8 +26,9 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
     };
     if hiding.is_some() {
         // First, because there may be no room for both.
-        xattr::remove(target, attribute(Hold::Frozen))
-            .map_err(|error| not_permitted(error.into(), "the record in the way is removed with CAP_SYS_ADMIN"))?;
+        xattr::remove(target, attribute(Hold::Frozen)).map_err(|error| {
+            not_permitted(error.into(), "removing the record that is in the way needs CAP_SYS_ADMIN")
+        })?;
     }
     let stored = super::record(target, needs, Xflags::empty(), recorded)
         .store(target, |limit| survey::recorded_map(target, survey.inode.statx.size, limit, recorded.note.as_ref()))

@@ -43,8 +43,8 @@ pub(super) fn require_free(target: &Target) -> Result<u64> {
             held => Err(Error::new(
                 Status::Busy,
                 format!(
-                    "the kernel holds on to {held} of its pages, for I/O that may still store into them; try again when \
-                     that has ended"
+                    "busy: the kernel holds {held} of its pages for I/O that may still store into them; try again when \
+                     that I/O has ended"
                 ),
             )),
         },

@@ -48,7 +48,7 @@ impl Missing {
         let missing = missing_among(&[(Capability::CAP_SYS_ADMIN, true)])?;
         Ok((!missing.is_empty()).then(|| Missing {
             errno: Some(Errno::EPERM),
-            ..Missing::of_caller("the record in the way is removed with CAP_SYS_ADMIN")
+            ..Missing::of_caller("removing the record that is in the way needs CAP_SYS_ADMIN")
         }))
     }
 
@@ -90,7 +90,9 @@ impl Requirements {
         if filesystem.read_only {
             return Ok(vec![Missing {
                 errno: Some(Errno::EROFS),
-                ..Missing::of_system("mounted read-only, and a pin needs its record: remount it read-write")
+                ..Missing::of_system(
+                    "the filesystem is mounted read-only, and a pin writes a record: remount it read-write",
+                )
             }]);
         }
         let needs = |capabilities: Vec<String>| {
@@ -101,12 +103,12 @@ impl Requirements {
             Hold::Frozen => {
                 missing.extend(needs(frozen::missing_capabilities(statx)?));
                 if *self.initial_user_namespace.get_or_init(kernel::initial_user_namespace) == Some(false) {
-                    missing.push(Missing::of_caller("needs CAP_SYS_ADMIN outside of any user namespace"));
+                    missing.push(Missing::of_caller("needs CAP_SYS_ADMIN in the initial user namespace"));
                 }
             }
             Hold::Writable => {
                 if filesystem.uuid.is_none() {
-                    missing.push(Missing::of_system("the filesystem has no UUID by which the guard could know it"));
+                    missing.push(Missing::of_system("the filesystem has no UUID, by which the guard identifies it"));
                 }
                 let privileged = may_load_programs()?;
                 let parts = self.guard.get_or_init(writable::missing_parts);

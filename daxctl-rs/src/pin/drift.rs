@@ -307,7 +307,7 @@ mod tests {
                 Layout::Hole => '.',
                 other => panic!("{other:?}"),
             };
-            strip.cells.iter().map(sign).collect()
+            strip.in_width(64).iter().map(sign).collect()
         };
         let strips = strips(&was, &diff(&was, &now), 64);
         assert_eq!(text(&strips[0]), "################........uuuuuuuu################################");

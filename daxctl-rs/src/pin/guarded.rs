@@ -17,7 +17,7 @@ pub(crate) const PINS: &str = "/sys/fs/bpf/daxfile";
 pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// What the tool reports on a file when [`holds`] cannot decide.
-pub(crate) const UNSEEN: &str = "the guard has it, but whether the guard is whole only root can see";
+pub(crate) const UNSEEN: &str = "the guard has it, but only root can see whether the guard is intact";
 
 /// Whether the guard has the file, is complete and running, and f2fs keeps the file's blocks in place. `None` if the
 /// guard has the file, but this process cannot look at the guard's pins.

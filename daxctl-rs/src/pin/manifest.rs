@@ -227,7 +227,7 @@ fn describe(error: &serde_json::Error) -> String {
     if text.len() <= LONGEST {
         return text;
     }
-    format!("not of the form that stat --json writes, at line {} column {}", error.line(), error.column())
+    format!("not the output of stat --json --extents, at line {} column {}", error.line(), error.column())
 }
 
 /// The path without `.` components; components() keeps a leading one.

@@ -64,7 +64,10 @@ impl SearchRoot {
     pub fn here() -> Result<Self> {
         let here = File::open(".").call("open")?;
         let mount = Mount::of(&here)?.ok_or_else(|| {
-            Error::new(Status::Failed, "where the filesystem of . is mounted is not known: name a directory")
+            Error::new(
+                Status::Failed,
+                "the mount point of the current directory's filesystem is not known: name a directory",
+            )
         })?;
         SearchRoot::open(&mount.point)
     }
@@ -134,7 +137,7 @@ impl SearchRoot {
         let hidden = rest.filter(|(inode, _)| there(**inode)).count();
         if hidden > 0 {
             let message = format!(
-                "{hidden} files with attributes could not be looked at: something is mounted over their directories"
+                "{hidden} files with attributes could not be examined: something is mounted over their directories"
             );
             found(&self.path, Err(Error::new(Status::Unable, message)));
         }

@@ -89,7 +89,10 @@ fn donor(target: &Target, size: u64) -> Result<Target> {
     let directory = open::directory(target.parent())?;
     let donor = unnamed(&directory, &target.path)?;
     if donor.statx()?.device != target.statx()?.device {
-        return Err(Error::new(Status::Busy, "others have it open, and its directory is on another filesystem"));
+        return Err(Error::new(
+            Status::Busy,
+            "busy: other processes have it open, and its directory is on another filesystem",
+        ));
     }
     Zeros::new(&donor)?.write(&donor, 0..block_end(size, target.filesystem.block_size), |_| Ok(()))?;
     donor.fsync()?;

@@ -29,7 +29,7 @@ impl Permit for Leased<'_> {
         if self.lease.is_unbroken()? {
             return Ok(());
         }
-        Err(Error::new(Status::Busy, "somebody wants to open it; what is done stays, run prepare again"))
+        Err(Error::new(Status::Busy, "busy: another process waits to open it; run prepare again to continue"))
     }
 }
 

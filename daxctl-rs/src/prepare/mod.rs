@@ -40,7 +40,7 @@ trait Permit {
 
 fn check_interrupt(progress: &dyn Progress) -> Result<()> {
     if progress.interrupted() {
-        return Err(Error::interrupted("what is done stays, and the contents are unchanged"));
+        return Err(Error::interrupted("the contents are unchanged; run prepare again to continue"));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use daxfile::file::layout::Layout;
 use daxfile::file::map::Runs;
 use daxfile::file::sharers::Sharer;
 use daxfile::file::staging::Staging;
-use daxfile::file::strip::{CELLS, Strip};
+use daxfile::file::strip::Strip;
 use daxfile::name::quote;
 use daxfile::pin::drift::{Change, Place};
 use daxfile::pin::state::State;
@@ -31,6 +31,12 @@ use textwrap::{Options, WordSeparator, WordSplitter, wrap};
 
 use super::Style;
 use crate::cli::Verb;
+
+/// Characters of a strip that no terminal shows.
+const CELLS: usize = 64;
+
+/// Characters on the line of a strip, besides the strip.
+const MARGIN: usize = "           []".len();
 
 /// Ranges to show of one blocker, unless the user asks for all.
 const SHOWN: usize = 3;
@@ -197,12 +203,12 @@ impl<W: Write> Page<'_, W> {
         let namespace = match host.initial_user_namespace {
             Some(true) => "",
             Some(false) => ", in a user namespace only",
-            None => ", in which user namespace is unknown",
+            None => ", in an unknown user namespace",
         };
         self.row("  caller has  ", &format!("{}{namespace}", list(&host.capabilities).to_lowercase()))?;
         let seconds = host.lease_break_time.map_or_else(unknown, |seconds| format!("{seconds} s"));
         self.row("  leases      ", &format!("broken by force after {seconds}"))?;
-        self.row("  filesystem  ", &format!("{}, blocks of {}", filesystem.name, filesystem.block_size))?;
+        self.row("  filesystem  ", &format!("{}, blocks of {}", filesystem.name, self.size(filesystem.block_size)))?;
         self.row("              ", &format!("UUID {}", filesystem.uuid.as_deref().unwrap_or("unknown")))?;
         let features = filesystem.features.as_deref().map_or_else(unknown, list);
         self.row("              ", &format!("features: {features}"))?;
@@ -250,7 +256,8 @@ impl<W: Write> Page<'_, W> {
     fn blockers(&mut self, file: &FileReport) -> Result<()> {
         let size = file.file.as_ref().map_or(u64::MAX, |facts| facts.size);
         for blocker in file.blockers.as_deref().unwrap_or_default() {
-            let kind = self.bad(blocker.kind.name());
+            let kind = blocker.kind.words();
+            let kind = self.bad(&kind);
             self.row("  ", &format!("{kind}: {}", blocker.detail))?;
             if !blocker.ranges.is_empty() {
                 let ranges = self.ranges(blocker, size);
@@ -285,7 +292,7 @@ impl<W: Write> Page<'_, W> {
         let shown = if self.style.verbose { ranges.len() } else { SHOWN };
         let one = |range: &Range| {
             let off = range.off.map_or(String::new(), |off| format!(" (off by {})", self.size(off)));
-            format!("{} at {}{off}", self.size(within(range)), range.logical)
+            format!("{} at byte {}{off}", self.size(within(range)), range.logical)
         };
         let mut text: Vec<_> = ranges.iter().take(shown).map(one).collect();
         let total = blocker.range_count.unwrap_or(ranges.len() as u64);
@@ -305,15 +312,16 @@ impl<W: Write> Page<'_, W> {
         writeln!(self.out, "{}", quote(&file.path))?;
         let size = self.size(facts.size);
         let allocated = self.size(facts.allocated);
-        writeln!(self.out, "  size     {size}, {allocated} allocated, blocks of {}", facts.block_size)?;
+        let block_size = self.size(facts.block_size);
+        self.series("  size     ", &format!("{size}, {allocated} allocated, blocks of {block_size}"))?;
         let (name, inode, generation) = (facts.filesystem, facts.inode, facts.generation);
         let (major, minor) = facts.device;
-        writeln!(self.out, "  file     {name}, inode {inode} generation {generation}, device {major}:{minor}")?;
+        self.series("  file     ", &format!("{name}, inode {inode} generation {generation}, device {major}:{minor}"))?;
         // HASATTR says nothing new where the pin is shown.
         let flags = facts.flags - Xflags::HASATTR;
         if !flags.is_empty() {
             let flags = xflag_names(flags);
-            writeln!(self.out, "  flags    {}", flags.join(", "))?;
+            self.series("  flags    ", &flags.join(", "))?;
         }
         let summary = &map.summary;
         let states = [
@@ -324,12 +332,12 @@ impl<W: Write> Page<'_, W> {
             (summary.hole, "hole"),
             (summary.past_eof, "past EOF"),
         ];
-        write!(self.out, "  map      {}", count(summary.extents))?;
         let states = states.iter().filter(|(bytes, _)| *bytes > 0);
-        for ((bytes, state), between) in states.zip([": "].into_iter().chain(repeat(", "))) {
-            write!(self.out, "{between}{} {state}", self.size(*bytes))?;
-        }
-        writeln!(self.out, "{}", if map.consistent { "" } else { " (not proved untorn)" })?;
+        let states: Vec<_> = states.map(|(bytes, state)| format!("{} {state}", self.size(*bytes))).collect();
+        let between = if states.is_empty() { "" } else { ": " };
+        let torn = if map.consistent { "" } else { " (not read atomically)" };
+        let extents = count(summary.extents);
+        self.series("  map      ", &format!("{extents}{between}{}{torn}", states.join(", ")))?;
         if map.address_space != AddressSpace::Device {
             let device = map.realtime_device.as_ref().map_or(String::new(), |device| format!(" {}", quote(device)));
             self.row("           ", &format!("physical offsets: {}{device}", map.address_space.name()))?;
@@ -341,16 +349,16 @@ impl<W: Write> Page<'_, W> {
                 None => "MAP_SYNC unknown",
             };
             let [large, huge] = [summary.mappable_2m, summary.mappable_1g].map(|bytes| self.size(bytes));
-            writeln!(self.out, "  DAX      {sync}; entries of 2 MiB can map {large}, of 1 GiB {huge}")?;
+            self.row("  DAX      ", &format!("{sync}; entries of 2 MiB can map {large}, of 1 GiB {huge}"))?;
         }
         match map.staging {
             Some(Staging::CannotTell { bytes }) => {
                 let bytes = self.size(bytes);
-                self.row("           ", &format!("copy-on-write staging: cannot tell, {bytes} at most"))?;
+                self.row("           ", &format!("copy-on-write staging: unknown, at most {bytes}"))?;
             }
             Some(Staging::Found { bytes }) => {
                 let bytes = self.size(bytes);
-                self.row("           ", &format!("copy-on-write staging: {bytes} at least"))?;
+                self.row("           ", &format!("copy-on-write staging: at least {bytes}"))?;
             }
             Some(Staging::None) | None => {}
         }
@@ -363,10 +371,10 @@ impl<W: Write> Page<'_, W> {
         let blockers = file.blockers.as_deref().unwrap_or_default();
         // A pinned file has passed these checks already, and its pin may have allowed some blockers.
         if pin.hold.is_none() && !blockers.is_empty() {
-            let kinds: Vec<_> = blockers.iter().map(|blocker| blocker.kind.name()).collect();
+            let kinds: Vec<_> = blockers.iter().map(|blocker| blocker.kind.words()).collect();
             let kinds = kinds.join(", ");
             let kinds = self.bad(&kinds);
-            writeln!(self.out, "  blockers {kinds} (daxfile check says where)")?;
+            self.series("  blockers ", &format!("{kinds} (daxfile check says where)"))?;
         }
         self.changes(file)?;
         self.notes(file)?;
@@ -395,7 +403,8 @@ impl<W: Write> Page<'_, W> {
     }
 
     fn strip(&mut self, strip: &Strip) -> Result<()> {
-        for cells in strip.cells.chunk_by(|one, next| one == next) {
+        let width = self.style.width.map_or(CELLS, |width| width.saturating_sub(MARGIN));
+        for cells in strip.in_width(width).chunk_by(|one, next| one == next) {
             let (sign, color) = match cells[0] {
                 Layout::Written => (b'#', AnsiColor::Green),
                 // Yellow and cyan are too pale on white, blue is too dark on black.
@@ -407,7 +416,7 @@ impl<W: Write> Page<'_, W> {
             };
             let ansi = self.ansi(color);
             write!(self.out, "{ansi}")?;
-            self.out.write_all(&[sign; CELLS][..cells.len()])?;
+            self.out.write_all(&vec![sign; cells.len()])?;
             write!(self.out, "{ansi:#}")?;
         }
         Ok(())
@@ -419,14 +428,14 @@ impl<W: Write> Page<'_, W> {
             State::Unpinned => name(pin.state).into(),
             _ => self.bad(name(pin.state)),
         };
-        write!(self.out, "  pin      {state}")?;
+        let mut line = state.into_owned();
         if let (Some(hold), Some(time)) = (pin.hold, pin.pinned_at.and_then(to_the_second)) {
-            write!(self.out, " ({}, recorded {time})", hold.name())?;
+            line += &format!(" ({}, recorded {time})", hold.name());
         }
         if pin.shared_since > 0 {
-            write!(self.out, ", {} shared since", self.size(pin.shared_since))?;
+            line += &format!(", {} shared since the pin", self.size(pin.shared_since));
         }
-        writeln!(self.out)?;
+        self.series("  pin      ", &line)?;
         let mut options = Vec::new();
         options.extend(pin.align.map(|align| format!("--align {}", self.size(align))));
         options.extend(pin.max_extents.map(|most| format!("--max-extents {most}")));

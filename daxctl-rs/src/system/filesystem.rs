@@ -74,7 +74,7 @@ const OTHERS: [(i64, &str, &str); 11] = [
     (0x8584_58f6, "ramfs", "its files have no blocks"),
     (NFS, "nfs", "the map is the server's"),
     (CIFS, "cifs", "the map is the server's"),
-    (FUSE, "fuse", "the map is in another program's hands"),
+    (FUSE, "fuse", "another program keeps the map"),
     (0x2fc1_2fc1, "zfs", "every write relocates"),
     (0x9660, "iso9660", "it cannot be written"),
     (0x7371_7368, "squashfs", "it cannot be written"),
@@ -188,7 +188,7 @@ impl Filesystem {
         match self.kind {
             Kind::F2fs if hold == Hold::Writable => None,
             Kind::F2fs if cfg!(feature = "guard") => {
-                Some("its garbage collection moves the blocks of immutable files; --hold writable has f2fs keep them")
+                Some("its garbage collection moves the blocks of immutable files; --hold writable makes f2fs keep them")
             }
             Kind::F2fs => Some(
                 "its garbage collection moves the blocks of immutable files; only --hold writable, \
@@ -202,7 +202,7 @@ impl Filesystem {
             Kind::Xfs | Kind::Ext => None,
             Kind::Other(_, magic) => {
                 let other = OTHERS.iter().find(|other| other.0 == magic);
-                Some(other.map_or("whether it keeps blocks where they are is not known", |other| other.2))
+                Some(other.map_or("it is not known whether it keeps blocks in place", |other| other.2))
             }
         }
     }

@@ -77,11 +77,11 @@ impl Holders {
             advice.push(format!("losetup -d {device}"));
         }
         if self.swap {
-            who.push("the kernel, which swaps to it (/proc/swaps)".into());
+            who.push("the kernel, which uses it for swap (/proc/swaps)".into());
             advice.push("swapoff".into());
         }
         if who.is_empty() {
-            return ", but /proc does not say by whom; close it everywhere".into();
+            return ", but /proc does not show by which process; close it in every process".into();
         }
         format!(" by {}; {}", who.join(" and "), advice.join(" and "))
     }
@@ -185,6 +185,6 @@ mod tests {
         let named =
             " by 2 processes (PID 812, 1033) and the loop device /dev/loop3; close them and losetup -d /dev/loop3";
         assert_eq!(several.name(), named);
-        assert_eq!(Holders::default().name(), ", but /proc does not say by whom; close it everywhere");
+        assert_eq!(Holders::default().name(), ", but /proc does not show by which process; close it in every process");
     }
 }

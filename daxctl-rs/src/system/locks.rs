@@ -38,7 +38,7 @@ pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
         Ok(_) => Ok(Some(file)),
         Err(Errno::EAGAIN | Errno::EACCES) => {
-            Err(Error::call("fcntl(F_OFD_SETLK)", Errno::EAGAIN).because("another daxfile is at work on it"))
+            Err(Error::call("fcntl(F_OFD_SETLK)", Errno::EAGAIN).because("another daxfile works on it"))
         }
         Err(errno) => Err(Error::call("fcntl(F_OFD_SETLK)", errno)),
     }

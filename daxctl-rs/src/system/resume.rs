@@ -107,7 +107,7 @@ pub(crate) fn device(resume: &str) -> Result<Option<(u32, u32)>> {
             }
             links.join(name.replace('/', "\\x2f"))
         }
-        _ => return unknown("no name of a device that daxfile knows"),
+        _ => return unknown("daxfile cannot resolve this form of a device's name"),
     };
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.file_type().is_block_device() => {

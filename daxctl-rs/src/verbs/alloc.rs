@@ -53,7 +53,8 @@ pub fn run(path: &Path, options: &Options, progress: &dyn Progress, sink: &mut S
 }
 
 fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut FileReport) -> Result<()> {
-    let name = last_component(path).ok_or_else(|| Error::new(Status::Failed, "not a file's name"))?;
+    let name =
+        last_component(path).ok_or_else(|| Error::new(Status::Failed, "the path does not end with a file name"))?;
     let parent = parent(path);
     let directory = open::directory(parent).map_err(|error| match error.message.as_str() {
         "" => error.because(format!("the directory {}", crate::name::quote(parent))),
@@ -104,7 +105,7 @@ fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
     if filesystem.lacks_extents() {
         why = format!("{why}; {} turns it on", turn_extents_on(&directory, statx.device));
     }
-    Err(Error::new(missing.status, format!("no map can be held on {name}: {why}")))
+    Err(Error::new(missing.status, format!("no hold is available on {name}: {why}")))
 }
 
 /// The hold that works for files on this filesystem.
@@ -159,7 +160,7 @@ fn truncate(target: &Target, size: u64) -> Result<()> {
         let error = Error::call("ftruncate", errno);
         // f2fs_setattr()
         if errno == Errno::EINVAL && target.filesystem.kind == filesystem::Kind::F2fs {
-            return error.because("f2fs pins whole sections: the size must be a multiple of theirs, usually 2 MiB");
+            return error.because("f2fs pins whole sections: the size must be a multiple of a section, usually 2 MiB");
         }
         error
     })
@@ -168,8 +169,8 @@ fn truncate(target: &Target, size: u64) -> Result<()> {
 /// Replaces the remedy: there is no file yet that a command could change.
 fn advise(blocker: Blocker) -> Blocker {
     let remedy = match blocker.kind {
-        Kind::Misaligned | Kind::TooManyExtents => "ask for less, or make room in larger pieces",
-        _ => "another directory, which does not hand this down to its files",
+        Kind::Misaligned | Kind::TooManyExtents => "relax the requirement, or free space in larger pieces",
+        _ => "use another directory, whose files do not inherit this",
     };
     Blocker { remedy: remedy.into(), ..blocker }
 }
@@ -223,16 +224,17 @@ fn unlink(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr, errno: 
         fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == target.identity.inode);
     // The name may refer to another file by now.
     if !ours {
-        return error.because("of the new name, which is not this file's any more");
+        return error.because("the new name is not durable, and is another file's by now");
     }
     match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => {
             // If this fails as well, nothing more can be done.
             let _ = fsync(&directory);
-            error.because("of the new name; no file was made")
+            error.because("the new name is not durable; no file was made")
         }
-        Err(undo) => {
-            error.because(format!("of the new name; and removing the file failed ({})", libdaxfile::meaning(undo)))
-        }
+        Err(undo) => error.because(format!(
+            "the new name is not durable, and removing the file failed ({})",
+            libdaxfile::meaning(undo)
+        )),
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn judge(
         Stored::UnknownVersion(_, version) => {
             return Err(Error::new(
                 Status::Failed,
-                format!("its pin record is of version {version}: use a newer daxfile"),
+                format!("its pin record has version {version}: use a newer daxfile"),
             ));
         }
         Stored::Own(record) if record.needs != *needs => {
@@ -103,11 +103,11 @@ pub(super) fn judge(
             let (theirs, ours) = (theirs.join(", "), ours.join(", "));
             return Err(Error::new(
                 Status::No,
-                format!("already pinned with other options ({theirs}; now asked for {ours}): unpin first"),
+                format!("already pinned with other options (recorded: {theirs}; requested: {ours}): unpin first"),
             ));
         }
         Stored::Own(_) if survey.state == State::Drifted || changed(survey) => {
-            return Err(Error::new(Status::No, "pinned before, and changed since: see daxfile verify; unpin first"));
+            return Err(Error::new(Status::No, "changed since it was pinned: see daxfile verify; unpin first"));
         }
         Stored::Foreign(_) => report.notes.push("has another file's pin record, which pin overwrites".into()),
         Stored::Bad(_, why) => report.notes.push(format!("has an unreadable pin record ({why}), which pin overwrites")),
@@ -134,7 +134,7 @@ pub(super) fn require_room(
     }
     record::require_room(target, needs.hold, survey.overview.summary.extents, note)?;
     if requirements.has_quotas(target, survey.inode.statx.device)? {
-        report.notes.push("quotas are on; whether they leave room for the pin record was not looked at".into());
+        report.notes.push("quotas are on; whether they leave room for the pin record was not checked".into());
     }
     Ok(())
 }

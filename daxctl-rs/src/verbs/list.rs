@@ -84,7 +84,7 @@ fn search_below(root: &SearchRoot, options: &Options, progress: &dyn Progress, s
     let mut status = Status::Done;
     if let Err(error) = &guarded {
         let mut report = FileReport::new(root.path());
-        report.notes.push(format!("whether the guard holds files without a record cannot be told: {error}"));
+        report.notes.push(format!("files that the guard holds without a record cannot be found: {error}"));
         status = status.max(each::emit(report, sink));
     }
     let guarded = guarded.unwrap_or_default();
@@ -139,7 +139,7 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
     let hold = match &survey.stored {
         Stored::Own(record) => Some(record.needs.hold),
         Stored::Absent if guarded::is_listed(target)? => {
-            report.notes.push("under the guard, but without its record".into());
+            report.notes.push("held by the guard, but without a record".into());
             Some(Hold::Writable)
         }
         Stored::Absent => return Ok(false),

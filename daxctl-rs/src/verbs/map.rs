@@ -109,7 +109,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
 /// Says why numbers of a file on such a filesystem mean nothing.
 fn unreliable(target: &Target, format: Format, why: &str) -> String {
     let name = target.filesystem.name();
-    let mut message = format!("no map can be relied on with {name}: {why}");
+    let mut message = format!("the map cannot be relied on with {name}: {why}");
     if name == "btrfs" && format == Format::Resume {
         let file = quote(&target.path);
         message += &format!("; 'btrfs inspect-internal map-swapfile {file}' prints a swap file's offset");
@@ -144,8 +144,10 @@ fn resumes_here(settings: &[ResumeSetting]) -> bool {
 
 fn not_pinned(state: State) -> String {
     match state {
-        State::Unpinned | State::NotHeld => "not pinned, so its blocks may move: pin it first, or --unpinned".into(),
-        state => format!("{}: see daxfile verify; or --unpinned", state.name()),
+        State::Unpinned | State::NotHeld => {
+            "not pinned, so its blocks may move: pin it first, or use --unpinned".into()
+        }
+        state => format!("{}: see daxfile verify, or use --unpinned", state.name().replace('_', " ")),
     }
 }
 
@@ -162,7 +164,7 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
         let shared = size::format(shared, false);
         report
             .notes
-            .push(format!("{shared} shared with other files: what is written there through this map, they get, too"));
+            .push(format!("{shared} shared with other files: a write there through this map changes them, too"));
     }
     against.retain(|blocker| match blocker.kind {
         // These blockers say nothing about where the bytes are.
@@ -175,7 +177,7 @@ fn require_places(format: Format, survey: &Survey, report: &mut FileReport) -> R
     if against.is_empty() {
         return Ok(());
     }
-    let kinds: Vec<_> = against.iter().map(|blocker| blocker.kind.name()).collect();
+    let kinds: Vec<_> = against.iter().map(|blocker| blocker.kind.words()).collect();
     let message = format!("{}: daxfile check says where", kinds.join(", "));
     report.add_blockers(against);
     Err(Error::new(report.exit_status, message))
@@ -193,7 +195,7 @@ fn device(target: &Target, survey: &Survey) -> Result<(u32, u32)> {
         return Ok(number);
     }
     let path = quote(path);
-    Err(Error::new(Status::Failed, format!("{path}, by which its realtime device was mounted, is another device now")))
+    Err(Error::new(Status::Failed, format!("{path}, the realtime device at mount time, is another device now")))
 }
 
 /// Whether the file's filesystem, an XFS, uses this device, and not for its journal. The check needs no privilege.
@@ -210,7 +212,7 @@ fn segments(runs: &[Run], size: u64, block_size: u64) -> Result<Vec<Segment>> {
         return Err(Error::new(
             Status::No,
             format!(
-                "its size, {size}, is no multiple of the device's blocks of {block_size}: a table cannot end there"
+                "its size, {size}, is not a multiple of the device's block size, {block_size}: a table cannot end there"
             ),
         ));
     }
@@ -230,7 +232,7 @@ fn resume_offset(runs: &[Run]) -> Result<(u64, u64)> {
         Some(first) if first.physical.is_multiple_of(page_size) && first.length >= page_size => {
             Ok((first.physical / page_size, page_size))
         }
-        _ => Err(Error::new(Status::No, format!("its first {page_size} bytes are not one page of the device"))),
+        _ => Err(Error::new(Status::No, format!("its first {page_size} bytes are not in one page on the device"))),
     }
 }
 

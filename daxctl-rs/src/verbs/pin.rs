@@ -149,7 +149,7 @@ fn look(
         Some(Stored::Own(record)) if record.needs.hold == Hold::None && options.needs.hold != Hold::None => {
             return Err(Error::new(
                 Status::No,
-                "its record says hold none, which the file's owner can write: unpin it, or pin it with --hold none",
+                "its record, which the file's owner can write, says hold none: unpin it, or pin it with --hold none",
             ));
         }
         Some(Stored::Own(record)) => record.needs,

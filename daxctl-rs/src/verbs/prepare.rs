@@ -119,10 +119,10 @@ fn change(target: &Target, needs: &Needs, survey: Survey, unsure: bool, progress
         Err(Error::new(Status::Busy, format!("busy: open{}: {why}", holders.name())))
     };
     if target.filesystem.reflinking_xfs().is_none() {
-        return busy("only an XFS with reflink can be prepared while others have it open");
+        return busy("beside other processes, files can be prepared only on XFS with reflink");
     }
     if has(&survey, Kind::PastEof) {
-        return busy("blocks past EOF can be cut only while nobody else has it open");
+        return busy("blocks past EOF can be freed only if no other process has it open");
     }
     let mut survey = survey;
     for _ in 0..ROUNDS {

@@ -41,7 +41,7 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
         let unpinned = opened.and_then(|target| {
             if let Some(why) = target.filesystem.elsewhere() {
                 let name = target.filesystem.name();
-                return Err(Error::new(Status::Unable, format!("no pin can be here, on {name}: {why}")));
+                return Err(Error::new(Status::Unable, format!("no file can be pinned on {name}: {why}")));
             }
             let lock = target.lock()?;
             let action = unpin(&target, dry_run, &mut report)?;
@@ -83,14 +83,14 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
     }
     // The file's record does not show whether the guard has the file.
     if action != Action::WouldUnpin && guarded::is_listed(target)? {
-        report.notes.push("under the guard, but without its record".into());
+        report.notes.push("held by the guard, but without a record".into());
         if !dry_run {
             writable::release(target)?;
         }
         action = ended;
     }
     if action == Action::AlreadyUnpinned && target.inode_state()?.immutable() {
-        report.notes.push("immutable, but not by a pin: left so".into());
+        report.notes.push("immutable, but not by a pin: left unchanged".into());
     }
     Ok(action)
 }
@@ -100,7 +100,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
         Stored::UnknownVersion(_, version) => {
             return Err(Error::new(
                 Status::Failed,
-                format!("its pin record is of version {version}, and left alone: use a newer daxfile"),
+                format!("its pin record has version {version} and is left alone: use a newer daxfile"),
             ));
         }
         Stored::Own(_) | Stored::Absent => None,
@@ -108,14 +108,14 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
         Stored::Bad(..) => Some("an unreadable pin record"),
     };
     if let Some(what) = strange {
-        report.notes.push(format!("has {what}: no flag is touched"));
+        report.notes.push(format!("has {what}: its flags are left alone"));
         if target.inode_state()?.immutable() {
             let file = name::for_shell(&target.path);
             return Err(Error::new(
                 Status::No,
                 format!(
-                    "immutable, with {what}, as bsdtar, borg, xfsrestore and restore leave a copy of a pinned file; to end \
-                     both: chattr -i {file} && daxfile unpin {file}"
+                    "immutable, with {what}, like a copy of a pinned file that bsdtar, borg, xfsrestore or restore made; \
+                     to end both: chattr -i {file} && daxfile unpin {file}"
                 ),
             ));
         }
@@ -155,14 +155,16 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
 /// Checks, without touching the file, whether its pin could be ended.
 fn rehearse(target: &Target, stored: &Stored) -> Result<()> {
     if target.filesystem.read_only {
-        return Err(Error::from_errno(Errno::EROFS).because("the record must go; remount it read-write"));
+        return Err(
+            Error::from_errno(Errno::EROFS).because("its record cannot be removed; remount the filesystem read-write")
+        );
     }
     if stored.attribute() == Some(attribute(Hold::None)) {
         return target.require_write_access();
     }
     let (what, added) = match stored {
-        Stored::Own(record) => (format!("to end hold {}", record.needs.hold.name()), record.added),
-        _ => ("to remove the record".into(), Xflags::empty()),
+        Stored::Own(record) => (format!("ending hold {}", record.needs.hold.name()), record.added),
+        _ => ("removing the record".into(), Xflags::empty()),
     };
     let missing = hold::missing_for_release(added, &target.inode_state()?)?;
     if missing.is_empty() {

@@ -46,15 +46,15 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         (State::Pinned, _) => None,
         (State::Drifted | State::Unpinned, _) => Some(String::new()),
         (State::WriterInside, _) if survey.context.keeps_quotas => {
-            Some("as it was pinned, but disk quotas are kept in it, and the kernel writes to it".into())
+            Some("unchanged since the pin, but the kernel keeps disk quotas in it and writes to it".into())
         }
-        (State::WriterInside, _) => Some("as it was pinned, but somebody has it open for writing".into()),
+        (State::WriterInside, _) => Some("unchanged since the pin, but a process has it open for writing".into()),
         (State::NotHeld, _) => Some("recorded, but not held: pin it again, or unpin it".into()),
-        (State::ForeignRecord, _) => Some("not pinned: its record is another file's".into()),
+        (State::ForeignRecord, _) => Some("not pinned: its pin record belongs to another file".into()),
         (State::BadRecord, Stored::UnknownVersion(_, version)) => {
             return Err(Error::new(
                 Status::Failed,
-                format!("its pin record is of version {version}: use a newer daxfile"),
+                format!("its pin record has version {version}: use a newer daxfile"),
             ));
         }
         (State::BadRecord, Stored::Bad(_, why)) => {
@@ -75,7 +75,7 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         && record.uuid.is_some()
         && record.uuid != target.filesystem.uuid
     {
-        report.notes.push("the filesystem's UUID is another than when it was pinned".into());
+        report.notes.push("the filesystem's UUID has changed since the pin".into());
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
     let compared = match (recorded, target) {
         (Err(error), _) => Err(error),
         (Ok(_), Err(error)) if gone(&error) => {
-            report.notes.push("in the manifest, but there is no such file".into());
+            report.notes.push("in the manifest, but the file does not exist".into());
             report.mark_gone();
             Ok(())
         }
@@ -159,7 +159,7 @@ fn compare_with(entry: &Entry, recorded: &RecordedMap, target: &Target, report: 
     let drift = comparison.finish();
     report.add_changes(&drift);
     if !drift.changes.is_empty() {
-        report.notes.push("not as in the manifest".into());
+        report.notes.push("the map differs from the manifest".into());
         report.raise(Status::No);
     }
     if entry.size != survey.inode.statx.size {

@@ -74,10 +74,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name in reports.
+    /// Its name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn words(self) -> String {
+        self.name().replace('_', " ").replace("eof", "EOF").replace("dax", "DAX")
     }
 
     /// The exit status for a file with this blocker.

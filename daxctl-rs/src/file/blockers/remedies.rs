@@ -43,32 +43,34 @@ impl Describe<'_> {
     fn detail(&self, kind: Kind) -> String {
         let align = self.needs.align.map_or(String::new(), |align| size::format(align, false).to_string());
         match kind {
-            Kind::Hole => "no blocks: a store allocates".into(),
-            Kind::Unwritten => "allocated, never written: a store changes the map".into(),
-            Kind::Shared => "other files have these blocks, too: a store goes elsewhere".into(),
+            Kind::Hole => "no blocks: a write would allocate them".into(),
+            Kind::Unwritten => "allocated, never written: a write would change the map".into(),
+            Kind::Shared => "other files have these blocks, too: a write would go elsewhere".into(),
             Kind::Delalloc => "not allocated yet".into(),
-            Kind::Inline => "kept among metadata, in no block of its own".into(),
-            Kind::Encoded => "the device does not hold the bytes that are read".into(),
+            Kind::Inline => "stored within metadata, in no block of its own".into(),
+            Kind::Encoded => "the bytes on the device differ from the bytes that are read".into(),
             Kind::Encrypted => "encrypted by the filesystem".into(),
             Kind::Unaligned => "begins or ends within a block".into(),
-            Kind::UnknownAddress => "at no known place".into(),
+            Kind::UnknownAddress => "at no known place on the device".into(),
             Kind::Merged => "mapped by block pointers, not by extents".into(),
             Kind::TooManyExtents => {
                 format!("{} extents, more than {}", self.extents, self.needs.max_extents.unwrap_or(0))
             }
-            Kind::Misaligned => format!("not in pieces of {align} at multiples of {align}"),
-            Kind::Staging => "copy-on-write staging, which no map shows: a store goes elsewhere".into(),
+            Kind::Misaligned => format!("not in pieces of {align} that are aligned to {align}"),
+            Kind::Staging => "copy-on-write staging, which no map shows: a write would go elsewhere".into(),
             Kind::PastEof => "blocks past the end, which the filesystem may free at any time".into(),
             Kind::Empty => "no contents, so no map".into(),
             Kind::Immutable => "made immutable, but not by a pin".into(),
             Kind::AppendOnly => "append-only".into(),
             Kind::Swapfile if self.needs.hold == Hold::Writable => {
-                "an active swapfile: the kernel writes to it past the guard".into()
+                "an active swap file: the kernel's writes to it bypass the guard".into()
             }
-            Kind::Swapfile => "an active swapfile: frozen, it could not be swapped off".into(),
-            Kind::QuotaFile => "of the form of a disk quota file, to which the kernel writes whatever its flags".into(),
+            Kind::Swapfile => "an active swap file: swapoff would fail on a frozen file".into(),
+            Kind::QuotaFile => {
+                "has the format of a disk quota file, which the kernel writes to regardless of its flags".into()
+            }
             Kind::Verity => "sealed by fs-verity".into(),
-            Kind::Realtime => "on a realtime device whose name /proc does not tell".into(),
+            Kind::Realtime => "on a realtime device that /proc does not name".into(),
             Kind::NotDax | Kind::DaxUnavailable | Kind::NoMapSync => {
                 self.dax.map_or(String::new(), dax::Missing::detail)
             }
@@ -110,7 +112,7 @@ impl Describe<'_> {
             Kind::AppendOnly if self.pinned => format!("chattr -a {file} && daxfile unpin {file}"),
             Kind::AppendOnly => format!("chattr -a {file}"),
             Kind::Swapfile => format!("swapoff {file}"),
-            Kind::QuotaFile => "quotaoff, and have quotas kept by the filesystem (tune2fs -O quota)".into(),
+            Kind::QuotaFile => "quotaoff, and make the filesystem keep its quotas itself (tune2fs -O quota)".into(),
             Kind::Encoded | Kind::UnknownAddress | Kind::Verity | Kind::Unaligned => {
                 format!("cp --reflink=never {file} NEW")
             }

@@ -22,7 +22,7 @@ const LONGEST: u64 = 1 << 16;
 /// An error of reading /proc/kallsyms or /proc/kcore; status 3 if these do not show the functions.
 pub(super) fn find(caller: &str, callee: &str) -> Result<Vec<u64>> {
     let ([caller, callee], names) = (place([caller, callee])?, [caller, callee]);
-    let untold = |name| Error::new(Status::Unable, format!("/proc/kallsyms does not tell where {name} is"));
+    let untold = |name| Error::new(Status::Unable, format!("/proc/kallsyms does not show the address of {name}"));
     let caller = caller.ok_or_else(|| untold(names[0]))?;
     let callee = callee.ok_or_else(|| untold(names[1]))?;
     let text = read(caller.clone())?;

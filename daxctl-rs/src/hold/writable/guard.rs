@@ -255,7 +255,10 @@ fn require_roots(directory: &Metadata) -> Result<()> {
     if belongs_to_root(directory) {
         return Ok(());
     }
-    Err(Error::new(Status::Failed, "/sys/fs/bpf/daxfile is not root's alone, and none of the guard's: remove it"))
+    Err(Error::new(
+        Status::Failed,
+        "/sys/fs/bpf/daxfile does not belong to root alone, so the guard did not make it: remove it",
+    ))
 }
 
 /// Opens and locks the pin directory; mounts bpffs and makes the directory if they are missing.

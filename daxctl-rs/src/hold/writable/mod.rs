@@ -162,7 +162,10 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     }
     guard::require_trusted_pins()?;
     if target.filesystem.uuid.is_none() {
-        return Err(Error::new(Status::Unable, "hold writable: without a UUID the guard cannot tell the filesystem"));
+        return Err(Error::new(
+            Status::Unable,
+            "hold writable: the filesystem has no UUID, by which the guard identifies it",
+        ));
     }
     let record = match found {
         Some(record) => record.clone(),
@@ -194,7 +197,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     if !same || survey.state != State::Pinned || !survey.blockers.is_empty() {
         return Err(Error::new(
             Status::Busy,
-            "somebody changed it while it was being pinned: the map, the size or the record is another",
+            "busy: another process changed its map, size or record while it was being pinned",
         ));
     }
     Ok(survey)

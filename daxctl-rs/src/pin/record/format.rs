@@ -247,7 +247,7 @@ impl Record {
             2 => Hold::Writable,
             _ => return Err(bad("an unknown hold")),
         };
-        let allow = Allow::from_bits(allow).ok_or(bad("unknown kinds allowed"))?;
+        let allow = Allow::from_bits(allow).ok_or(bad("unknown allowed kinds"))?;
         let added = Xflags::from_bits_retain(u32::from_le_bytes(reader.bytes()?));
         let may_add = match hold {
             Hold::Frozen => Xflags::IMMUTABLE | Xflags::NODEFRAG,
@@ -260,7 +260,7 @@ impl Record {
         let dax = match dax {
             0 => false,
             1 => true,
-            _ => return Err(bad("an unknown need of DAX")),
+            _ => return Err(bad("an unknown DAX requirement")),
         };
         let inode = reader.u64()?;
         let identity = Identity { inode, generation: u32::from_le_bytes(reader.bytes()?) };
@@ -279,7 +279,7 @@ impl Record {
             _ => return Err(bad("an unknown form of map")),
         };
         if matches!(&map, RecordedMap::Runs(runs) if runs.len() as u64 != extents) {
-            return Err(bad("another number of runs than it says"));
+            return Err(bad("a wrong number of runs"));
         }
         Ok(Record {
             needs: Needs { hold, align, max_extents, allow, dax },
@@ -362,7 +362,7 @@ impl Reader<'_> {
             return Err(DecodeError::Bad("impossible spans"));
         }
         if digests.len() as u64 != size.div_ceil(span).max(1) {
-            return Err(DecodeError::Bad("another number of digests than its size has spans"));
+            return Err(DecodeError::Bad("a number of digests that does not match its size"));
         }
         Ok(RecordedMap::Digests { span, digests: digests.to_vec() })
     }

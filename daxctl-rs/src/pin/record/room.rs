@@ -44,7 +44,7 @@ pub fn require_room(target: &Target, hold: Hold, runs: u64, note: usize) -> Resu
         return Ok(());
     }
     Err(Error::from_errno(Errno::ENOSPC).because(match full {
-        true => "the pin record takes another block",
+        true => "the pin record needs one more block",
         false => "the file's other extended attributes leave no room for the pin record",
     }))
 }

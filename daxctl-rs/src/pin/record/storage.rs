@@ -113,7 +113,7 @@ pub fn load_for(target: &Target, hold: Hold) -> Result<Stored> {
     };
     Ok(match Record::decode(&bytes) {
         // A process that may write user.* attributes must not be able to fake an enforced hold.
-        Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it speaks of another hold"),
+        Ok(record) if attribute(record.needs.hold) != attribute(hold) => Stored::Bad(hold, "it names another hold"),
         Ok(record) if record.identity == target.identity => Stored::Own(record),
         Ok(record) => Stored::Foreign(record),
         Err(DecodeError::Version(version)) => Stored::UnknownVersion(hold, version),
