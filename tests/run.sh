@@ -34,7 +34,7 @@ while (($# > 0)); do
             kernels=(6.1 6.12 newest)
             guests=(
                 "KERNEL attacks attacks/"
-                "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab what_is_said --skip toll"
+                "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab probe_matches_pin --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
                 "--hibernate KERNEL faults hibernation::"
             )
@@ -44,8 +44,8 @@ while (($# > 0)); do
             quick=yes
             slow=(lab_modules attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
-                ten_thousand_extents a_record_of_100_000_extents the_btree_is_within_its_bounds
-                five_gibibytes a_gibibyte_in_its_place)
+                ten_thousand_extents record_of_100_000_extents the_btree_is_within_its_bounds
+                five_gibibytes an_aligned_gibibyte)
             ;;
         -*)
             echo "usage: tests/run.sh [--full | --quick] [--kernel PATH] [NAME...]" >&2

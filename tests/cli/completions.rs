@@ -62,7 +62,7 @@ fn bash_completes_files() {
 
 /// Every verb with every option that its help has, and no other.
 #[test]
-fn bash_completes_just_what_help_tells() {
+fn bash_completes_exactly_the_options_of_help() {
     let long = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
         words.filter(|word| word.len() > 2 && word.starts_with("--")).map(str::to_owned).collect()

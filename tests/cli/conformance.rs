@@ -313,7 +313,7 @@ fn report<S: AsRef<OsStr>>(verb: &Verb, run: &Run, files: &[S]) -> Value {
         assert_ne!(entry["exit_status"], 0, "{run}");
         // An error that daxfile foresees has an errno, and no call.
         assert!(error["call"].is_null() || error["errno"].is_u64(), "{run}");
-        let names_it = |call: &str| message.starts_with(call) || message.starts_with("busy: ");
+        let names_it = |call: &str| message.contains(&format!("({call})")) || message.starts_with("busy: ");
         assert!(error["call"].as_str().is_none_or(names_it), "{run}");
         assert!(line.starts_with(&format!("daxfile {}: ", verb.name)) && line.ends_with(message), "{run}");
     }
@@ -443,7 +443,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn sizes_that_are_none() {
+fn invalid_sizes_are_refused() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     let before = names(scratch.mount_point());
@@ -462,7 +462,7 @@ fn sizes_that_are_none() {
 }
 
 #[test]
-fn what_is_no_regular_file() {
+fn other_file_types_are_refused() {
     let scratch = Scratch::new(Kind::xfs());
     let path = |name: &str| scratch.path(name);
     fs::create_dir(path("dir")).unwrap();
@@ -660,7 +660,7 @@ fn lists_of_files() {
 
 /// A failing file does not stop the others, and the largest status counts.
 #[test]
-fn one_bad_file_of_several() {
+fn bad_file_does_not_stop_the_others() {
     let scratch = Scratch::new(Kind::xfs());
     let path = |name: &str| scratch.path(name);
     fs::create_dir(path("dir")).unwrap();
@@ -713,7 +713,7 @@ fn one_file_twice() {
 }
 
 #[test]
-fn nobody_and_the_files_of_others() {
+fn unprivileged_user_and_files_of_others() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let own = scratch.path("own");
@@ -953,7 +953,7 @@ fn broken_pipe() -> Stdio {
 }
 
 #[test]
-fn output_that_goes_nowhere() {
+fn failed_output_sets_the_status() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     for verb in &VERBS {
@@ -1054,7 +1054,7 @@ fn is_locked(path: &Path) -> bool {
 }
 
 #[test]
-fn locked_by_somebody() {
+fn locked_file_is_busy() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     for verb in listing() {
@@ -1241,7 +1241,7 @@ fn an_interrupted_pin_is_undone() {
 
 /// Like other programs whose reader, such as head(1), has closed the pipe: daxfile stops its work.
 #[test]
-fn output_that_nobody_reads_ends_the_work() {
+fn closed_pipe_ends_the_work() {
     let scratch = Scratch::new(Kind::ext4());
     let names: Vec<String> = (0..1000).map(|number| format!("file{number}")).collect();
     for name in &names {
@@ -1266,7 +1266,7 @@ fn output_that_nobody_reads_ends_the_work() {
 }
 
 #[test]
-fn the_longest_wait_is_one() {
+fn longest_wait_does_not_panic() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     fs::write(&file, [1; 65536]).unwrap();

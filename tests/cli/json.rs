@@ -131,7 +131,7 @@ fn with<'a>(args: &'a [&'a str], files: &[&'a Path]) -> Vec<&'a OsStr> {
 }
 
 #[test]
-fn every_report_is_of_the_form_of_the_schema() {
+fn every_report_matches_the_schema() {
     let checker = Checker { validator: validator(), seen: Mutex::default() };
     let situations: [fn(&Checker); 9] = [
         the_life_of_a_pin,
@@ -465,9 +465,9 @@ fn other_filesystems(checker: &Checker) {
 }
 
 #[test]
-fn the_sample_of_the_page_is_of_the_form_of_the_schema() {
+fn sample_of_the_page_matches_the_schema() {
     let page = include_str!("../../man/daxfile-json.5");
-    let (_, sample) = page.split_once(".Ss A sample\n").expect("the sample");
+    let (_, sample) = page.split_once(".Ss Sample\n").expect("the sample");
     let (_, sample) = sample.split_once(".Bd -literal -offset indent\n").unwrap();
     let sample: Value = serde_json::from_str(sample.split_once(".Ed\n").unwrap().0).expect("JSON");
     let errors: Vec<_> = validator().iter_errors(&sample).map(|error| error.to_string()).collect();
@@ -489,7 +489,7 @@ fn the_sample_of_the_page_is_of_the_form_of_the_schema() {
 
 /// A schema that accepts everything proves nothing.
 #[test]
-fn the_schema_refuses_other_forms() {
+fn schema_refuses_other_reports() {
     let schema = schema();
     jsonschema::draft202012::meta::validate(&schema).expect("a valid schema");
     let scratch = Scratch::new(Kind::xfs());

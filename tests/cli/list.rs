@@ -319,7 +319,7 @@ fn list_reaches_the_deepest_file() {
 
 /// A file that cannot be examined is named, and does not count as nothing.
 #[test]
-fn list_says_what_it_could_not_look_at() {
+fn list_reports_unreadable_directories() {
     let scratch = Scratch::new(Kind::xfs());
     let paths = ["open", "hidden", "hidden/file", "secret", "seen"].map(|name| scratch.path(name));
     let [open, hidden, inside, secret, seen] = &paths;

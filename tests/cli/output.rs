@@ -34,7 +34,7 @@ fn mixture(scratch: &Scratch) -> &'static str {
 }
 
 #[test]
-fn verify_tells_each_kind_apart_and_ends_in_totals() {
+fn verify_separates_outcomes_and_prints_totals() {
     let scratch = Scratch::new(Kind::ext4());
     let list = mixture(&scratch);
     let verify = |flags: &[&str], more: &str, status| {
@@ -95,7 +95,7 @@ fn totals_of_every_verb_that_takes_lists() {
 
 /// The note is kept with the pin, shown wherever the pin is, and steers no terminal.
 #[test]
-fn a_note_says_why_a_file_is_pinned() {
+fn note_is_kept_and_shown() {
     for kind in Kind::small_and_large_blocks() {
         let scratch = Scratch::new(kind);
         let dir = scratch.mount_point();
@@ -144,7 +144,7 @@ fn a_note_says_why_a_file_is_pinned() {
 /// A daxfile from before there were notes reads every record that has none: that is tested byte by byte beside the
 /// format.
 #[test]
-fn a_record_has_the_oldest_version_that_can_say_it() {
+fn record_uses_the_oldest_sufficient_version() {
     require(&["getfattr"]);
     let scratch = Scratch::new(Kind::xfs());
     let file = make(&scratch, "file");
@@ -254,7 +254,7 @@ fn on_terminal(words: &[&str], dir: &Path) -> String {
 fn on_columns(columns: usize, words: &[&str], dir: &Path) -> String {
     require(&["script"]);
     let shell = format!(
-        "script -qec \"stty cols {columns}; $(printf '%q ' \"$0\" --color never \"$@\")\" /dev/null | tr -d '\\r'"
+        "script -qec \"stty rows 24 cols {columns}; $(printf '%q ' \"$0\" --color never \"$@\")\" /dev/null | tr -d '\\r'"
     );
     Daxfile::new(words).wrap(["bash", "-c", &shell]).dir(dir).run().text().to_owned()
 }

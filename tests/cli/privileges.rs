@@ -86,7 +86,7 @@ fn times(file: &Path) -> [(i64, i64); 2] {
 }
 
 #[test]
-fn nobody_allocates_and_records() {
+fn unprivileged_user_allocates_and_records() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let own = directory(scratch.path("own"), NOBODY, 0o700);
@@ -198,7 +198,7 @@ fn frozen_names_the_missing_capabilities() {
 
 /// The file stays held throughout: a flag that is cleared and set again lets a writer in between.
 #[test]
-fn an_unpin_that_is_not_permitted_lifts_nothing() {
+fn forbidden_unpin_changes_nothing() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let own = file(scratch.path("own"), NOBODY, 0o644);
@@ -231,7 +231,7 @@ fn an_unpin_that_is_not_permitted_lifts_nothing() {
 
 /// In a user namespace every user has every capability, but none of them matters here.
 #[test]
-fn root_in_a_user_namespace_is_nobody() {
+fn userns_root_cannot_pin() {
     require(&["unshare"]);
     let scratch = Scratch::new(Kind::xfs());
     let own = file(scratch.path("own"), NOBODY, 0o644);
@@ -275,7 +275,7 @@ fn unprivileged(mut value: Value) -> Value {
 }
 
 #[test]
-fn what_is_readable_answers_as_for_root() {
+fn readable_file_gives_the_same_answers_as_to_root() {
     require(&["setfattr", "chattr"]);
     for kind in [Kind::xfs(), Xfs { rmapbt: true, ..Xfs::default() }.into(), Kind::ext4()] {
         let scratch = Scratch::new(kind.clone());
@@ -375,7 +375,7 @@ fn what_is_readable_answers_as_for_root() {
 
 /// verify finds a writer inside by asking for a lease, which needs ownership or CAP_LEASE.
 #[test]
-fn a_writer_inside_is_seen_by_who_may_ask() {
+fn writer_inside_is_visible_with_cap_lease() {
     // Only XFS keeps an earlier descriptor usable, but both keep it open for writing.
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
@@ -464,7 +464,7 @@ fn the_owner_can_neither_forge_nor_remove_a_pin() {
 
 /// A record that root copied along can be removed only by root.
 #[test]
-fn a_foreign_record_is_not_its_files_owners() {
+fn owner_cannot_remove_a_foreign_record() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let (path, copy) = (file(scratch.path("file"), NOBODY, 0o644), scratch.path("copy"));
@@ -491,7 +491,7 @@ fn a_foreign_record_is_not_its_files_owners() {
 }
 
 #[test]
-fn anybodys_plain_copy_is_a_note() {
+fn plain_copy_by_another_user_is_noted() {
     for (kind, shares) in
         [(Kind::xfs(), true), (Xfs { reflink: false, ..Xfs::default() }.into(), false), (Kind::ext4(), false)]
     {
@@ -579,7 +579,7 @@ fn all_names_of_a_file_are_pinned() {
 
 /// A name that alternates, as fast as possible, between a file of nobody and a symbolic link to one of root.
 #[test]
-fn a_link_put_in_a_files_place_leads_nowhere() {
+fn link_in_place_of_a_file_is_refused() {
     require(&["perl", "setpriv"]);
     const SWAP: &str = r#"
         chdir shift or die; my $victim = shift; $| = 1; print "ready\n";

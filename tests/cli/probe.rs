@@ -85,7 +85,7 @@ fn the_active_lsms_in_the_lab() {
 }
 
 #[test]
-fn what_is_said_of_a_place_is_so() {
+fn probe_matches_pin() {
     let xfs = Xfs { rmapbt: true, ..Xfs::default() };
     for kind in [xfs.into(), Kind::ext4(), Kind::Btrfs] {
         let mut scratch = Scratch::new(kind);
@@ -117,7 +117,7 @@ fn what_is_said_of_a_place_is_so() {
 
 /// The text has the deciding requirement, the JSON has all.
 #[test]
-fn of_what_is_missing_the_first_decides() {
+fn first_missing_requirement_sets_status() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     sh(on(&file, ": >$F; chown 65534:65534 $F"));
@@ -166,7 +166,7 @@ fn overlayfs_and_tmpfs_hold_nothing() {
 }
 
 #[test]
-fn what_a_user_namespace_gives_is_not_enough() {
+fn userns_capabilities_are_not_enough() {
     let scratch = Scratch::new(Kind::xfs());
     let said = Daxfile::new(["probe", "--hold", "frozen"])
         .arg(scratch.mount_point())
@@ -268,7 +268,7 @@ fn a_stack_of_devices_is_followed_in_the_lab() {
 /// A device below may not have this device's bytes in the same order, or not at all.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
-fn where_an_offset_does_not_tell_the_stack_ends_in_the_lab() {
+fn device_stack_ends_where_offsets_are_ambiguous_in_the_lab() {
     let ends = |tables: &[&str], targets: &[&str]| {
         let stack = Stack::new(tables);
         let told = devices(&stack.probe(|daxfile| daxfile));
@@ -284,7 +284,7 @@ fn where_an_offset_does_not_tell_the_stack_ends_in_the_lab() {
 
 /// On a terminal text is folded at spaces, and nothing gets lost; elsewhere a line is a line.
 #[test]
-fn a_terminal_is_not_too_narrow() {
+fn narrow_terminal_loses_no_text() {
     require(&["script", "stty"]);
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
@@ -324,7 +324,7 @@ fn a_terminal_is_not_too_narrow() {
 }
 
 #[test]
-fn what_is_no_place() {
+fn probe_refuses_other_file_types() {
     let scratch = Scratch::new(Kind::ext4());
     let at = scratch.mount_point();
     sh(format!("cd '{}'; mkfifo fifo; ln -s . link; mkdir secret; chmod 700 secret", at.display()));

@@ -115,7 +115,7 @@ fn equal_maps_are_equal() {
 }
 
 #[test]
-fn what_moved_is_named_with_its_old_and_new_place() {
+fn verify_names_old_and_new_places() {
     let random = Random::new("verify_against");
     for (number, kind) in (0..).zip([Kind::xfs(), Kind::ext4()]) {
         let mut random = random.fork(number);
@@ -156,7 +156,7 @@ fn what_moved_is_named_with_its_old_and_new_place() {
 }
 
 #[test]
-fn people_read_was_and_now() {
+fn text_shows_was_and_now() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     make(&file);
@@ -234,7 +234,7 @@ fn a_file_without_an_entry_is_an_error() {
 
 /// A file that cannot be examined is neither equal nor drifted.
 #[test]
-fn what_is_no_file_any_more_is_an_error() {
+fn replaced_by_a_directory_is_an_error() {
     let scratch = Scratch::new(Kind::xfs());
     let names = ["directory", "link", "secret"].map(|name| scratch.path(name));
     names.iter().for_each(make);
@@ -248,7 +248,7 @@ fn what_is_no_file_any_more_is_an_error() {
 }
 
 #[test]
-fn a_manifest_without_extents_serves_nothing() {
+fn manifest_without_extents_is_an_error() {
     let scratch = Scratch::new(Kind::ext4());
     let [file, gone] = [scratch.path("file"), scratch.path("gone")];
     make(&file);
@@ -265,7 +265,7 @@ fn a_manifest_without_extents_serves_nothing() {
 }
 
 #[test]
-fn a_manifest_serves_at_another_mount_point() {
+fn manifest_works_at_another_mount_point() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let mut scratch = Scratch::new(kind);
         let names = ["top", "dir/below", "dir/moved"];
@@ -503,7 +503,7 @@ fn hostile_manifests_are_refused() {
 }
 
 #[test]
-fn large_nonsense_is_refused() {
+fn large_invalid_manifests_are_refused() {
     const SIZE: usize = 10 << 20;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("manifest");

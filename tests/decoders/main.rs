@@ -263,7 +263,7 @@ proptest! {
 
     /// Numbers that are none of ours, wherever one is expected.
     #[test]
-    fn numbers_beyond_measure_are_refused(
+    fn huge_numbers_are_refused(
         number in "(-[1-9][0-9]{0,30}|[1-9][0-9]{20,400}|[0-9]{1,5}[.][0-9]{1,400}|[1-9][eE][+-]?[0-9]{1,9}|\"[0-9]{1,9}\")",
         field in 0..4usize,
     ) {
@@ -290,7 +290,7 @@ proptest! {
 
     /// Brackets as deep as one likes, where something is expected and where it is passed over.
     #[test]
-    fn depth_costs_nothing(depth in 1..100_000usize, open in prop_oneof![Just("["), Just("{\"a\":")], place in 0..4usize) {
+    fn deep_nesting_takes_no_memory(depth in 1..100_000usize, open in prop_oneof![Just("["), Just("{\"a\":")], place in 0..4usize) {
         let deep = open.repeat(depth);
         let text = match place {
             0 => deep,
@@ -304,7 +304,7 @@ proptest! {
 
 /// A wrong value in place of a path is skipped, not collected.
 #[test]
-fn a_path_of_another_form_costs_nothing() {
+fn malformed_path_takes_no_memory() {
     for path in [format!("[{}0]", "0,".repeat(100_000)), format!("{{{}\"b\":0}}", "\"a\":0,".repeat(100_000))] {
         let text = format!("{{\"schema_version\": 1, \"files\": [{{\"path\": {path}}}]}}");
         parse(text.as_bytes()).expect_err("not a path");

@@ -111,7 +111,7 @@ fn no_module_uses_itself_through_others() {
 }
 
 #[test]
-fn folders_say_what_may_be_in_them() {
+fn folders_describe_their_contents() {
     for folder in FLOORS.iter().copied().flatten() {
         let text = fs::read_to_string(package().join("src").join(folder).join("mod.rs")).unwrap();
         assert!(text.starts_with("//! "), "{folder}/mod.rs begins without a comment that says what belongs there");

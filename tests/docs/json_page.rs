@@ -152,7 +152,7 @@ fn capitalised(word: &str) -> String {
 }
 
 #[test]
-fn the_page_says_what_the_schema_says() {
+fn page_matches_the_schema() {
     let text = std::fs::read_to_string(page()).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("the mark where the reference begins");
     let (now, after) = rest.split_once(END).expect("the mark where it ends");

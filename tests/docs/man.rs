@@ -98,7 +98,7 @@ fn described(page: &str, verb: &str) -> Names {
 }
 
 #[test]
-fn the_page_and_the_program_have_the_same_options() {
+fn page_and_program_have_the_same_options() {
     let page = read("man/daxfile.8");
     let synopsis = synopsis(&page);
     let common = options_of_help(&[]);
@@ -123,7 +123,7 @@ fn values(option: &str) -> Names {
 }
 
 #[test]
-fn the_page_and_the_program_have_the_same_values() {
+fn page_and_program_have_the_same_values() {
     let page = read("man/daxfile.8");
     for option in ["hold", "allow", "color"] {
         let values = values(option);
@@ -138,7 +138,7 @@ fn the_page_and_the_program_have_the_same_values() {
 
 /// Every blocker and every state has an entry, and every entry has its blocker or state.
 #[test]
-fn the_page_has_every_name() {
+fn page_has_every_blocker_and_state() {
     let page = read("man/daxfile.8");
     let entries = |title: &str| -> Names {
         section(&page, title).iter().filter_map(|line| line.strip_prefix(".It ")).map(str::to_owned).collect()
@@ -160,7 +160,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn mandoc_has_nothing_to_say_of_the_pages() {
+fn mandoc_lint_accepts_the_pages() {
     // Whether other pages are installed, how long the lines of the source are, that .Os has an argument, and that the
     // sections are in the order of man-pages(7), not in that of mdoc(7).
     let unheeded = [
@@ -217,7 +217,7 @@ fn verbatim(page: &str) -> Names {
 }
 
 #[test]
-fn the_pages_fit_80_columns_without_a_warning() {
+fn pages_fit_80_columns_without_a_warning() {
     require(&["man", "mandoc"]);
     for page in pages() {
         let verbatim = verbatim(&std::fs::read_to_string(&page).unwrap());
@@ -253,7 +253,7 @@ fn the_package_has_every_page() {
 
 /// Each hold has its section there, and there are no other such sections.
 #[test]
-fn the_page_of_the_holds_has_every_hold() {
+fn holds_page_has_every_hold() {
     let page = read("man/daxfile-holds.7");
     let described = sections(&page, ".Ss Hold ").into_iter().map(|(hold, _)| hold.to_owned()).collect::<Names>();
     assert_eq!(described, values("hold"), "the page (left) and the program (right)");
@@ -274,7 +274,7 @@ fn code(markdown: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_readme_names_only_what_there_is() {
+fn readme_names_only_existing_verbs_and_options() {
     let readme = read("README.md");
     let verbs = verbs();
     let all: Names = verbs.iter().flat_map(|verb| options_of_help(&[verb])).flatten().collect();

@@ -256,7 +256,7 @@ fn here(text: &str) -> String {
 
 /// Every command prints the output that the page shows, or succeeds, in a directory with some images.
 #[test]
-fn the_examples_of_the_pages() {
+fn examples_of_the_pages_work() {
     require(&["jq"]);
     let mut all = 0;
     for page in ["man/daxfile.8", "man/daxfile-json.5"] {

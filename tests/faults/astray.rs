@@ -57,7 +57,7 @@ fn led_astray(run: &Run, victim: &Path) {
 }
 
 #[test]
-fn a_link_that_another_user_put_on_the_way_leads_nowhere() {
+fn links_of_other_users_are_refused() {
     for kind in Kind::xfs_and_ext4() {
         let places = Places::new(kind);
         let (home, victim) = (&places.home, &places.victim);
@@ -84,7 +84,7 @@ fn a_link_that_another_user_put_on_the_way_leads_nowhere() {
 }
 
 #[test]
-fn a_link_that_only_root_could_put_on_the_way_is_followed() {
+fn links_of_root_are_followed() {
     let places = Places::new(Kind::xfs());
     let (scratch, victim) = (&places.scratch, &places.victim);
     let pins = |path: &Path| {
@@ -128,7 +128,7 @@ fn a_link_that_only_root_could_put_on_the_way_is_followed() {
 
 /// Users' own links are theirs to follow, and so are root's.
 #[test]
-fn ordinary_users_follow_their_own_links() {
+fn users_follow_their_own_links() {
     let places = Places::new(Kind::ext4());
     let home = &places.home;
     chown(home.join("d/f"), Some(NOBODY), None).unwrap();
@@ -150,7 +150,7 @@ fn ordinary_users_follow_their_own_links() {
 
 /// A user that can move a directory chooses its parent.
 #[test]
-fn dots_lead_out_of_nobodys_directory_for_nobody() {
+fn dotdot_behind_a_writable_directory_is_refused() {
     let places = Places::new(Kind::ext4());
     let path = places.home.join("d/../d/f");
     let refused = run(&["pin"], &path).expect(2);
@@ -179,7 +179,7 @@ fn swapper(home: &Path) -> Killed {
 }
 
 #[test]
-fn a_directory_swapped_for_a_link_leads_root_to_no_other_file() {
+fn directory_swapped_for_a_link_is_not_followed() {
     for kind in Kind::xfs_and_ext4() {
         let places = Places::new(kind);
         let (home, victim) = (&places.home, &places.victim);
@@ -209,7 +209,7 @@ fn a_directory_swapped_for_a_link_leads_root_to_no_other_file() {
 
 /// `prepare` of a file that others have open looks for its directory once more.
 #[test]
-fn a_directory_swapped_for_a_fifo_stalls_nobody() {
+fn directory_swapped_for_a_fifo_does_not_block() {
     let places = Places::new(Kind::xfs());
     let home = &places.home;
     sh(on(home.join("d/f"), "xfs_io -c 'fpunch 8k 8k' $F"));
@@ -229,7 +229,7 @@ fn a_directory_swapped_for_a_fifo_stalls_nobody() {
 }
 
 #[test]
-fn links_below_a_root_lead_not_out_of_it() {
+fn links_below_root_option_stay_below_it() {
     let places = Places::new(Kind::xfs());
     let victim = &places.victim;
     let root = places.scratch.path("root");
@@ -259,7 +259,7 @@ fn links_below_a_root_lead_not_out_of_it() {
 
 /// Every user that may read a file may lock it.
 #[test]
-fn a_readers_lock_holds_root_up_in_nothing() {
+fn flock_of_a_reader_does_not_delay_root() {
     require(&["flock"]);
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
@@ -316,7 +316,7 @@ fn two_daxfiles_of_root_exclude_each_other() {
 
 /// XFS gives the blocks of deleted files back a little later, and until then they are shared.
 #[test]
-fn what_was_deleted_shares_nothing_any_more() {
+fn deleted_copies_share_nothing() {
     for rmapbt in [false, true] {
         let scratch = Scratch::new(Xfs { rmapbt, ..Xfs::default() });
         for round in 0..40 {
@@ -402,7 +402,7 @@ fn shared_extents(extents: u64, more: u64) {
 
 /// A page of the file to which the kernel keeps a reference, while no process has the file open.
 #[test]
-fn a_page_that_the_kernel_holds_keeps_a_file_from_being_frozen() {
+fn pin_is_busy_while_the_kernel_holds_pages() {
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind.clone());
         let path = scratch.path("file");
@@ -447,7 +447,7 @@ const QUOTA_FILE: &str = r#"
 
 /// The kernel writes to a quota file regardless of its flags.
 #[test]
-fn a_file_of_the_form_of_a_quota_file_is_not_held() {
+fn quota_files_are_refused() {
     let scratch = Scratch::new(Kind::ext4());
     let path = scratch.path("file");
     sh(on(&path, &format!("perl -e '{QUOTA_FILE}' $F; sync")));
@@ -465,7 +465,7 @@ fn a_file_of_the_form_of_a_quota_file_is_not_held() {
 
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL faults quotas_kept"]
-fn quotas_kept_in_a_frozen_file_show_in_the_lab() {
+fn verify_reports_quotas_in_a_frozen_file_in_the_lab() {
     let mut scratch = Scratch::new(Kind::ext4_with(&["^quota"]));
     scratch.remount_with("usrquota");
     let path = scratch.path("file");

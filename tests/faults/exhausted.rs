@@ -41,7 +41,7 @@ fn fragmented(scratch: &Scratch, name: &str) -> std::path::PathBuf {
 /// To the last block: a pin without room for its record leaves nothing, an unpin without room leaves the pin, and
 /// both succeed once there is a little room.
 #[test]
-fn no_block_left() {
+fn pin_and_unpin_on_a_full_disk_change_nothing() {
     require(&["xfs_io", "fallocate", "getfattr"]);
     on_each(Kind::small_and_large_blocks(), |kind| {
         let scratch = Scratch::new(kind);
@@ -108,7 +108,7 @@ fn no_block_left() {
 
 /// A quota that is spent: no kernel without quotas can be made to say so but by strace.
 #[test]
-fn quotas_that_are_spent() {
+fn verbs_report_spent_quotas() {
     require(&["strace"]);
     on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
         let scratch = Scratch::new(kind);
@@ -191,7 +191,7 @@ fn restore(scratch: &mut Scratch) {
 /// Reads fail; then the device comes back. The state is one of those that `stat` names, and one command goes on from
 /// it.
 #[test]
-fn a_device_that_fails() {
+fn failed_reads_leave_a_known_state() {
     require(&["perl", "timeout", "fsfreeze"]);
     // In blocks of 4 KiB, the log too: after smaller writes to the cut part, the bytes beside them are unknown.
     let xfs = Xfs { mkfs_args: ["-s", "size=4096"].map(String::from).to_vec(), ..Xfs::default() };
@@ -267,7 +267,7 @@ fn a_device_that_fails() {
 
 /// A thin device that is out of space: reads succeed, and writes to where nothing was yet do not. Then it gets space.
 #[test]
-fn a_device_that_takes_no_more() {
+fn failed_writes_leave_a_known_state() {
     require(&["fallocate", "timeout", "mount", "umount"]);
     on_each(vec![Kind::xfs(), Kind::ext4()], |kind| {
         let outer = Scratch::with_size(Kind::ext4(), 600 * MIB);

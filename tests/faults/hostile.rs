@@ -98,7 +98,7 @@ fn was_a_link(run: &Run) -> bool {
 
 /// A verb acts on the file that it opened, and on no other.
 #[test]
-fn a_name_that_changes_hands() {
+fn verbs_act_only_on_the_file_they_opened() {
     const ROUNDS: usize = 15;
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
@@ -170,7 +170,7 @@ fn a_name_that_changes_hands() {
 
 /// A name that comes and goes: alloc uses it while it is free, and otherwise leaves the existing file alone.
 #[test]
-fn a_name_that_is_taken_meanwhile() {
+fn alloc_spares_a_name_taken_by_another_process() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let swapped = Swapped::start(&scratch, true);
@@ -210,7 +210,7 @@ fn is_inside(strace: &Child, call: libc::c_long) -> bool {
 
 /// A file that loses its last name while a verb works on it disappears with all its blocks, whatever the verb did.
 #[test]
-fn a_file_that_is_unlinked_meanwhile() {
+fn unlinked_file_frees_all_its_blocks() {
     require(&["strace"]);
     on_each(Kind::xfs_and_ext4(), |kind| {
         let mut scratch = Scratch::new(kind);
@@ -340,7 +340,7 @@ fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
 
 /// Only the administrator can put such records in the place of enforced holds; daxfile still trusts nothing in them.
 #[test]
-fn a_forged_record_with_a_right_checksum() {
+fn forged_record_with_valid_checksum_is_refused() {
     require(&["getfattr", "setfattr", "chattr"]);
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);

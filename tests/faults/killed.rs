@@ -108,7 +108,7 @@ fn moved_meanwhile(path: &Path) {
 
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh --kills 2 KERNEL faults killed::"]
-fn what_was_flushed_outlasts_a_kill_in_the_lab() {
+fn flushed_stores_survive_a_kill_in_the_lab() {
     let (boot, last) = boot();
     if boot == 0 {
         for (device, volume) in PINNED.iter().chain([&UNPROMISED]).enumerate() {

@@ -395,7 +395,7 @@ fn crashed_at_every_call_on_ext4() {
 
 /// On XFS a directory's fsync(2) succeeds after a shutdown, too, with nothing on the disk.
 #[test]
-fn alloc_says_done_only_of_what_is_durable() {
+fn alloc_reports_done_only_when_durable() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let (mut bench, mut random) = (Bench::new(kind), Random::new("pin_crash"));
         crash_alloc(&mut bench, ALLOCS[0], Calls::Last, &mut random);
@@ -404,7 +404,7 @@ fn alloc_says_done_only_of_what_is_durable() {
 
 /// For a batch, only syncfs(2) comes between "done" and a crash: no file that was reported done may be lost.
 #[test]
-fn batch_says_done_only_of_what_is_durable() {
+fn batch_reports_done_only_when_durable() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let (mut bench, mut random) = (Bench::new(kind), Random::new("pin_crash"));
         crash_batch(&mut bench, &["pin"], &["unpin"], "pinned", Calls::Last, &mut random);

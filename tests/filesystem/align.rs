@@ -263,9 +263,9 @@ fn assert_told(scratch: &Scratch, path: &Path) -> (u64, usize) {
 }
 
 #[test]
-fn check_and_stat_tell_what_arithmetic_tells() {
+fn check_and_stat_match_computed_alignment() {
     require(&["xfs_io"]);
-    let mut random = Random::new("check_and_stat_tell_what_arithmetic_tells");
+    let mut random = Random::new("check_and_stat_match_computed_alignment");
     let kinds = [striped(), Kind::xfs(), Xfs { block_size: 1024, ..Xfs::default() }.into(), Kind::ext4()];
     let (mut mappable, mut ranges) = (0, 0);
     for kind in kinds.into_iter().chain([Ext4 { block_size: 1024, ..Ext4::default() }.into()]) {
@@ -283,7 +283,7 @@ fn check_and_stat_tell_what_arithmetic_tells() {
 }
 
 #[test]
-fn a_gibibyte_in_its_place_is_told() {
+fn stat_reports_an_aligned_gibibyte() {
     require(&["xfs_io"]);
     let kind = Xfs { mkfs_args: vec!["-d".into(), "agcount=2".into()], ..Xfs::default() };
     let scratch = Scratch::with_size(kind, 12 * GIB);
@@ -317,7 +317,7 @@ fn blocks_past_eof_are_not_called_misaligned() {
 
 /// prepare keeps the place of each piece, and reports a misaligned one.
 #[test]
-fn prepare_says_where_the_place_is_wrong() {
+fn prepare_reports_misaligned_ranges() {
     for kind in [striped(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let (good, bad): (PathBuf, PathBuf) = (scratch.path("good"), scratch.path("bad"));
@@ -338,7 +338,7 @@ fn prepare_says_where_the_place_is_wrong() {
 }
 
 #[test]
-fn what_is_no_power_of_two_is_refused() {
+fn align_refuses_other_numbers() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     for align in ["0", "1", "256", "511", "513", "3M", "3000", "2MB", "-2M", "2X", "", "9E"] {

@@ -196,7 +196,7 @@ fn assert_refused(place: &Place) {
 
 /// Mounts below a scratch filesystem, which unmounts them with its own.
 #[test]
-fn every_verb_refuses_what_no_hold_can_be_had_on() {
+fn verbs_refuse_filesystems_without_a_hold() {
     require(&["mkfs.erofs", "mksquashfs", "mkfs.btrfs"]);
     let scratch = Scratch::new(Kind::xfs());
     let below = |name: &str, script: &str| -> PathBuf {
@@ -265,7 +265,7 @@ fn every_verb_refuses_a_read_only_mount() {
 
 /// Without /proc all verbs give the same answer.
 #[test]
-fn without_proc_every_verb_says_so() {
+fn verbs_report_missing_proc() {
     require(&["chroot", "unshare"]);
     let scratch = Scratch::new(Kind::xfs());
     let root = scratch.path("root");
@@ -362,7 +362,7 @@ fn a_busy_file_names_its_users() {
 
 /// swapoff would fail on a frozen swapfile; a record does no harm.
 #[test]
-fn a_swapfile_is_like_any_other_to_hold_none() {
+fn hold_none_accepts_swap_files() {
     require(&["mkswap", "swapon", "swapoff"]);
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
@@ -423,7 +423,7 @@ fn prepare_refuses_what_is_pinned() {
 
 /// Copied since, a pinned file is where it was, to `check`, `pin`, `verify` and `map`.
 #[test]
-fn a_copy_of_a_pinned_file_changes_no_answer() {
+fn copies_of_a_pinned_file_change_no_answer() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     for hold in ["frozen", "none"] {
@@ -449,7 +449,7 @@ fn a_copy_of_a_pinned_file_changes_no_answer() {
 
 /// bsdtar brings the immutable flag and the record of a pinned file along: one command ends both.
 #[test]
-fn a_restored_copy_is_ended_by_the_command_that_unpin_names() {
+fn unpin_names_the_command_for_a_restored_copy() {
     require(&["bsdtar", "lsattr"]);
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
@@ -486,7 +486,7 @@ fn quoted(path: &Path) -> String {
 
 /// The smallest remedies are for files that `xfs_fsr` leaves alone, and for whole filesystems.
 #[test]
-fn remedies_ask_for_what_the_caller_asked_for() {
+fn remedies_repeat_the_options_of_the_call() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     let remedies = |options: &[&str]| -> Vec<String> {
@@ -550,7 +550,7 @@ fn the_remedy_of_ext3_turns_extents_on() {
 
 /// A device-mapper table ends where a block of the device does.
 #[test]
-fn a_table_is_of_whole_blocks_of_the_device() {
+fn table_ends_at_a_device_block() {
     require(&["losetup", "mkfs.xfs"]);
     let below = Scratch::new(Kind::ext4());
     let (image, at) = (below.path("image"), below.path("mnt"));
@@ -600,7 +600,7 @@ fn root_may_use_reserved_blocks() {
 
 /// `check` and the dry run know how much room there is for the record, and write nothing to find out.
 #[test]
-fn room_for_the_record_is_looked_at_before() {
+fn check_reports_missing_room_for_the_record() {
     require(&["setfattr", "dd"]);
     let agree = |file: &Path, status: i32, says: &str| {
         for verb in [&["check"][..], &["pin", "--dry-run"], &["pin"]] {

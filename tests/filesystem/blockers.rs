@@ -407,7 +407,7 @@ fn misaligned() {
 }
 
 #[test]
-fn flags_that_others_set() {
+fn foreign_flags_are_blockers() {
     on_each(Kind::small_and_large_blocks(), |kind| {
         let scratch = Scratch::new(kind);
         for (flag, kind) in [("i", "immutable"), ("a", "append_only")] {
@@ -523,7 +523,7 @@ fn unsupported_filesystems() {
 }
 
 #[test]
-fn what_is_allowed_is_pinned_as_it_stands() {
+fn pin_keeps_allowed_blockers() {
     on_each(Kind::small_and_large_blocks(), |kind| {
         let reflink = matches!(kind, Kind::Xfs(_));
         let scratch = Scratch::new(kind);
@@ -573,7 +573,7 @@ fn what_is_allowed_is_pinned_as_it_stands() {
 
 /// `pin` says all that `check` would, though the file is in use as well.
 #[test]
-fn a_file_in_use_has_its_blockers_named() {
+fn pin_of_a_busy_file_names_blockers() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");

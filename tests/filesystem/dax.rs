@@ -212,7 +212,7 @@ fn dax_is_demanded_and_recorded_in_the_lab() {
 
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
-fn the_remedies_of_what_is_not_dax_in_the_lab() {
+fn remedies_of_not_dax_work_in_the_lab() {
     for (mkfs, other_blocks) in [(XFS, "mkfs.xfs -q -f -b size=1024"), (EXT4, "mkfs.ext4 -q -F -b 1024")] {
         let pmem = Pmem::new(mkfs, "dax=inode");
         let (path, used) = (pmem.path("a file"), pmem.path("used"));
@@ -285,7 +285,7 @@ fn persistent_memory_without_map_sync_in_the_lab() {
 /// The question does not depend on the file's contents or on write access, and does not change the owner's atime.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
-fn map_sync_is_asked_for_gently_in_the_lab() {
+fn map_sync_query_leaves_atime_alone_in_the_lab() {
     for mkfs in [XFS, EXT4] {
         let pmem = Pmem::new(mkfs, "dax=always,strictatime");
         let (path, empty) = (pmem.path("file"), pmem.path("empty"));
@@ -312,7 +312,7 @@ fn map_sync_is_asked_for_gently_in_the_lab() {
 /// Against the page faults that reading a mapping takes.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem dax"]
-fn entries_of_2_mib_map_what_stat_says_in_the_lab() {
+fn stat_matches_2_mib_page_table_entries_in_the_lab() {
     const MIB: u64 = 1 << 20;
     // Linux 6.1 mounts no XFS with reflink as DAX on a partition.
     for mkfs in ["mkfs.xfs -q -f -m reflink=0", EXT4] {

@@ -281,7 +281,7 @@ fn only_equal_neighbours_are_joined() {
 }
 
 #[test]
-fn nobody_is_nobody() {
+fn nobody_has_no_privileges() {
     let script =
         r#"id -u; id -g; id -G; grep CapEff /proc/self/status; test -x "$0" && echo "$1" "$GREETING"; pwd; cat"#;
     let run = Daxfile::new(["argument"])
@@ -298,7 +298,7 @@ fn nobody_is_nobody() {
 }
 
 #[test]
-fn a_run_tells_how_it_ended() {
+fn run_reports_its_end() {
     let wrapped = |script: &str| Daxfile::new(["x"]).wrap(["sh", "-c", script]).run();
     assert_eq!(wrapped("kill -KILL $$").status, 128 + 9);
     let run = wrapped("echo '{\"a\": 1}'; echo oops >&2; exit 3").expect(3);

@@ -115,7 +115,7 @@ fn differences(was: &[Piece], now: &[Piece], block: u64) -> Value {
 }
 
 #[test]
-fn the_whole_sequence_on_every_kind() {
+fn whole_sequence_works_on_every_filesystem() {
     on_each(Kind::pinnable(), |kind| {
         let block = kind.block_size();
         let scratch = Scratch::new(kind);
@@ -345,7 +345,7 @@ fn alloc_that_cannot_leaves_nothing() {
 }
 
 #[test]
-fn doing_it_twice_changes_nothing() {
+fn repeated_verbs_change_nothing() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");
@@ -422,7 +422,7 @@ fn a_pin_that_is_not_held_is_held_again() {
 
 /// Files are held at boot with their recorded options; the command line's options are for files without a record.
 #[test]
-fn a_list_of_files_is_held_as_recorded() {
+fn as_recorded_pins_a_list_with_recorded_options() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let names = ["frozen", "shaped", "let go", "none", "new", "changed"];
@@ -712,7 +712,7 @@ fn three_hundred_files_at_once() {
 
 /// The second batch waits for a writer when SIGINT comes: the first is done, and the report says so.
 #[test]
-fn what_was_pinned_before_an_interrupt_is_reported() {
+fn interrupted_pin_reports_finished_files() {
     const FILES: usize = 130;
     const BUSY: usize = 128;
     let scratch = Scratch::new(Kind::ext4());

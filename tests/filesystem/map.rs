@@ -48,7 +48,7 @@ fn through(table: &Run, scratch: &Scratch, copy: &File) -> Vec<u8> {
 }
 
 #[test]
-fn the_sectors_of_a_table_are_the_files() {
+fn table_maps_the_sectors_of_the_file() {
     const FILES: usize = 50;
     let random = Random::new("map");
     let kinds = Kind::pinnable();
@@ -83,7 +83,7 @@ fn the_sectors_of_a_table_are_the_files() {
 }
 
 #[test]
-fn where_to_resume_is_where_filefrag_sees_the_first_block() {
+fn resume_offset_matches_filefrag() {
     on_each(vec![Kind::xfs(), Kind::ext4(), Kind::Xfs(Xfs { block_size: 1024, ..Xfs::default() })], |kind| {
         let scratch = Scratch::new(kind);
         let path = scratch.path("swap");
@@ -196,7 +196,7 @@ fn refused(run: Run, status: i32, why: &str) {
 }
 
 #[test]
-fn what_could_move_is_refused() {
+fn map_refuses_files_that_can_move() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         let path = scratch.path("file");
@@ -217,7 +217,7 @@ fn what_could_move_is_refused() {
 }
 
 #[test]
-fn what_has_no_place_of_its_own_is_refused() {
+fn map_refuses_bytes_without_a_place() {
     let scratch = Scratch::new(Kind::xfs());
     let path = scratch.path("file");
     let pin = || run(&["pin", "--allow", "hole,unwritten,shared,empty"], &path).expect(0);

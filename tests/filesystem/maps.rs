@@ -233,7 +233,7 @@ fn thousands_of_extents_are_read_whole() {
 /// The first reader of a map after a mount sees ext4's records as they are on the disk; later readers see the records
 /// that ext4's cache has joined.
 #[test]
-fn a_pin_outlives_new_record_boundaries() {
+fn pin_survives_changed_extent_boundaries() {
     // In blocks of 1 KiB an extent is at most 32 MiB. Without copies of the superblock more than that is free in a row,
     // and fallocate uses it that way.
     let kind = Ext4 {

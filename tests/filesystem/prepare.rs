@@ -458,14 +458,14 @@ fn cut_out(map: &[Piece], start: u64, end: u64) -> Vec<Piece> {
 }
 
 #[test]
-fn leaves_alone_what_is_allowed() {
+fn prepare_leaves_allowed_blockers() {
     for kind in [xfs(true, false, 4096), xfs(true, true, 1024), xfs(false, false, 4096), ext4(4096), ext4(1024)] {
         leaves_alone(&kind, "leased", false);
     }
 }
 
 #[test]
-fn leaves_alone_what_is_allowed_beside_others() {
+fn prepare_beside_others_leaves_allowed_blockers() {
     for kind in [xfs(true, false, 4096), xfs(true, true, 1024)] {
         leaves_alone(&kind, "deduped", true);
     }
@@ -518,7 +518,7 @@ fn a_dry_run_changes_nothing_and_tells_the_bounds() {
 
 /// Other processes have the file open: readers, and writers that do not write.
 #[test]
-fn beside_others_it_prepares_or_is_busy() {
+fn prepare_beside_others_succeeds_or_is_busy() {
     let mixed = [
         (Sort::Written, 5),
         (Sort::Hole, 9),
@@ -581,7 +581,7 @@ fn a_file(scratch: &Scratch, name: &str) -> Made {
 }
 
 #[test]
-fn leaves_files_alone_that_cannot_be_pinned() {
+fn prepare_leaves_unpinnable_files() {
     require(&["chattr", "swapon"]);
     for kind in [xfs(true, true, 4096), ext4(4096)] {
         let scratch = Scratch::new(kind.clone());
@@ -654,7 +654,7 @@ fn held_open(path: &Path, write: bool) -> Killed {
 }
 
 #[test]
-fn a_read_only_mount_cannot_be_mended() {
+fn prepare_refuses_a_read_only_mount() {
     for kind in [xfs(true, false, 4096), ext4(4096)] {
         let mut scratch = Scratch::new(kind);
         let (made, done) = (a_file(&scratch, "file"), a_file(&scratch, "done"));
@@ -669,7 +669,7 @@ fn a_read_only_mount_cannot_be_mended() {
 }
 
 #[test]
-fn nobody_prepares_files_of_their_own() {
+fn unprivileged_user_prepares_own_files() {
     for kind in [xfs(true, true, 4096), xfs(true, false, 4096), ext4(4096)] {
         let scratch = Scratch::new(kind.clone());
         fs::set_permissions(scratch.mount_point(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -875,7 +875,7 @@ fn a_donor_is_no_larger_than_the_gaps() {
 }
 
 #[test]
-fn two_at_once_do_no_harm() {
+fn concurrent_prepares_do_no_harm() {
     for kind in [xfs(true, true, 4096), ext4(4096)] {
         let scratch = Scratch::new(kind.clone());
         for round in 0..6 {

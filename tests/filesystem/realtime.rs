@@ -104,7 +104,7 @@ fn alloc_and_prepare_on_a_realtime_device_in_the_lab() {
 /// The name of the device that was mounted may belong to another device now.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem realtime"]
-fn a_map_is_of_the_realtime_device_or_none_in_the_lab() {
+fn map_names_the_realtime_device_or_fails_in_the_lab() {
     let xfs = Realtime::new();
     let path = xfs.path("file");
     sh(format!("xfs_io -f -c 'pwrite -q -S 1 1m 64k' -c fsync -c 'pwrite -q -S 2 0 1m' -c fsync '{}'", path.display()));

@@ -172,7 +172,7 @@ fn seconds_and_nanoseconds(file: &Path, format: &str) -> (u64, u64) {
 }
 
 #[test]
-fn a_record_says_what_other_tools_say() {
+fn record_matches_other_tools() {
     require(&["lsattr", "blkid", "xfs_io"]);
     for kind in [Kind::xfs(), Kind::ext4(), Xfs { block_size: 1024, ..Xfs::default() }.into()] {
         let scratch = Scratch::new(kind);
@@ -222,7 +222,7 @@ fn a_record_says_what_other_tools_say() {
 }
 
 #[test]
-fn a_record_of_100_000_extents_is_of_digests_and_fits() {
+fn record_of_100_000_extents_fits_as_digests() {
     // The way to fill each file, and its size, save time: XFS takes long to punch unwritten blocks.
     let (xfs, ext4) = (Kind::from(Xfs { block_size: 1024, ..Xfs::default() }), Kind::ext4());
     for (kind, size, fill) in [(xfs, 512 << 20, "pwrite -b 1m"), (ext4, 1 << 30, "falloc")] {
@@ -519,7 +519,7 @@ fn a_forged_record_moves_no_flag() {
 }
 
 #[test]
-fn a_forged_record_gives_way_but_for_an_unknown_version() {
+fn pin_replaces_forged_records_but_no_unknown_version() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind.clone());
         let (file, own, another) = own_and_another(&scratch);
@@ -568,7 +568,7 @@ fn a_forged_record_gives_way_but_for_an_unknown_version() {
 /// A user's own pin with hold none does not claim the flag that the administrator sets later.
 /// If another program's flags prevent the removal of the record, the message says so, not that root lacks a privilege.
 #[test]
-fn flags_in_the_way_are_named() {
+fn unpin_names_flags_in_the_way() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         for (flags, hold, says) in [

@@ -167,9 +167,9 @@ fn shared_blocker(file: &Value) -> Option<&Value> {
 
 /// Compares the model with `check`, for all families at once.
 #[test]
-fn sharers_are_those_of_the_books() {
+fn sharers_match_expected_owners() {
     require(&["xfs_io"]);
-    let random = Random::new("sharers_are_those_of_the_books");
+    let random = Random::new("sharers_match_expected_owners");
     let mut scratch = Scratch::new(Xfs { rmapbt: true, ..Xfs::default() });
     fs::create_dir_all(scratch.path("elsewhere/below")).unwrap();
     let families: Vec<Family> =
@@ -228,7 +228,7 @@ fn sharers_are_those_of_the_books() {
 
 /// More owners' records than one call of the kernel gives.
 #[test]
-fn many_ranges_are_looked_through_to_the_end() {
+fn sharers_of_many_ranges_are_complete() {
     let scratch = Scratch::new(Xfs { rmapbt: true, ..Xfs::default() });
     let file = scratch.path("file");
     let name = file.display();
@@ -260,7 +260,7 @@ fn many_ranges_are_looked_through_to_the_end() {
 
 /// Where owners are not recorded, or not visible, the key is missing: no reader may take that for "no sharers".
 #[test]
-fn where_owners_are_not_told_there_is_no_key() {
+fn sharers_are_absent_without_owner_information() {
     for rmapbt in [false, true] {
         let scratch = Scratch::new(Xfs { rmapbt, ..Xfs::default() });
         let file = scratch.path("file");

@@ -265,7 +265,7 @@ fn shared_beside_unwritten_and_holes() {
 }
 
 #[test]
-fn holes_that_are_to_stay() {
+fn staging_is_found_beside_allowed_holes() {
     for rmapbt in [false, true] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));
         for beside in [false, true] {
@@ -325,7 +325,7 @@ fn under_a_mapping_made_before() {
 
 /// Attributes that need blocks of their own, and blocks past EOF.
 #[test]
-fn other_blocks_are_not_taken_for_staging() {
+fn attribute_and_eof_blocks_are_not_staging() {
     require(&["setfattr"]);
     for rmapbt in [false, true] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));

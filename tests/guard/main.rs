@@ -71,7 +71,7 @@ fn write_in_place(path: &Path) {
 
 /// A machine either allows the operation, or daxfile says that it does not.
 #[test]
-fn a_machine_whose_policy_refuses_says_so() {
+fn refusal_by_policy_is_reported() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = allocated(&scratch, "file");
@@ -180,7 +180,7 @@ fn a_crowd_of_tasks_on_one_processor_in_the_lab() {
 /// not.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn a_file_is_known_by_more_than_its_numbers_in_the_lab() {
+fn guard_identifies_files_by_filesystem_and_generation_in_the_lab() {
     let _turn = turn();
     for kind in Kind::xfs_and_ext4() {
         let mut scratch = Scratch::new(kind.clone());
@@ -215,7 +215,7 @@ fn a_file_is_known_by_more_than_its_numbers_in_the_lab() {
 /// A reboot removes the guard, and keeps the record.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn armed_again_unless_it_changed_meanwhile_in_the_lab() {
+fn unchanged_files_are_held_again_after_reboot_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let (same, moved) = (pinned(&scratch, "same"), pinned(&scratch, "moved"));
@@ -242,7 +242,7 @@ fn armed_again_unless_it_changed_meanwhile_in_the_lab() {
 /// Links that are missing show, and pinning puts them back.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn a_guard_with_a_link_missing_is_none_in_the_lab() {
+fn guard_with_a_missing_link_does_not_count_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
@@ -337,7 +337,7 @@ fn other_files_are_left_alone_in_the_lab() {
 /// Blocks that became shared while the guard was absent count, because a write would move them.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn sharing_since_the_pin_counts_in_the_lab() {
+fn sharing_since_the_pin_is_drift_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
@@ -494,7 +494,7 @@ fn blocked_writers_harm_nobody_in_the_lab() {
 /// Kprobes can be silenced as a whole.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn a_guard_with_silent_probes_is_none_in_the_lab() {
+fn guard_with_silent_probes_does_not_count_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
@@ -556,7 +556,7 @@ fn unpin_releases_a_file_with_a_strange_record_in_the_lab() {
 /// A directory of another user in place of the guard's directory is not trusted.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn pins_that_are_not_roots_are_refused_in_the_lab() {
+fn guard_refuses_pins_of_other_users_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = allocated(&scratch, "file");

@@ -259,13 +259,13 @@ fn somebody_comes_in(few: Option<usize>) {
 }
 
 #[test]
-fn somebody_comes_in_at_some_calls() {
+fn openers_during_pin_are_noticed_at_some_calls() {
     somebody_comes_in(Some(10));
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn somebody_comes_in_at_every_call() {
+fn openers_during_pin_are_noticed_at_every_call() {
     somebody_comes_in(None);
 }
 

@@ -397,11 +397,11 @@ fn control_seen(kind: Kind) {
 }
 
 #[test]
-fn control_verify_sees_who_was_let_in_on_xfs() {
+fn control_verify_reports_admitted_writers_on_xfs() {
     control_seen(Kind::xfs());
 }
 
 #[test]
-fn control_verify_sees_who_was_let_in_on_ext4() {
+fn control_verify_reports_admitted_writers_on_ext4() {
     control_seen(Kind::ext4());
 }

@@ -451,7 +451,7 @@ races! {
 }
 
 #[test]
-fn nobody_writes() {
+fn prepare_without_writers_keeps_contents() {
     let nobody = stamper("direct", "reopen");
     for kind in filesystems() {
         let scratch = Scratch::new(kind);

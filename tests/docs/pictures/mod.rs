@@ -58,7 +58,7 @@ macro_rules! pictures {
         })*
 
         #[test]
-        fn every_picture_is_drawn_and_shown() {
+        fn pictures_are_drawn_and_shown() {
             let names = [$(stringify!($name)),*];
             let drawn: BTreeSet<_> =
                 names.iter().flat_map(|name| [&LIGHT, &DARK].map(|theme| file_name(name, theme))).collect();
