@@ -5,10 +5,12 @@
 //! Reference: ioctl_xfs_bulkstat(2); `xfs_ioc_bulkstat()` in `fs/xfs/xfs_ioctl.c`, `xfs_bulkstat()` in
 //! `fs/xfs/xfs_itable.c`.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
 use std::iter::FusedIterator;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::fsxattr::Xflags;
 use crate::ioctl::Ioctl;
@@ -158,12 +160,11 @@ impl From<&RawBulkstat> for Inode {
 #[doc(alias = "XFS_IOC_BULKSTAT")]
 #[doc(alias = "xfs_bulkstat")]
 #[must_use = "iterators do nothing unless consumed"]
-pub struct Inodes<'fd> {
+pub struct Inodes<'fd>(Batches<Query<'fd>>);
+
+struct Query<'fd> {
     fd: BorrowedFd<'fd>,
     call: Box<RawBulkCall>,
-    taken: usize,
-    fetched: usize,
-    done: bool,
 }
 
 impl<'fd> Inodes<'fd> {
@@ -171,20 +172,22 @@ impl<'fd> Inodes<'fd> {
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, first: u64) -> Self {
         let request = RawBulkRequest { ino: first, flags: XFS_BULK_IREQ_NREXT64, ..RawBulkRequest::default() };
         let call = Box::new(RawBulkCall { request, inodes: [RawBulkstat::default(); BATCH as usize] });
-        Inodes { fd: fd.as_fd(), call, taken: 0, fetched: 0, done: false }
+        Inodes(Batches::new(Query { fd: fd.as_fd(), call }, false))
     }
+}
 
-    fn fetch(&mut self) -> Result<()> {
+impl Fetch for Query<'_> {
+    type Item = Inode;
+
+    fn fetch(&mut self) -> Result<(VecDeque<Inode>, bool)> {
         self.call.request.icount = BATCH;
         let call: *mut RawBulkCall = &raw mut *self.call;
         // SAFETY: `call` points to a request followed by room for the BATCH inodes that icount announces, it is borrowed
         // exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
         unsafe { XFS_IOC_BULKSTAT.call(self.fd, call.cast::<RawBulkRequest>()) }?;
         // The kernel has left the inode that the next call begins with in `ino`.
-        self.fetched = self.call.request.ocount.min(BATCH) as usize;
-        self.taken = 0;
-        self.done = self.fetched == 0;
-        Ok(())
+        let found = self.call.request.ocount.min(BATCH) as usize;
+        Ok((self.call.inodes[..found].iter().map(Inode::from).collect(), false))
     }
 }
 
@@ -192,16 +195,7 @@ impl Iterator for Inodes<'_> {
     type Item = Result<Inode>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.taken == self.fetched
-            && !self.done
-            && let Err(error) = self.fetch()
-        {
-            self.done = true;
-            return Some(Err(error));
-        }
-        let raw = self.call.inodes[..self.fetched].get(self.taken)?;
-        self.taken += 1;
-        Some(Ok(raw.into()))
+        self.0.next()
     }
 }
 
@@ -209,7 +203,8 @@ impl FusedIterator for Inodes<'_> {}
 
 impl Debug for Inodes<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let next = self.call.request.ino;
-        f.debug_struct("Inodes").field("fd", &self.fd).field("next", &next).finish_non_exhaustive()
+        let Query { fd, call } = &self.0.source;
+        let next = call.request.ino;
+        f.debug_struct("Inodes").field("fd", fd).field("next", &next).finish_non_exhaustive()
     }
 }

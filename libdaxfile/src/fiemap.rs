@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
 use std::iter::FusedIterator;
-use std::mem::take;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
+use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::ioctl::Ioctl;
 
@@ -160,27 +160,21 @@ pub fn count(fd: impl AsFd, range: Range<u64>, request: Request) -> Result<u32> 
 /// - `EIO`: the kernel's answer does not advance; also an I/O error of the device.
 #[doc(alias = "FS_IOC_FIEMAP")]
 #[must_use = "iterators do nothing unless consumed"]
-pub struct Extents<'fd> {
+pub struct Extents<'fd>(Batches<Query<'fd>>);
+
+struct Query<'fd> {
     fd: BorrowedFd<'fd>,
     rest: Range<u64>,
     request: Request,
     call: Box<RawCall>,
-    fetched: VecDeque<Extent>,
-    done: bool,
 }
 
 impl<'fd> Extents<'fd> {
     /// Reads the extents of `fd` that overlap `range`, in bytes.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, range: Range<u64>, request: Request) -> Self {
         let call = RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH as usize] };
-        Extents {
-            fd: fd.as_fd(),
-            done: range.is_empty(),
-            rest: range,
-            request,
-            call: Box::new(call),
-            fetched: VecDeque::new(),
-        }
+        let empty = range.is_empty();
+        Extents(Batches::new(Query { fd: fd.as_fd(), rest: range, request, call: Box::new(call) }, empty))
     }
 
     /// Returns the extents of one call, or the rest of them, for callers that handle many at a time. Empty after the
@@ -189,18 +183,14 @@ impl<'fd> Extents<'fd> {
     /// # Errors
     /// Those of an item.
     pub fn batch(&mut self) -> Result<VecDeque<Extent>> {
-        if self.fetched.is_empty()
-            && !self.done
-            && let Err(error) = self.fetch()
-        {
-            self.done = true;
-            self.fetched.clear();
-            return Err(error);
-        }
-        Ok(take(&mut self.fetched))
+        self.0.batch()
     }
+}
 
-    fn fetch(&mut self) -> Result<()> {
+impl Fetch for Query<'_> {
+    type Item = Extent;
+
+    fn fetch(&mut self) -> Result<(VecDeque<Extent>, bool)> {
         // The kernel overwrites fm_flags, so each call gets a new header.
         self.call.header = header(&self.rest, self.request, BATCH);
         let call: *mut RawCall = &raw mut *self.call;
@@ -208,24 +198,24 @@ impl<'fd> Extents<'fd> {
         // borrowed exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
         unsafe { FS_IOC_FIEMAP.call(self.fd, call.cast::<RawHeader>()) }?;
         let mapped = self.call.header.fm_mapped_extents.min(BATCH) as usize;
-        self.fetched.reserve(mapped);
+        let mut extents = VecDeque::with_capacity(mapped);
+        let mut last = false;
         for raw in &self.call.extents[..mapped] {
             let end = raw.fe_logical.checked_add(raw.fe_length);
             let Some(end) = end.filter(|&end| end > self.rest.start) else {
                 return Err(FS_IOC_FIEMAP.error(Errno::EIO));
             };
             let flags = ExtentFlags::from_bits_retain(raw.fe_flags);
-            self.fetched.push_back(Extent {
+            extents.push_back(Extent {
                 logical: raw.fe_logical,
                 physical: raw.fe_physical,
                 length: raw.fe_length,
                 flags,
             });
             self.rest.start = end;
-            self.done |= flags.contains(ExtentFlags::LAST);
+            last |= flags.contains(ExtentFlags::LAST);
         }
-        self.done |= mapped == 0 || self.rest.is_empty();
-        Ok(())
+        Ok((extents, last || self.rest.is_empty()))
     }
 }
 
@@ -233,13 +223,7 @@ impl Iterator for Extents<'_> {
     type Item = Result<Extent>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.fetched.is_empty() {
-            match self.batch() {
-                Ok(batch) => self.fetched = batch,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        self.fetched.pop_front().map(Ok)
+        self.0.next()
     }
 }
 
@@ -247,7 +231,7 @@ impl FusedIterator for Extents<'_> {}
 
 impl Debug for Extents<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Extents { fd, rest, request, .. } = self;
+        let Query { fd, rest, request, .. } = &self.0.source;
         f.debug_struct("Extents").field("fd", fd).field("rest", rest).field("request", request).finish_non_exhaustive()
     }
 }

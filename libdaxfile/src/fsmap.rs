@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
+use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::ioctl::{Ioctl, encode_device};
 
@@ -111,11 +112,11 @@ pub const FS_IOC_GETFSMAP: Ioctl<RawHead> = Ioctl::read_write::<RawHead>("ioctl(
 /// - `EIO`: the kernel's answer does not advance; also an I/O error of the device.
 #[doc(alias = "FS_IOC_GETFSMAP")]
 #[must_use = "iterators do nothing unless consumed"]
-pub struct Records<'fd> {
+pub struct Records<'fd>(Batches<Query<'fd>>);
+
+struct Query<'fd> {
     fd: BorrowedFd<'fd>,
-    query: Box<RawQuery>,
-    fetched: VecDeque<Record>,
-    done: bool,
+    raw: Box<RawQuery>,
 }
 
 impl<'fd> Records<'fd> {
@@ -133,36 +134,41 @@ impl<'fd> Records<'fd> {
             ..RawRecord::default()
         };
         let head = RawHead { fmh_keys: [low, high], ..RawHead::default() };
-        let query = RawQuery { head, records: [RawRecord::default(); BATCH as usize] };
-        Records { fd: fd.as_fd(), query: Box::new(query), fetched: VecDeque::new(), done: length == 0 }
+        let raw = Box::new(RawQuery { head, records: [RawRecord::default(); BATCH as usize] });
+        Records(Batches::new(Query { fd: fd.as_fd(), raw }, length == 0))
     }
+}
 
-    fn fetch(&mut self) -> Result<()> {
-        self.query.head.fmh_count = BATCH;
-        let query: *mut RawQuery = &raw mut *self.query;
+impl Fetch for Query<'_> {
+    type Item = Record;
+
+    fn fetch(&mut self) -> Result<(VecDeque<Record>, bool)> {
+        self.raw.head.fmh_count = BATCH;
+        let query: *mut RawQuery = &raw mut *self.raw;
         // SAFETY: `query` points to a head followed by room for the BATCH records that fmh_count announces, it is borrowed
         // exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
         unsafe { FS_IOC_GETFSMAP.call(self.fd, query.cast::<RawHead>()) }?;
-        let found = self.query.head.fmh_entries.min(BATCH) as usize;
-        let records = &self.query.records[..found];
-        self.fetched.extend(records.iter().map(|raw| Record {
+        let found = self.raw.head.fmh_entries.min(BATCH) as usize;
+        let records = &self.raw.records[..found];
+        let items = records.iter().map(|raw| Record {
             physical: raw.fmr_physical,
             length: raw.fmr_length,
             owner: raw.fmr_owner,
             offset: raw.fmr_offset,
             flags: RecordFlags::from_bits_retain(raw.fmr_flags),
-        }));
+        });
+        let items = items.collect();
         match records.last() {
             Some(last) if last.fmr_flags & RecordFlags::LAST.bits() == 0 => {
-                if self.query.head.fmh_keys[0].fmr_physical > last.fmr_physical {
+                if self.raw.head.fmh_keys[0].fmr_physical > last.fmr_physical {
                     return Err(FS_IOC_GETFSMAP.error(Errno::EIO));
                 }
                 // With the length of the last record in the key, the kernel continues behind it (`fsmap_advance()`).
-                self.query.head.fmh_keys[0] = *last;
+                self.raw.head.fmh_keys[0] = *last;
+                Ok((items, false))
             }
-            _ => self.done = true,
+            _ => Ok((items, true)),
         }
-        Ok(())
     }
 }
 
@@ -170,14 +176,7 @@ impl Iterator for Records<'_> {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.fetched.is_empty()
-            && !self.done
-            && let Err(error) = self.fetch()
-        {
-            self.done = true;
-            return Some(Err(error));
-        }
-        self.fetched.pop_front().map(Ok)
+        self.0.next()
     }
 }
 
@@ -185,7 +184,8 @@ impl FusedIterator for Records<'_> {}
 
 impl Debug for Records<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let next = self.query.head.fmh_keys[0].fmr_physical;
-        f.debug_struct("Records").field("fd", &self.fd).field("next", &next).finish_non_exhaustive()
+        let Query { fd, raw } = &self.0.source;
+        let next = raw.head.fmh_keys[0].fmr_physical;
+        f.debug_struct("Records").field("fd", fd).field("next", &next).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![allow(unsafe_code)]
 
+mod batches;
 pub mod bulkstat;
 pub mod cachestat;
 pub mod dedupe;

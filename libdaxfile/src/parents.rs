@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 
+use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::ioctl::Ioctl;
 
@@ -120,31 +121,38 @@ pub struct Parent {
 #[doc(alias = "XFS_IOC_GETPARENTS")]
 #[doc(alias = "XFS_IOC_GETPARENTS_BY_HANDLE")]
 #[must_use = "iterators do nothing unless consumed"]
-pub struct Parents<'fd> {
+pub struct Parents<'fd>(Batches<Query<'fd>>);
+
+struct Query<'fd> {
     fd: BorrowedFd<'fd>,
     /// `None` for the file of the descriptor itself.
     handle: Option<RawHandle>,
     cursor: [u32; 4],
     buffer: Box<[u8; ROOM]>,
-    fetched: VecDeque<Parent>,
-    done: bool,
 }
 
 impl<'fd> Parents<'fd> {
     /// Reads the entries of the open file `fd`.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F) -> Self {
-        let buffer = Box::new([0; ROOM]);
-        Parents { fd: fd.as_fd(), handle: None, cursor: [0; 4], buffer, fetched: VecDeque::new(), done: false }
+        Parents::start(fd.as_fd(), None)
     }
 
     /// Reads the entries of the file with this inode number and generation. `directory` is any directory on its
     /// filesystem.
     pub fn of_inode<F: AsFd + ?Sized>(directory: &'fd F, inode: u64, generation: u32) -> Self {
         let handle = RawHandle { fid_len: FID_LENGTH, fid_gen: generation, fid_ino: inode, ..RawHandle::default() };
-        Parents { handle: Some(handle), ..Parents::new(directory) }
+        Parents::start(directory.as_fd(), Some(handle))
     }
 
-    fn fetch(&mut self) -> Result<()> {
+    fn start(fd: BorrowedFd<'fd>, handle: Option<RawHandle>) -> Self {
+        Parents(Batches::new(Query { fd, handle, cursor: [0; 4], buffer: Box::new([0; ROOM]) }, false))
+    }
+}
+
+impl Fetch for Query<'_> {
+    type Item = Parent;
+
+    fn fetch(&mut self) -> Result<(VecDeque<Parent>, bool)> {
         // The kernel writes nothing where it has no record.
         self.buffer[..size_of::<RawParent>()].fill(0);
         #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -167,9 +175,8 @@ impl<'fd> Parents<'fd> {
             }
         };
         self.cursor = request.gp_cursor;
-        self.fetched = parse(self.buffer.as_slice()).ok_or(broken)?;
-        self.done = request.gp_oflags & XFS_GETPARENTS_OFLAG_DONE != 0 || self.fetched.is_empty();
-        Ok(())
+        let parents = parse(self.buffer.as_slice()).ok_or(broken)?;
+        Ok((parents, request.gp_oflags & XFS_GETPARENTS_OFLAG_DONE != 0))
     }
 }
 
@@ -177,14 +184,7 @@ impl Iterator for Parents<'_> {
     type Item = Result<Parent>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.fetched.is_empty()
-            && !self.done
-            && let Err(error) = self.fetch()
-        {
-            self.done = true;
-            return Some(Err(error));
-        }
-        self.fetched.pop_front().map(Ok)
+        self.0.next()
     }
 }
 
@@ -192,7 +192,7 @@ impl FusedIterator for Parents<'_> {}
 
 impl Debug for Parents<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Parents { fd, handle, .. } = self;
+        let Query { fd, handle, .. } = &self.0.source;
         f.debug_struct("Parents").field("fd", fd).field("handle", handle).finish_non_exhaustive()
     }
 }

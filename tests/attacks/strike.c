@@ -126,6 +126,20 @@ static int must_open(const char *path, int flags)
 	return opened;
 }
 
+static void seek(int to, off_t offset, int whence)
+{
+	if (lseek(to, offset, whence) < 0)
+		die("lseek");
+}
+
+// A pipe with a block in it, by vmsplice if `pages`.
+static void fill_pipe(int ends[2], bool pages)
+{
+	struct iovec vector = { bytes, BLOCK };
+	if (pipe(ends) || (pages ? vmsplice(ends[1], &vector, 1, 0) : write(ends[1], bytes, BLOCK)) != BLOCK)
+		die("pipe");
+}
+
 static void bus(int number)
 {
 	static const char said[] = "refused store SIGBUS\n";
@@ -140,6 +154,14 @@ static const char *name(void)
 		return file;
 	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
 	return link;
+}
+
+// A name beside the file's.
+static const char *beside(const char *suffix)
+{
+	static char path[4096];
+	snprintf(path, sizeof path, "%s%s", file, suffix);
+	return path;
 }
 
 // io_uring and aio without their libraries.
@@ -186,20 +208,13 @@ static int uring(int opcode, off_t offset, uint64_t length, int flags)
 	return ring(&entry);
 }
 
-static long aio(off_t offset, size_t length, int flags)
+static long submit(struct iocb *block)
 {
 	aio_context_t context = 0;
-	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITE,
-			      .aio_fildes = fd,
-			      .aio_buf = (uintptr_t)bytes,
-			      .aio_nbytes = length,
-			      .aio_offset = offset,
-			      .aio_rw_flags = flags };
-	struct iocb *blocks = &block;
 	struct io_event event;
 	if (syscall(SYS_io_setup, 1, &context))
 		die("io_setup");
-	if (syscall(SYS_io_submit, context, 1, &blocks) != 1)
+	if (syscall(SYS_io_submit, context, 1, &block) != 1)
 		return -1;
 	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
 		die("io_getevents");
@@ -207,6 +222,17 @@ static long aio(off_t offset, size_t length, int flags)
 		return event.res;
 	errno = -event.res;
 	return -1;
+}
+
+static long aio(off_t offset, size_t length, int flags)
+{
+	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITE,
+			      .aio_fildes = fd,
+			      .aio_buf = (uintptr_t)bytes,
+			      .aio_nbytes = length,
+			      .aio_offset = offset,
+			      .aio_rw_flags = flags };
+	return submit(&block);
 }
 
 static ssize_t write_at(off_t offset, size_t length, int flags)
@@ -218,17 +244,14 @@ static ssize_t write_at(off_t offset, size_t length, int flags)
 static ssize_t splice_at(off_t offset, bool pages)
 {
 	int ends[2];
-	struct iovec vector = { bytes, BLOCK };
-	if (pipe(ends) || (pages ? vmsplice(ends[1], &vector, 1, 0) : write(ends[1], bytes, BLOCK)) != BLOCK)
-		die("pipe");
+	fill_pipe(ends, pages);
 	return splice(ends[0], NULL, fd, &offset, BLOCK, 0);
 }
 
 static ssize_t send_at(off_t offset)
 {
 	int from = must_open(other, O_RDONLY);
-	if (lseek(fd, offset, SEEK_SET) < 0)
-		die("lseek");
+	seek(fd, offset, SEEK_SET);
 	return sendfile(fd, from, NULL, BLOCK);
 }
 
@@ -245,24 +268,12 @@ static struct iovec *in_halves(size_t length)
 
 static long aio_vector(off_t offset, struct iovec *vector)
 {
-	aio_context_t context = 0;
 	struct iocb block = { .aio_lio_opcode = IOCB_CMD_PWRITEV,
 			      .aio_fildes = fd,
 			      .aio_buf = (uintptr_t)vector,
 			      .aio_nbytes = 2,
 			      .aio_offset = offset };
-	struct iocb *blocks = &block;
-	struct io_event event;
-	if (syscall(SYS_io_setup, 1, &context))
-		die("io_setup");
-	if (syscall(SYS_io_submit, context, 1, &blocks) != 1)
-		return -1;
-	if (syscall(SYS_io_getevents, context, 1, 1, &event, NULL) != 1)
-		die("io_getevents");
-	if (event.res >= 0)
-		return event.res;
-	errno = -event.res;
-	return -1;
+	return submit(&block);
 }
 
 static int uring_vector(off_t offset, struct iovec *vector)
@@ -591,26 +602,21 @@ static void race_splice(void) { race("splice", flip_position, splice_here); }
 static void race_sendfile(void) { race("sendfile", flip_position, send_here); }
 static void race_append(void) { race("pwrite", flip_append, write_begin); }
 
-static void splice_position(void)
+static void splice_from(off_t offset, int whence)
 {
 	int ends[2];
-	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || lseek(fd, at, SEEK_SET) != at)
-		die("pipe");
+	fill_pipe(ends, false);
+	seek(fd, offset, whence);
 	wrote("splice", splice(ends[0], NULL, fd, NULL, BLOCK, 0));
 }
-static void splice_position_end(void)
-{
-	int ends[2];
-	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || lseek(fd, 0, SEEK_END) != SIZE)
-		die("pipe");
-	wrote("splice", splice(ends[0], NULL, fd, NULL, BLOCK, 0));
-}
+static void splice_position(void) { splice_from(at, SEEK_SET); }
+static void splice_position_end(void) { splice_from(0, SEEK_END); }
 // Like programs that read and write where the kernel says EINVAL: see sendfile(2).
 static void send_short(void)
 {
 	int from = must_open(other, O_RDONLY);
-	if (lseek(from, SIZE - BLOCK, SEEK_SET) < 0 || lseek(fd, SIZE - 2 * BLOCK, SEEK_SET) < 0)
-		die("lseek");
+	seek(from, SIZE - BLOCK, SEEK_SET);
+	seek(fd, SIZE - 2 * BLOCK, SEEK_SET);
 	ssize_t sent = sendfile(fd, from, NULL, 4 * BLOCK);
 	if (sent < 0 && errno == EINVAL) {
 		sent = read(from, bytes, 4 * BLOCK);
@@ -622,8 +628,8 @@ static void splice_short(void)
 {
 	int ends[2];
 	off_t offset = SIZE - 2 * BLOCK;
-	if (pipe(ends) || write(ends[1], bytes, BLOCK) != BLOCK || close(ends[1]))
-		die("pipe");
+	fill_pipe(ends, false);
+	close(ends[1]);
 	ssize_t sent = splice(ends[0], NULL, fd, &offset, 4 * BLOCK, 0);
 	if (sent < 0 && errno == EINVAL) {
 		sent = read(ends[0], bytes, 4 * BLOCK);
@@ -634,8 +640,7 @@ static void splice_short(void)
 static void send_beyond(void)
 {
 	int from = must_open(other, O_RDONLY);
-	if (lseek(fd, SIZE - BLOCK, SEEK_SET) < 0)
-		die("lseek");
+	seek(fd, SIZE - BLOCK, SEEK_SET);
 	ssize_t sent = sendfile(fd, from, NULL, 4 * BLOCK);
 	if (sent < 0 && errno == EINVAL)
 		sent = write(fd, bytes, 4 * BLOCK);
@@ -846,25 +851,13 @@ static void f2fs_atomic(void) { try("F2FS_IOC_START_ATOMIC_WRITE", ioctl(fd, F2F
 
 static void remove_name(void) { try("unlink", unlink(file)); }
 static void rename_over(void) { try("rename", rename(other, file)); }
-static void rename_away(void)
-{
-	char away[4096];
-	snprintf(away, sizeof away, "%s.away", file);
-	try("rename", rename(file, away));
-}
+static void rename_away(void) { try("rename", rename(file, beside(".away"))); }
 static void rename_exchange(void) { try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, other, RENAME_EXCHANGE)); }
 static void rename_whiteout(void)
 {
-	char away[4096];
-	snprintf(away, sizeof away, "%s.away", file);
-	try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, away, RENAME_WHITEOUT));
+	try("renameat2", renameat2(AT_FDCWD, file, AT_FDCWD, beside(".away"), RENAME_WHITEOUT));
 }
-static void make_link(void)
-{
-	char also[4096];
-	snprintf(also, sizeof also, "%s.link", file);
-	try("linkat", linkat(AT_FDCWD, name(), AT_FDCWD, also, AT_SYMLINK_FOLLOW));
-}
+static void make_link(void) { try("linkat", linkat(AT_FDCWD, name(), AT_FDCWD, beside(".link"), AT_SYMLINK_FOLLOW)); }
 static void change_mode(void) { try("chmod", chmod(name(), 0600)); }
 static void change_owner(void) { try("chown", chown(name(), 4711, 4711)); }
 static void change_times(void)
@@ -1132,6 +1125,14 @@ static void attach_loop(int backing, bool old)
 	}
 }
 
+// A mount that no other process sees.
+static void mount_unseen(const char *type, const char *where, unsigned long flags, const char *options)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount(type, where, type, flags, options))
+		err(2, "mount of %s", type);
+}
+
 // The file's directory is the upper one, and mounted where no other process sees it.
 static int open_overlay(int flags)
 {
@@ -1147,9 +1148,7 @@ static int open_overlay(int flags)
 			die(path);
 	}
 	snprintf(options, sizeof options, "lowerdir=%s/low,upperdir=%s,workdir=%s/work", directory, in, directory);
-	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-	    mount("overlay", path, "overlay", 0, options))
-		die("mount of overlayfs");
+	mount_unseen("overlay", path, 0, options);
 	strcat(path, "/");
 	strcat(path, name);
 	int opened = open(path, flags);
@@ -1225,14 +1224,12 @@ static void serve_fuse(int device)
 
 static int open_passthrough(void)
 {
-	char where[4096], options[128];
-	snprintf(where, sizeof where, "%s.fuse", file);
+	char options[128];
+	const char *where = beside(".fuse");
 	close(must_open(where, O_RDWR | O_CREAT));
 	int device = must_open("/dev/fuse", O_RDWR);
 	snprintf(options, sizeof options, "fd=%d,rootmode=100644,user_id=0,group_id=0", device);
-	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
-	    mount("fuse", where, "fuse", MS_NOSUID | MS_NODEV, options))
-		die("mount of FUSE");
+	mount_unseen("fuse", where, MS_NOSUID | MS_NODEV, options);
 	pid_t server = fork();
 	if (server < 0)
 		die("fork");
@@ -1249,6 +1246,14 @@ static int open_passthrough(void)
 	int opened = open(where, O_RDWR);
 	try("open", opened);
 	return opened;
+}
+
+static void exit_like(pid_t child)
+{
+	int status;
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		exit(2);
+	exit(WEXITSTATUS(status));
 }
 
 static void take_hold(int needs, const char *access)
@@ -1272,14 +1277,10 @@ static void take_hold(int needs, const char *access)
 		if (unshare(CLONE_NEWPID))
 			die("unshare");
 		pid_t child = fork();
-		int status;
 		if (child < 0)
 			die("fork");
-		if (child > 0) {
-			if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
-				exit(2);
-			exit(WEXITSTATUS(status));
-		}
+		if (child > 0)
+			exit_like(child);
 		try("acct", acct(file));
 		return;
 	}
@@ -1340,10 +1341,7 @@ static void hand_over(int needs)
 			die("sendmsg");
 		close(fd);
 	}
-	int status;
-	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
-		exit(2);
-	exit(WEXITSTATUS(status));
+	exit_like(child);
 }
 
 static int strike(const char *access, const char *operation)
@@ -1383,8 +1381,7 @@ static void fill(int to, int seed, off_t from, off_t end)
 
 static void make(const char *shape)
 {
-	char beside[4096];
-	snprintf(beside, sizeof beside, "%s.beside", file);
+	const char *neighbour = beside(".beside");
 	bytes = malloc(SIZE);
 	int to = must_open(file, O_RDWR | O_CREAT | O_EXCL);
 	if (!strcmp(shape, "written") || !strcmp(shape, "shared") || !strcmp(shape, "staged")) {
@@ -1401,18 +1398,18 @@ static void make(const char *shape)
 	if (!strcmp(shape, "short"))
 		fill(to, 0, 0, 8 * BLOCK);
 	if (!strcmp(shape, "shared") || !strcmp(shape, "staged")) {
-		int clone = must_open(beside, O_RDWR | O_CREAT | O_EXCL);
+		int clone = must_open(neighbour, O_RDWR | O_CREAT | O_EXCL);
 		struct file_clone_range block = { to, 40 * BLOCK, BLOCK, 0 };
 		if (*(shape + 1) == 'h' ? ioctl(clone, FICLONE, to) : ioctl(clone, FICLONERANGE, &block))
 			die("FICLONE");
 	}
 	if (!strcmp(shape, "staged")) {
 		fill(to, 1, 40 * BLOCK, 41 * BLOCK);
-		if (fsync(to) || unlink(beside) || syncfs(to))
+		if (fsync(to) || unlink(neighbour) || syncfs(to))
 			die("syncfs");
 	}
 	if (!strcmp(shape, "scattered")) {
-		int between = must_open(beside, O_RDWR | O_CREAT | O_EXCL);
+		int between = must_open(neighbour, O_RDWR | O_CREAT | O_EXCL);
 		for (int i = 0; i < BLOCKS; i++)
 			if (fallocate(to, 0, i * BLOCK, BLOCK) || fallocate(between, 0, i * BLOCK, BLOCK))
 				die("fallocate");

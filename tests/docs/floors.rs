@@ -39,11 +39,16 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
         let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
         let mut used = BTreeSet::new();
-        let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-        for line in code.flat_map(|line| line.split("crate::").skip(1)) {
+        let own = module(path);
+        let parent: Vec<&str> = own.split('/').take(own.matches('/').count()).collect();
+        let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let names_from = |base: &'static str| code.iter().flat_map(move |line| line.split(base).skip(1));
+        let lines = names_from("crate::").map(|line| (&[][..], line));
+        for (base, line) in lines.chain(names_from("super::").map(|line| (&parent[..], line))) {
             // `use crate::pin::{record, state}` names both.
             let (prefix, names) = line.split_once('{').unwrap_or((line, ""));
-            let prefix: Vec<&str> = prefix.split("::").map(word).filter(|part| !part.is_empty()).collect();
+            let prefix = prefix.split("::").map(word).filter(|part| !part.is_empty());
+            let prefix: Vec<&str> = base.iter().copied().chain(prefix).collect();
             let mut candidates: Vec<Vec<&str>> = vec![prefix.clone()];
             candidates.extend(names.split(',').map(|name| [prefix.as_slice(), &[word(name.trim())]].concat()));
             for candidate in candidates {
@@ -52,7 +57,9 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
                 used.extend(longest.clone().find(|path| modules.contains(path)));
             }
         }
-        used.remove(&module(path));
+        used.remove(&own);
+        // A folder's mod.rs has what its modules share.
+        used.remove(&parent.join("/"));
         used
     };
     let binary = ["main", "cli", "lib"];

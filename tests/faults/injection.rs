@@ -108,33 +108,21 @@ const FRESH: Row = Row {
     harmless: &[],
 };
 
+const ALLOC: Row = Row {
+    set_up: |_| (),
+    done: allocated,
+    failed: |bench| {
+        nothing_allocated(bench);
+        true
+    },
+    killed: allocated_or_nothing,
+    ways_out: &[allocated_after_all],
+    ..FRESH
+};
+
 const ROWS: &[Row] = &[
-    Row {
-        name: "alloc",
-        args: &["alloc", "--size", SIZE],
-        set_up: |_| (),
-        done: allocated,
-        failed: |bench| {
-            nothing_allocated(bench);
-            true
-        },
-        killed: allocated_or_nothing,
-        ways_out: &[allocated_after_all],
-        ..FRESH
-    },
-    Row {
-        name: "alloc --align",
-        args: &["alloc", "--size", SIZE, "--align", "1M"],
-        set_up: |_| (),
-        done: allocated,
-        failed: |bench| {
-            nothing_allocated(bench);
-            true
-        },
-        killed: allocated_or_nothing,
-        ways_out: &[allocated_after_all],
-        ..FRESH
-    },
+    Row { name: "alloc", args: &["alloc", "--size", SIZE], ..ALLOC },
+    Row { name: "alloc --align", args: &["alloc", "--size", SIZE, "--align", "1M"], ..ALLOC },
     Row { name: "pin", args: &["pin"], done: verified, ..FRESH },
     Row { name: "pin what chattr -i freed", args: &["pin"], set_up: freed, done: verified, ..FRESH },
     Row { name: "pin over a foreign record", args: &["pin"], set_up: with_foreign_record, done: verified, ..FRESH },

@@ -834,6 +834,20 @@ fn a_disk_that_fills_up_beside_others_harms_nothing() {
     assert_prepared(&scratch, &made.path, &before);
 }
 
+/// Calls `act` with a reader inside the file and `left` bytes of free space, then prepares the file with all space.
+fn with_little_space(scratch: &Scratch, made: &Made, left: u64, act: impl FnOnce(&Seen)) {
+    let before = look(&made.path);
+    let filler = scratch.path("filler");
+    sh(format!("fallocate -l {} '{}'", available(scratch) - left, filler.display()));
+    let reader = held_open(&made.path, false);
+    act(&before);
+    fs::remove_file(&filler).unwrap();
+    sh(format!("sync -f '{}'", made.path.display()));
+    prepare(&made.path, &[]).expect(0);
+    drop(reader);
+    assert_prepared(scratch, &made.path, &before);
+}
+
 /// Beside others there must be room for the donor, too.
 #[test]
 fn a_donor_that_does_not_fit_harms_nothing() {
@@ -841,18 +855,11 @@ fn a_donor_that_does_not_fit_harms_nothing() {
     let blocks = |mib: u64| mib * MIB / 4096;
     let stretches = [(Sort::Written, 3), (Sort::Hole, blocks(100)), (Sort::Unwritten, blocks(20))];
     let made = Plan::of(&stretches, 7).make(&scratch, "file");
-    let before = look(&made.path);
-    let filler = scratch.path("filler");
-    sh(format!("fallocate -l {} '{}'", available(&scratch) - 110 * MIB, filler.display()));
-    let reader = held_open(&made.path, false);
-    let run = prepare(&made.path, &[]).expect(2);
-    assert!(run.stderr.contains("are free"), "{run}");
-    assert_eq!(look(&made.path), before);
-    fs::remove_file(&filler).unwrap();
-    sh(format!("sync -f '{}'", made.path.display()));
-    prepare(&made.path, &[]).expect(0);
-    drop(reader);
-    assert_prepared(&scratch, &made.path, &before);
+    with_little_space(&scratch, &made, 110 * MIB, |before| {
+        let run = prepare(&made.path, &[]).expect(2);
+        assert!(run.stderr.contains("are free"), "{run}");
+        assert_eq!(look(&made.path), *before);
+    });
 }
 
 /// A gap of a block takes no donor of megabytes.
@@ -861,17 +868,10 @@ fn a_donor_is_no_larger_than_the_gaps() {
     let scratch = Scratch::new(xfs(true, false, 4096));
     let stretches = [(Sort::Written, 8192), (Sort::Unwritten, 1), (Sort::Hole, 1), (Sort::Written, 1)];
     let made = Plan::of(&stretches, 0).make(&scratch, "file");
-    let before = look(&made.path);
-    let filler = scratch.path("filler");
-    sh(format!("fallocate -l {} '{}'", available(&scratch) - 3 * MIB, filler.display()));
-    let reader = held_open(&made.path, false);
     // Where holes are filled, XFS reserves as much as the whole file has.
-    prepare(&made.path, &["--allow", "hole"]).expect(0);
-    fs::remove_file(&filler).unwrap();
-    sh(format!("sync -f '{}'", made.path.display()));
-    prepare(&made.path, &[]).expect(0);
-    drop(reader);
-    assert_prepared(&scratch, &made.path, &before);
+    with_little_space(&scratch, &made, 3 * MIB, |_| {
+        prepare(&made.path, &["--allow", "hole"]).expect(0);
+    });
 }
 
 #[test]

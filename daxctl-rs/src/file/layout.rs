@@ -117,10 +117,7 @@ pub fn block_end(size: u64, block_size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn extent(logical: u64, physical: u64, length: u64, flags: ExtentFlags) -> Run {
-        Run { logical, physical, length, flags }
-    }
+    use crate::file::map::extent;
 
     #[test]
     fn what_lies_past_the_end_is_not_placed() {

@@ -231,12 +231,13 @@ fn one_call(target: &Target, state: &InodeState, most: usize) -> Result<Option<x
 }
 
 #[cfg(test)]
+pub(super) fn extent(logical: u64, physical: u64, length: u64, flags: ExtentFlags) -> Extent {
+    Extent { logical, physical, length, flags }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-
-    fn extent(logical: u64, physical: u64, length: u64, flags: ExtentFlags) -> Extent {
-        Extent { logical, physical, length, flags }
-    }
 
     fn joined(mut joiner: Joiner, extents: &[Extent]) -> Vec<Run> {
         let mut runs: Vec<Run> = extents.iter().filter_map(|&extent| joiner.push(extent)).collect();

@@ -122,11 +122,8 @@ mod tests {
     use libdaxfile::fiemap::ExtentFlags;
 
     use super::*;
+    use crate::file::map::extent;
     use crate::file::strip::CELLS;
-
-    fn extent(logical: u64, physical: u64, length: u64, flags: ExtentFlags) -> Run {
-        Run { logical, physical, length, flags }
-    }
 
     #[test]
     fn an_overview_counts_every_byte_once() {

@@ -1,5 +1,6 @@
 //! Does the same to every named file, and combines the statuses.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,6 +125,33 @@ pub(super) fn in_batches(
     }
     progress.end();
     status
+}
+
+/// Opens the first few of the files, at least one, and passes each to `act`. Returns their reports, and what `act` leaves
+/// to do for the whole batch, each with the index of the file's report. `stop` ends the batch after the first file.
+pub(super) fn open_batch<T>(
+    paths: &[PathBuf],
+    stop: impl Fn() -> bool,
+    act: impl Fn(Target, &mut FileReport) -> Result<Option<T>>,
+) -> (Vec<FileReport>, Vec<(usize, T)>) {
+    let mut reports = Vec::with_capacity(paths.len());
+    let mut left = Vec::new();
+    let mut named = BTreeSet::new();
+    let known = Known::default();
+    for path in paths {
+        let opened = Target::open_on(path, &known);
+        // A file that is named twice waits for the next batch: for now, this batch has it locked.
+        let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
+        if again || (stop() && !reports.is_empty()) {
+            break;
+        }
+        let index = reports.len();
+        reports.push(report(path, opened, |target, report| {
+            left.extend(act(target, report)?.map(|left| (index, left)));
+            Ok(())
+        }));
+    }
+    (reports, left)
 }
 
 /// Passes on a report, and returns its status.

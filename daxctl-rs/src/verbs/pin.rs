@@ -1,6 +1,5 @@
 //! `pin`: checks a file, holds its map, and records it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,7 +19,6 @@ use crate::pin::survey::{self, Recorded};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::system::filesystem::Known;
 
 /// Options of `pin`.
 #[derive(Debug, Clone, Default)]
@@ -58,9 +56,8 @@ pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: 
     each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, &requirements, deadline, progress))
 }
 
-/// The next step for a file that was looked at.
+/// What is left to do for a file that was looked at.
 enum Next {
-    Nothing,
     /// The file is pinned. The process that pinned it may not have reached its fsync.
     Sync,
     Freeze(Box<(Needs, Recorded, Option<Record>)>),
@@ -74,34 +71,26 @@ fn pin_batch(
     deadline: Deadline,
     progress: &dyn Progress,
 ) -> Vec<FileReport> {
-    let mut reports = Vec::with_capacity(paths.len());
-    let mut frozen = Vec::new();
-    let mut pinned = Vec::new();
-    let mut named = BTreeSet::new();
-    let known = Known::default();
-    for path in paths {
-        let opened = Target::open_on(path, &known);
-        // A file that is named twice waits for the next batch: for now, this batch has it locked.
-        if opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity))) {
-            break;
-        }
-        let mut report = FileReport::new(path);
-        let looked = opened.and_then(|target| {
+    let (mut reports, looked) = each::open_batch(
+        paths,
+        || false,
+        |target, report| {
             // If nothing can be pinned, locks may not work either.
             let lock = match target.filesystem.refuses_every_hold() {
                 true => None,
                 false => Some(retry_while_busy(deadline, progress, || target.lock())?),
             };
-            let next = look(&target, options, requirements, deadline, progress, &mut report)?;
-            Ok((target, lock, next))
-        });
-        match looked {
-            Ok((target, lock, Next::Freeze(next))) => frozen.push((reports.len(), target, lock, next)),
-            Ok((target, lock, Next::Sync)) => pinned.push((reports.len(), target, lock)),
-            Ok((_, _, Next::Nothing)) => {}
-            Err(error) => report.fail(&error),
+            let next = look(&target, options, requirements, deadline, progress, report)?;
+            Ok(next.map(|next| (target, lock, next)))
+        },
+    );
+    let mut frozen = Vec::new();
+    let mut pinned = Vec::new();
+    for (index, (target, lock, next)) in looked {
+        match next {
+            Next::Freeze(next) => frozen.push((index, target, lock, next)),
+            Next::Sync => pinned.push((index, target, lock)),
         }
-        reports.push(report);
     }
     let targets: Vec<&Target> = pinned.iter().map(|(_, target, _)| target).collect();
     for ((index, ..), synced) in pinned.iter().zip(hold::sync(&targets)) {
@@ -135,7 +124,7 @@ fn pin_batch(
     reports
 }
 
-/// Surveys a file, and does everything that needs no batch.
+/// Surveys a file, and does everything that needs no batch. Returns the rest, if any.
 fn look(
     target: &Target,
     options: &Options,
@@ -143,7 +132,7 @@ fn look(
     deadline: Deadline,
     progress: &dyn Progress,
     report: &mut FileReport,
-) -> Result<Next> {
+) -> Result<Option<Next>> {
     let recorded = if options.as_recorded { Some(record::load(target, false)?) } else { None };
     let needs = match recorded {
         Some(Stored::Own(record)) if record.needs.hold == Hold::None && options.needs.hold != Hold::None => {
@@ -167,7 +156,7 @@ fn look(
         Hold::Frozen | Hold::Writable => None,
     };
     let surveyed = survey::to_record(target, needs, options.note.as_ref(), lease.as_ref());
-    let Some(mut recorded) = judge::seen(target, &needs, surveyed, report)? else { return Ok(Next::Nothing) };
+    let Some(mut recorded) = judge::seen(target, &needs, surveyed, report)? else { return Ok(None) };
     judge::judge(target, &needs, &mut recorded.survey, missing.first(), report)?;
     let survey = &recorded.survey;
     if let (Stored::Own(record), Some(_)) = (&survey.stored, &options.note)
@@ -182,15 +171,15 @@ fn look(
         probed.map_err(|error| judge::name_writers(target, error))?;
     }
     if report.exit_status != Status::Done {
-        return Ok(Next::Nothing);
+        return Ok(None);
     }
     if survey.state == State::Pinned {
         survey.require_certainty()?;
         if !options.dry_run {
-            return Ok(Next::Sync);
+            return Ok(Some(Next::Sync));
         }
         report.action = Some(Action::AlreadyPinned);
-        return Ok(Next::Nothing);
+        return Ok(None);
     }
     if let Some(missing) = judge::with_record_in_the_way(missing, &needs, survey)?.first() {
         return Err(missing.error(needs.hold));
@@ -199,23 +188,23 @@ fn look(
         let note = options.note.as_ref().map_or(0, |note| note.as_str().len());
         judge::require_room(target, &needs, survey, note, requirements, report)?;
         report.action = Some(Action::WouldPin);
-        return Ok(Next::Nothing);
+        return Ok(None);
     }
     let found = match &survey.stored {
         Stored::Own(record) => Some(record.clone()),
         _ => None,
     };
     match needs.hold {
-        Hold::Frozen => Ok(Next::Freeze(Box::new((needs, recorded, found)))),
+        Hold::Frozen => Ok(Some(Next::Freeze(Box::new((needs, recorded, found))))),
         Hold::Writable => {
             report.describe(target, &writable::pin(target, needs, &recorded, found.as_ref())?);
             report.action = Some(Action::Pinned);
-            Ok(Next::Nothing)
+            Ok(None)
         }
         Hold::None => {
             report.describe(target, &none::pin(target, needs, &recorded, lease.as_ref())?);
             report.action = Some(Action::Pinned);
-            Ok(Next::Nothing)
+            Ok(None)
         }
     }
 }

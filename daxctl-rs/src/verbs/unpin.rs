@@ -1,6 +1,5 @@
 //! `unpin`: ends the hold, removes the record, and restores the flags.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use libdaxfile::Errno;
@@ -17,7 +16,6 @@ use crate::pin::record::{self, Stored, attribute};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
-use crate::system::filesystem::Known;
 
 /// Unpins each file; leaves a file that is not pinned unchanged.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
@@ -26,38 +24,27 @@ pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut
 
 /// Unpins the first few of the files, at least one, and reports on these.
 fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec<FileReport> {
-    let mut reports = Vec::with_capacity(paths.len());
-    let mut ended = Vec::new();
-    let mut named = BTreeSet::new();
-    let known = Known::default();
-    for path in paths {
-        let opened = Target::open_on(path, &known);
-        // A file that is named twice waits for the next batch: for now, this batch has it locked.
-        let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
-        if again || (progress.interrupted() && !reports.is_empty()) {
-            break;
-        }
-        let mut report = FileReport::new(path);
-        let unpinned = opened.and_then(|target| {
+    let (mut reports, ended) = each::open_batch(
+        paths,
+        || progress.interrupted(),
+        |target, report| {
             if let Some(why) = target.filesystem.elsewhere() {
                 let name = target.filesystem.name();
                 return Err(Error::new(Status::Unable, format!("no file can be pinned on {name}: {why}")));
             }
             let lock = target.lock()?;
-            let action = unpin(&target, dry_run, &mut report)?;
-            Ok((target, lock, action))
-        });
-        match unpinned {
+            let action = unpin(&target, dry_run, report)?;
             // If nothing can be written, nothing needs to become durable.
-            Ok((target, _, action)) if dry_run || target.filesystem.read_only => report.action = Some(action),
-            Ok((target, lock, action)) => ended.push((reports.len(), target, lock, action)),
-            Err(error) => report.fail(&error),
-        }
-        reports.push(report);
-    }
+            if dry_run || target.filesystem.read_only {
+                report.action = Some(action);
+                return Ok(None);
+            }
+            Ok(Some((target, lock, action)))
+        },
+    );
     // Include files that were unpinned before: the process that unpinned them may not have reached its fsync.
-    let targets: Vec<&Target> = ended.iter().map(|(_, target, ..)| target).collect();
-    for ((index, _, _, action), synced) in ended.iter().zip(hold::sync(&targets)) {
+    let targets: Vec<&Target> = ended.iter().map(|(_, (target, ..))| target).collect();
+    for ((index, (.., action)), synced) in ended.iter().zip(hold::sync(&targets)) {
         match synced {
             Ok(()) => reports[*index].action = Some(*action),
             Err(error) => {

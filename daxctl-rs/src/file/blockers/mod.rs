@@ -11,6 +11,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 use super::dax;
 use super::sharers::Sharer;
+use crate::bounded::BoundedList;
 use crate::needs::Allow;
 use crate::status::Status;
 
@@ -127,6 +128,13 @@ pub struct Range {
     /// The remainder of its physical position modulo the requested alignment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off: Option<u64>,
+}
+
+/// The ranges of a blocker; none if it concerns the whole file.
+#[derive(Debug, Default)]
+struct Where {
+    ranges: BoundedList<Range>,
+    bytes: u64,
 }
 
 /// One blocker, with all its ranges.

@@ -2,8 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use super::scan::Where;
-use super::{Blocker, Kind};
+use super::{Blocker, Kind, Where};
 use crate::file::dax;
 use crate::file::target::Target;
 use crate::name::{for_shell, quote};

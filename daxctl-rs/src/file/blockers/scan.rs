@@ -7,8 +7,7 @@ use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
 
 use super::remedies::Describe;
-use super::{Blocker, Kind, Range};
-use crate::bounded::BoundedList;
+use super::{Blocker, Kind, Range, Where};
 use crate::error::Result;
 use crate::file::dax;
 use crate::file::layout::{Alignment, Placed, block_end};
@@ -32,13 +31,6 @@ pub struct Context {
     pub map_sync: Option<bool>,
     /// Why the file does not meet `--dax`.
     pub dax: Option<dax::Missing>,
-}
-
-/// The ranges of a blocker; none if it concerns the whole file.
-#[derive(Debug, Default)]
-pub(super) struct Where {
-    pub(super) ranges: BoundedList<Range>,
-    pub(super) bytes: u64,
 }
 
 /// Finds the blockers that the map shows, in one pass.
