@@ -292,6 +292,8 @@ timer: active
 truncate: failed to truncate '/data/one' at 2097152 bytes: Text file busy
 pinned: success
 one not pinned: exit-code
+its status: 1
+failed units: daxfile-verify.service loaded failed failed Verify the extent maps of the files in /etc/daxfile/pins
 no list: no
 journal:
 /data/one: unchanged, 1 extent
