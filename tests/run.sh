@@ -159,7 +159,7 @@ fi
 
 broken=0
 if ((${#names[@]} == 0)); then
-    for script in minimal.sh fuzz.sh release.sh; do
+    for script in minimal.sh fuzz.sh release.sh fleet.sh; do
         if ((${#full[@]} > 0)); then
             step "tests/scripts/$script" 2>&1 | tee -a "$said" || broken=$((broken + 1))
         else
@@ -187,6 +187,25 @@ if ((broken != 0)); then
 fi
 
 echo
+# What ran on which kernel; several guests may have run one program.
+if ((${#names[@]} == 0)); then
+    awk -v here="$(uname -r)" '
+        /^ +Running .* on Linux / { program = $2; kernel = $5; next }
+        /^ +Running / { program = $NF; sub(/.*\//, "", program); sub(/-[0-9a-f]+\)?$/, "", program); kernel = here }
+        /^ +Doc-tests / { program = "doc-tests"; kernel = here }
+        /^test result: / {
+            if (!((kernel, program) in passed)) order[++count] = kernel SUBSEP program
+            passed[kernel, program] += $4
+            failed[kernel, program] += $6
+        }
+        END {
+            for (i = 1; i <= count; i++)
+                if (passed[order[i]] + failed[order[i]]) {
+                    split(order[i], part, SUBSEP)
+                    printf "Linux %s: %s: %d passed, %d failed\n", part[1], part[2], passed[order[i]], failed[order[i]]
+                }
+        }' "$log" | sort -V
+fi
 if ((${#skipped[@]} > 0)); then
     printf 'skipped: %s\n' "${skipped[@]}"
     echo "$passed passed, $failed failed, ${#skipped[@]} skipped"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the parts of a release: licences and sources, the oldest Rust, the crates, the Debian package, an installation
-# without clang, a static build. It installs each installable part in a clean root of Debian, and uses it there.
+# Checks the parts of a release: licences and sources, the oldest Rust, the crates, the Debian and the RPM package, an
+# installation without clang, a static build. It installs each installable part in a clean root of Debian, and uses it there.
 # release.sh [CHECK...]: only these.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -11,7 +11,7 @@ if ((EUID != 0)) || [[ -z ${DAXFILE_RELEASE-} ]]; then
         env DAXFILE_RELEASE=inside HOME="$HOME" PATH="$PATH" bash tests/scripts/release.sh "$@"
 fi
 . tests/scripts/packages.sh
-need debootstrap=debootstrap lintian=lintian mkfs.xfs=xfsprogs cc=gcc jq=jq systemd-analyze=systemd man=man-db \
+need debootstrap=debootstrap lintian=lintian rpmbuild=rpm rpmlint=rpmlint mkfs.xfs=xfsprogs cc=gcc jq=jq systemd-analyze=systemd man=man-db \
     qemu-system-x86_64=qemu-system-x86 cpio=cpio depmod=kmod \
     /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 
@@ -64,6 +64,40 @@ demonstrate() {
     cp tests/demo.sh "$scratch/$1/tmp/"
     within "$1" env DAXFILE_DEMO=inside bash /tmp/demo.sh >"$scratch/demo" 2>&1 || { cat "$scratch/demo"; fail "$1: demo.sh"; }
     echo "$1: $(grep -c '^\$ ' "$scratch/demo") commands of demo.sh, each with the status it should have"
+}
+
+# pin_listed NAME: lists two files there, of which one is pinned.
+pin_listed() {
+    cat >"$scratch/$1/tmp/pin_listed.sh" <<'INSIDE'
+set -e
+truncate -s 320M /image
+mkfs.xfs -q /image
+mount -o loop /image /srv
+daxfile alloc -s 1M /srv/one
+daxfile alloc -s 1M /srv/two
+daxfile pin /srv/one
+printf '%s\n' /srv/one /srv/two >/etc/daxfile/pins
+INSIDE
+    within "$1" bash /tmp/pin_listed.sh
+}
+
+# warned NAME: on its removal, the package has named the pinned file in $scratch/warned, and has left it pinned.
+warned() {
+    cat "$scratch/warned"
+    cp "$scratch/warned" "$scratch/$1/tmp/"
+    cat >"$scratch/$1/tmp/warned.sh" <<'INSIDE'
+set -e
+lsattr /srv/one | grep -q '^----i'
+grep -q '^  /srv/one$' /tmp/warned
+! grep -q /srv/two /tmp/warned
+# What it says there of a way out.
+way=$(sed -n 's/^To unpin one by hand: //p' /tmp/warned)
+FILE=/srv/one
+eval "${way//FILE/\$FILE}"
+rm /srv/one
+umount /srv
+INSIDE
+    within "$1" bash /tmp/warned.sh
 }
 
 plain=(attr e2fsprogs man-db mount systemd-sysv udev xfsprogs)
@@ -139,35 +173,47 @@ check_deb() {
     [[ -L $scratch/deb/etc/systemd/system/timers.target.wants/daxfile-verify.timer &&
         -L $scratch/deb/etc/systemd/system/sysinit.target.wants/daxfile-pin.service ]] || fail "the units are not enabled"
 
-    # On removal, the package names the pinned files, and leaves them pinned.
-    cat >"$scratch/deb/tmp/pinned.sh" <<'INSIDE'
-set -e
-truncate -s 320M /image
-mkfs.xfs -q /image
-mount -o loop /image /srv
-daxfile alloc -s 1M /srv/one
-daxfile alloc -s 1M /srv/two
-daxfile pin /srv/one
-printf '%s\n' /srv/one /srv/two >/etc/daxfile/pins
-dpkg --remove daxfile 2>/warned
-cat /warned >&2
-lsattr /srv/one | grep -q '^----i'
-grep -q '^  /srv/one$' /warned
-! grep -q /srv/two /warned
-# What it says there of a way out.
-way=$(sed -n 's/^To unpin one by hand: //p' /warned)
-FILE=/srv/one
-eval "${way//FILE/\$FILE}"
-rm /srv/one
-umount /srv
-dpkg --purge daxfile
-INSIDE
-    within deb bash /tmp/pinned.sh
+    pin_listed deb
+    within deb dpkg --remove daxfile 2>"$scratch/warned"
+    warned deb
+    within deb dpkg --purge daxfile
     local left
     left=$(cd "$scratch/deb" && find . -xdev -name '*daxfile*' -not -path './tmp/*' -not -path './var/log/*' \
         -not -path './var/lib/dpkg/*')
     [[ -z $left ]] || fail "purged, it leaves $left"
     echo "purged, it leaves nothing"
+}
+
+check_rpm() {
+    say "The RPM package"
+    local package first
+    package=$(tests/scripts/rpm.sh)
+    first=$(sha256sum "$package")
+    rm "$package"
+    [[ $(tests/scripts/rpm.sh) == "$package" && $(sha256sum "$package") == "$first" ]] || fail "made twice, it is not the same"
+    echo "${package##*/}: $(stat -c %s "$package") bytes, the same when made again"
+    rpmlint --config daxctl-rs/rpm/rpmlint.toml "$package"
+    [[ $(rpm -qpc "$package") == /etc/daxfile/pins ]] || fail "the list is not its only configuration file"
+
+    # The root's libraries come from Debian's packages, so rpm does not know of them.
+    root rpm "${plain[@]}"
+    rpm --root "$scratch/rpm" --initdb
+    rpm --root "$scratch/rpm" --install --nodeps "$package"
+    rpm --root "$scratch/rpm" --verify --nodeps daxfile
+    demonstrate rpm
+    within rpm bash -c '. /usr/share/bash-completion/completions/daxfile; complete -p daxfile' >/dev/null
+    within rpm man --where daxfile daxfile-attacks daxfile-holds daxfile-json
+    systemd-analyze verify --man=no --root="$scratch/rpm" daxfile-pin.service daxfile-verify.{service,timer}
+    # Debian's preset enables all units.
+    within rpm systemctl is-enabled daxfile-pin.service daxfile-verify.timer
+
+    pin_listed rpm
+    rpm --root "$scratch/rpm" --erase daxfile 2>"$scratch/warned"
+    warned rpm
+    local left
+    left=$(cd "$scratch/rpm" && find etc usr var -xdev -path '*daxfile*' -not -path 'var/log/*')
+    [[ $left == $'etc/daxfile\netc/daxfile/pins.rpmsave' ]] || fail "removed, it leaves $left"
+    echo "removed, it leaves the list that was edited, as pins.rpmsave"
 }
 
 check_install() {
@@ -246,6 +292,8 @@ timer: active
 truncate: failed to truncate '/data/one' at 2097152 bytes: Text file busy
 pinned: success
 one not pinned: exit-code
+its status: 1
+failed units: daxfile-verify.service loaded failed failed Verify the extent maps of the files in /etc/daxfile/pins
 no list: no
 journal:
 /data/one: unchanged, 1 extent
@@ -279,7 +327,7 @@ BOOTED
     echo "after a reset the list is held again, but for what was moved meanwhile"
 }
 
-checks=(deny msrv publish deb install static boot)
+checks=(deny msrv publish deb rpm install static boot)
 (($# == 0)) || checks=("$@")
 for check in "${checks[@]}"; do
     "check_$check"
