@@ -5,8 +5,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/scripts/packages.sh
 if [[ -z ${DAXFILE_FLEET-} ]]; then
-    need promtool=prometheus ansible-playbook=ansible-core jq=jq mkfs.xfs=xfsprogs mount=mount unshare=util-linux
-    cargo build --quiet --package daxfile
+    need promtool=prometheus ansible-playbook=ansible-core jq=jq mkfs.xfs=xfsprogs mount=mount unshare=util-linux \
+        clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev
+    # With the guard: the tests use the same program, and must not find another.
+    cargo build --quiet --package daxfile --features guard
     target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
     # As root, and in a mount namespace of its own: nothing stays mounted, however the script ends.
     exec "${sudo[@]}" unshare --mount --propagation private -- \

@@ -92,9 +92,12 @@ impl<W: Write> Page<'_, W> {
         self.folded(title, text, WordSeparator::AsciiSpace)
     }
 
-    /// Like `row`, but folds only after commas.
+    /// Like `row`, but folds only after commas and colons.
     fn series(&mut self, title: &str, text: &str) -> Result<()> {
-        self.folded(title, text, WordSeparator::Custom(|text| Box::new(text.split_inclusive(", ").map(Word::from))))
+        fn parts(text: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+            Box::new(text.split_inclusive(", ").flat_map(|part| part.split_inclusive(": ")).map(Word::from))
+        }
+        self.folded(title, text, WordSeparator::Custom(parts))
     }
 
     fn folded(&mut self, title: &str, text: &str, separator: WordSeparator) -> Result<()> {
