@@ -38,13 +38,13 @@ try() {
     fi
 }
 
-say "A file made for the purpose: every block allocated, zeroed and written."
+say "Make a file with every block allocated, zeroed and written."
 try 0 'daxfile alloc -s 64M disk.img'
 try 0 'daxfile check disk.img'
 try 0 'daxfile stat disk.img'
 try 0 'filefrag -v disk.img | tee before'
 
-say "Pin it. From now on the kernel refuses whatever could move its blocks."
+say "Pin it. From now on the kernel refuses everything that could move its blocks."
 try 0 'daxfile pin disk.img'
 try 1 'truncate -s 1G disk.img'
 try 1 'dd if=/dev/zero of=disk.img bs=4k count=1 conv=notrunc'
@@ -53,7 +53,7 @@ try 1 'rm -f disk.img'
 try 0 'touch other.img'
 try 1 'mv -f other.img disk.img'
 
-say "Every block is where it was, says filefrag, and says verify."
+say "filefrag and verify agree that every block is where it was."
 try 0 'filefrag -v disk.img | diff before - && echo same'
 try 0 'daxfile verify disk.img'
 
@@ -67,11 +67,11 @@ try 0 'truncate -s 1M sparse.img'
 try 1 'daxfile check sparse.img'
 try 1 'daxfile pin sparse.img'
 remedy=$(daxfile check sparse.img | sed -n 's/^ *remedy: //p') || :
-say "The remedy that it names:"
+say "Run the remedy that check names:"
 try 0 "$remedy"
 try 0 'daxfile pin sparse.img'
 
-say "Unpinned, it is a file like any other."
+say "After unpin it is a file like any other."
 try 0 'daxfile unpin disk.img'
 try 0 'truncate -s 32M disk.img'
 try 1 'daxfile verify disk.img'

@@ -108,7 +108,7 @@ pub(crate) enum Verb {
     },
     /// Make a file pinnable in place, safely beside other users of it
     ///
-    /// Fill holes, write unwritten extents, give the file blocks of its own for shared ones, and drop copy-on-write
+    /// Fill holes, write unwritten extents, replace shared blocks by the file's own, and drop copy-on-write
     /// staging and blocks past EOF. Contents and size stay, and no data of a concurrent writer is lost: where that
     /// cannot be guaranteed, the file is busy. An interrupted run can be repeated, and continues where it stopped. A
     /// file that has a pin record is left alone.
@@ -256,7 +256,7 @@ pub(crate) enum Verb {
     },
     /// Print a shell completion script
     ///
-    /// The script makes the shell complete the commands, options and values of daxfile. The Debian package installs it
+    /// The script makes the shell complete the commands, options and values of daxfile. The packages install it
     /// for bash, fish and zsh.
     #[command(after_long_help = below(include_str!("help/completions.txt")))]
     Completions {

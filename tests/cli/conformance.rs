@@ -897,7 +897,7 @@ fn too_large_for_the_disk() {
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_says_what_will_be() {
+fn dry_run_changes_nothing_and_reports_the_work() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let file = scratch.path("file");

@@ -282,7 +282,7 @@ fn screens_use_the_width_of_the_terminal() {
         &["list", "."],
         &["probe"],
     ];
-    for (columns, cells) in [(50, 32), (80, 64), (200, 160)] {
+    for (columns, cells) in [(60, 40), (80, 64), (200, 160)] {
         for words in screens {
             let screen = on_columns(columns, words, dir);
             let plain = Daxfile::new(words).dir(dir).run();

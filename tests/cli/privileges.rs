@@ -633,7 +633,7 @@ fn link_in_place_of_a_file_is_refused() {
 
 /// A dry run asks for no capability that the unpin itself does without.
 #[test]
-fn unpin_dry_run_asks_for_what_unpin_needs() {
+fn unpin_dry_run_needs_the_privileges_of_unpin() {
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind.clone());
         let path = scratch.path("file");

@@ -119,7 +119,7 @@ fn agree(options: &[&str], file: &Path, script: &str) -> i32 {
 }
 
 #[test]
-fn check_answers_what_pin_does() {
+fn check_agrees_with_pin() {
     require(&["setpriv", "mkswap", "swapon", "setfattr", "chattr"]);
     let rmapbt = Xfs { rmapbt: true, block_size: 1024, ..Xfs::default() };
     on_each(vec![rmapbt.into(), Kind::ext4()], |kind| {
@@ -385,7 +385,7 @@ fn hold_none_accepts_swap_files() {
 
 /// prepare does not move the blocks of a file with a record, under any hold.
 #[test]
-fn prepare_refuses_what_is_pinned() {
+fn prepare_refuses_pinned_files() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");
     for (hold, allow) in [("frozen", &[][..]), ("none", &[]), ("none", &["--allow", "hole"])] {

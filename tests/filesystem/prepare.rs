@@ -329,30 +329,30 @@ fn mends_everything_on(kind: &Kind, random: &mut Random) {
 }
 
 #[test]
-fn mends_on_xfs_with_reflink() {
-    mends_everything("mends_on_xfs_with_reflink", &[xfs(true, false, 4096)]);
+fn prepares_on_xfs_with_reflink() {
+    mends_everything("prepares_on_xfs_with_reflink", &[xfs(true, false, 4096)]);
 }
 
 #[test]
-fn mends_on_xfs_with_reflink_and_rmapbt() {
-    mends_everything("mends_on_xfs_with_reflink_and_rmapbt", &[xfs(true, true, 4096)]);
+fn prepares_on_xfs_with_reflink_and_rmapbt() {
+    mends_everything("prepares_on_xfs_with_reflink_and_rmapbt", &[xfs(true, true, 4096)]);
 }
 
 #[test]
-fn mends_on_xfs_with_small_blocks() {
+fn prepares_on_xfs_with_small_blocks() {
     let kinds = [false, true].map(|rmapbt| xfs(true, rmapbt, 1024));
-    mends_everything("mends_on_xfs_with_small_blocks", &kinds);
+    mends_everything("prepares_on_xfs_with_small_blocks", &kinds);
 }
 
 #[test]
-fn mends_on_xfs_without_reflink() {
+fn prepares_on_xfs_without_reflink() {
     let kinds = [xfs(false, false, 4096), xfs(false, true, 4096), xfs(false, false, 1024), xfs(false, true, 1024)];
-    mends_everything("mends_on_xfs_without_reflink", &kinds);
+    mends_everything("prepares_on_xfs_without_reflink", &kinds);
 }
 
 #[test]
-fn mends_on_ext4() {
-    mends_everything("mends_on_ext4", &[ext4(4096), ext4(1024)]);
+fn prepares_on_ext4() {
+    mends_everything("prepares_on_ext4", &[ext4(4096), ext4(1024)]);
 }
 
 fn mends_many_extents(test: &str, kinds: &[Kind]) {
@@ -364,20 +364,20 @@ fn mends_many_extents(test: &str, kinds: &[Kind]) {
 }
 
 #[test]
-fn mends_ten_thousand_extents_on_xfs() {
-    mends_many_extents("mends_ten_thousand_extents_on_xfs", &[xfs(true, true, 4096)]);
+fn prepares_ten_thousand_extents_on_xfs() {
+    mends_many_extents("prepares_ten_thousand_extents_on_xfs", &[xfs(true, true, 4096)]);
 }
 
 #[test]
-fn mends_ten_thousand_extents_on_ext4() {
-    mends_many_extents("mends_ten_thousand_extents_on_ext4", &[ext4(1024)]);
+fn prepares_ten_thousand_extents_on_ext4() {
+    mends_many_extents("prepares_ten_thousand_extents_on_ext4", &[ext4(1024)]);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn mends_ten_thousand_extents_everywhere() {
+fn prepares_ten_thousand_extents_everywhere() {
     let kinds = [Kind::pinnable(), vec![xfs(true, true, 1024), xfs(false, true, 1024)]].concat();
-    mends_many_extents("mends_ten_thousand_extents_everywhere", &kinds);
+    mends_many_extents("prepares_ten_thousand_extents_everywhere", &kinds);
 }
 
 /// prepare leaves each subset of kinds alone exactly, even if other processes have the file open.

@@ -204,7 +204,7 @@ fn trapped(scratch: &Scratch, extents: u64, cow_extent: Option<u64>, blocks: &[u
 }
 
 #[test]
-fn from_one_block_to_many_in_small_files() {
+fn staging_of_one_to_many_blocks_is_found() {
     for (rmapbt, block_size) in [(false, 4096), (true, 4096)] {
         let scratch = Scratch::new(xfs(rmapbt, block_size));
         trapped(&scratch, 10, Some(2 * u64::from(block_size)), &[2], &HOW[..1]);
@@ -216,14 +216,14 @@ fn from_one_block_to_many_in_small_files() {
 }
 
 #[test]
-fn with_blocks_of_one_kib() {
+fn staging_is_found_with_blocks_of_one_kib() {
     let scratch = Scratch::new(xfs(false, 1024));
     trapped(&scratch, 1000, Some(2048), &[500], &HOW[..1]);
     trapped(&scratch, 1000, None, &[10, 500], &HOW);
 }
 
 #[test]
-fn in_files_of_40_000_extents() {
+fn staging_is_found_in_files_of_40_000_extents() {
     for rmapbt in [false, true] {
         let scratch = Scratch::with_size(xfs(rmapbt, 4096), 2 << 30);
         trapped(&scratch, 40_000, None, &[20_000], &HOW[..1]);
@@ -246,7 +246,7 @@ fn a_copy_on_write_extent_of_one_block_leaves_none() {
 
 /// Blocks that are copied on write lie beside blocks that only become written.
 #[test]
-fn shared_beside_unwritten_and_holes() {
+fn staging_beside_unwritten_and_holes_is_found() {
     for rmapbt in [false, true] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));
         for beside in [false, true] {
@@ -304,7 +304,7 @@ fn keep_mapped(path: &Path) -> Keeper {
 }
 
 #[test]
-fn under_a_mapping_made_before() {
+fn staging_under_an_older_mapping_is_found() {
     let scratch = Scratch::new(xfs(false, 4096));
     let path = build(&scratch, "file", 100, "ascending");
     trap(&scratch, &path, &[40]);
@@ -358,8 +358,8 @@ fn attribute_and_eof_blocks_are_not_staging() {
 }
 
 #[test]
-fn never_found_in_generated_files_without_sharing() {
-    let random = Random::new("never_found_in_generated_files_without_sharing");
+fn staging_is_never_found_without_sharing() {
+    let random = Random::new("staging_is_never_found_without_sharing");
     for rmapbt in [false, true] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));
         let files: Vec<Generated> = (0..50)

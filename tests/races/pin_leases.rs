@@ -248,7 +248,7 @@ fn intrusions(kind: Kind, pin: &[&str], ways: &[&str], few: Option<usize>, force
 const FROZEN: &[&str] = &["pin"];
 const NONE: &[&str] = &["pin", "--hold", "none"];
 
-fn somebody_comes_in(few: Option<usize>) {
+fn opener_during_pin(few: Option<usize>) {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let tally = intrusions(kind, FROZEN, &WAYS, few, false);
         // Before the flag it comes in, and the pin is busy; after it, it is refused.
@@ -260,13 +260,13 @@ fn somebody_comes_in(few: Option<usize>) {
 
 #[test]
 fn openers_during_pin_are_noticed_at_some_calls() {
-    somebody_comes_in(Some(10));
+    opener_during_pin(Some(10));
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
 fn openers_during_pin_are_noticed_at_every_call() {
-    somebody_comes_in(None);
+    opener_during_pin(None);
 }
 
 fn leases_broken_by_force(ways: &[&str], few: Option<usize>) {

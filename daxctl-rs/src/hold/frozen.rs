@@ -53,7 +53,7 @@ pub fn missing_capabilities(statx: &Statx) -> Result<Vec<String>> {
 /// Checks whether the file is open for writing elsewhere, without touching the file.
 ///
 /// # Errors
-/// Busy if so; any other error of F_SETLEASE.
+/// Busy if the file is open for writing; any other error of F_SETLEASE.
 pub fn probe(target: &Target) -> Result<()> {
     lease(target).map(drop)
 }
@@ -91,8 +91,8 @@ pub struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// Makes a candidate of a file that was probed and has no blocker in the state `found_as`. `found` is the file's
-    /// own record if it is pinned but not held.
+    /// Makes a candidate of a probed file. In the state `found_as` the file has no blocker. `found` is the file's own
+    /// record, if the file is pinned but not held.
     #[must_use]
     pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
         Candidate {
@@ -113,12 +113,12 @@ impl<'a> Candidate<'a> {
     /// Returns the survey that proves the file frozen.
     ///
     /// # Errors
-    /// Why the file is not frozen. The file is then in its former state.
+    /// The reason why the file is not frozen. The file is then in its former state.
     pub fn outcome(self) -> Result<Survey> {
         self.outcome.unwrap_or_else(|| Err(interrupted()))
     }
 
-    /// A note on what the proof could not rule out.
+    /// A note on I/O that the proof cannot rule out.
     #[must_use]
     pub fn note(&self) -> Option<String> {
         let mapped = self.mapped;
@@ -136,7 +136,7 @@ impl<'a> Candidate<'a> {
             Some(record) => record.clone(),
             None => {
                 let (record, replaced) = super::store(self.target, self.needs, Xflags::IMMUTABLE, &self.found_as)?;
-                // From here on, a failure must take the record back.
+                // From here on, a failure must restore the former record.
                 self.replaced = Some(replaced);
                 record
             }
@@ -183,7 +183,7 @@ impl<'a> Candidate<'a> {
             return Err(slipped("changed its map, size or mtime"));
         }
         self.lease = None;
-        // A process that the lease blocked has gone on by now, and has the file open for writing.
+        // A process that the lease blocked may have the file open for writing by now.
         probe(self.target)?;
         self.mapped = pages::require_free(self.target)?;
         self.outcome = Some(Ok(survey));

@@ -230,7 +230,7 @@ pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
 pub struct Drift {
     /// Pieces that have moved.
     pub changes: Vec<Change>,
-    /// The number of pieces, if the list is incomplete.
+    /// The number of all pieces, if the list is incomplete.
     pub change_count: Option<u64>,
     /// Bytes whose blocks are now shared with other files.
     pub shared: u64,

@@ -49,7 +49,7 @@ impl Survey {
         self.blockers.iter().any(|blocker| blocker.kind == Kind::Shared)
     }
 
-    /// Refuses to treat the file as held while that is uncertain.
+    /// Refuses to treat the file as held if that is uncertain.
     ///
     /// # Errors
     /// Not permitted, if the guard has the file, but this process cannot see whether the guard is complete.
@@ -218,8 +218,8 @@ fn look(
     Ok(Survey { inode, overview, blockers, context, drift, state, consistent, guard_unseen, stored })
 }
 
-/// Returns the form in which a record of at most `limit` bytes with this note keeps the current map of a file recorded
-/// with this size.
+/// Reads the current map in the form that a record of at most `limit` bytes with this note keeps: whole runs, or digests
+/// of a file of `size` bytes.
 ///
 /// # Errors
 /// An error of reading the map.

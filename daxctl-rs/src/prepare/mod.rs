@@ -26,7 +26,7 @@ const UNSHARE_CHUNK: u64 = 64 << 20;
 
 const UNSHARE: Mode = Mode::UNSHARE_RANGE.union(Mode::KEEP_SIZE);
 
-/// Most calls over the whole file: other writers may never let it come to rest.
+/// Limit on the calls over the whole file, because other writers may keep changing it.
 const UNSHARE_ROUNDS: u32 = 8;
 
 /// Number of ranges in one lookup.
@@ -120,8 +120,8 @@ fn unshare(target: &Target, size: u64, needs: &Needs, permit: &dyn Permit) -> Re
         return drop_staging(target, size);
     }
     unshare_range(target, 0..size, permit)?;
-    // A call over a sub-range leaves the staging next to it. And one call is not enough: over staged blocks it copies
-    // once more. Since Linux 6.12 staging also stays while the inode is marked as having dirty pages
+    // A call over a sub-range leaves the staging next to it. One call is not enough, because over staged blocks it
+    // copies once more. Since Linux 6.12 staging also stays while the inode is marked as having dirty pages
     // (`xfs_can_free_cowblocks()`); these copies leave that mark, and only writeback of the whole filesystem clears it.
     // A call that changes nothing is the last.
     for _ in 0..UNSHARE_ROUNDS {

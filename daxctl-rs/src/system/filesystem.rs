@@ -107,8 +107,8 @@ pub struct Filesystem {
     pub(crate) extents: Option<bool>,
 }
 
-/// Filesystems already looked at, so that their files need not ask again. A descriptor keeps each one in use, so that
-/// no other filesystem can get its device number.
+/// A cache of filesystems: each one is examined once. A descriptor keeps each one in use, so that no other filesystem
+/// can get its device number.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Vec<Held>>);
 
@@ -225,7 +225,7 @@ impl Filesystem {
         self.xfs.map_or(0, |geometry| u64::from(geometry.inode_size.saturating_sub(176)) / 16)
     }
 
-    /// Where the files of this filesystem are really stored, if not in it.
+    /// Why files here are refused if they are really stored in another filesystem; `None` if they are stored here.
     #[must_use]
     pub fn elsewhere(&self) -> Option<&'static str> {
         match self.kind {
@@ -277,9 +277,8 @@ impl Filesystem {
         self.xfs.filter(|_| self.xfs_has(GeometryFlags::REFLINK))
     }
 
-    /// Whether this is an XFS that reports that it overwrites every block of the file in place. It does not report this
-    /// if any block was ever shared and not unshared since: it allows direct writes smaller than a block only if none
-    /// was (`xfs_report_dioalign()`).
+    /// Whether XFS reports that it overwrites every block of the file in place: it allows direct writes smaller than a
+    /// block only if no block was shared since the file was last unshared (`xfs_report_dioalign()`).
     #[must_use]
     pub fn overwrites_in_place(&self, statx: &Statx) -> bool {
         let smallest = statx.direct_io.map(|(_, offsets)| offsets).filter(|_| statx.direct_io_told_apart);
@@ -335,7 +334,7 @@ impl Filesystem {
     }
 
     /// The free blocks, including those reserved for root, which a process with CAP_SYS_RESOURCE may use as well. ext4
-    /// withholds some from everybody, for delayed allocation (`ext4_calculate_resv_clusters()`).
+    /// withholds some from every process, for delayed allocation (`ext4_calculate_resv_clusters()`).
     fn all_blocks(&self, fd: impl AsFd, statvfs: &Statvfs) -> Result<u64> {
         let kept = match self.kind {
             Kind::Ext => {
