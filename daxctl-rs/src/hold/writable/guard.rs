@@ -236,7 +236,8 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
 
 /// Whether the verifier refused a program. It does so with EACCES, too, and says why.
 fn is_of_verifier(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(ProgramError::LoadError { verifier_log, .. }) if !verifier_log.to_string().is_empty())
+    let error = error.downcast_ref();
+    matches!(error, Some(ProgramError::LoadError { verifier_log, .. }) if !verifier_log.to_string().is_empty())
 }
 
 fn first_line(error: &(dyn std::error::Error + 'static)) -> String {
