@@ -16,7 +16,7 @@ names=()
 kernels=(6.1)
 # For each guest, the arguments of lab.sh: the test programs, and parts of their tests' names.
 guests=(
-    "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll --skip blocked_writers --skip list_shows"
+    "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll"
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
 kills=2
@@ -34,6 +34,7 @@ while (($# > 0)); do
             kernels=(6.1 6.12 newest)
             guests=(
                 "KERNEL attacks attacks/"
+                "KERNEL faults quotas_kept a_stalled"
                 "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab probe_matches_pin --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
                 "--hibernate KERNEL faults hibernation::"

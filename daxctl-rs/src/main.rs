@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             let printed = printer.finish(status, named.get(), signal);
             if let Some(signal) = signal {
                 // The work is undone and cleaned up. Now die of the signal, as its sender expects.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                render::progress::die_of(signal);
             }
             let unprinted = printed.err().and_then(|error| unprinted(&error)).unwrap_or_default();
             ExitCode::from(status.max(unprinted) as u8)

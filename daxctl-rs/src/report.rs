@@ -34,7 +34,8 @@ use crate::system::resume::Setting;
 /// Version of the JSON format.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Receives each file's report as soon as it is known, in the order in which the user named the files.
+/// Receives each file's report as soon as it is known, in the order in which the user named the files. Reports on later
+/// files do not wait for a file that takes long.
 pub type Sink<'a> = dyn FnMut(FileReport) + 'a;
 
 /// The result of a verb for one file.

@@ -21,6 +21,7 @@ pub mod kprobe;
 pub mod lease;
 pub mod mapping;
 pub mod parents;
+pub mod process;
 pub mod quota;
 pub mod statx;
 pub mod xattr;

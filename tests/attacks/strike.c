@@ -741,6 +741,25 @@ static void exchange_noted(void)
 	leave_note();
 	exchange(partner(O_RDWR), fd);
 }
+static void change_profile(const char *name)
+{
+	char change[64];
+	int attribute = must_open("/proc/self/attr/apparmor/current", O_WRONLY);
+	int length = snprintf(change, sizeof change, "changeprofile %s", name);
+	if (write(attribute, change, length) != length)
+		die("changeprofile");
+	close(attribute);
+}
+// AppArmor refuses a write to the file while the program has its second profile.
+static void exchange_denied(void)
+{
+	int donor = partner(O_RDWR);
+	change_profile("daxfile-denied");
+	if (pwrite(fd, bytes, BLOCK, 0) >= 0 || errno != EACCES)
+		die("pwrite");
+	change_profile("daxfile-allowed");
+	exchange(donor, fd);
+}
 static void commit(int first, int second)
 {
 	struct commit_range range;
@@ -813,16 +832,20 @@ static void account(void)
 		die("acct");
 }
 
+// The kernel adds blocks for another user's quotas at the end of the file.
 static void quota_on(void)
 {
 	// struct v2_disk_dqheader and struct v2_disk_dqinfo of fs/quota/quotaio_v2.h, and an empty tree.
-	static uint32_t head[512] = { 0xd9c01f11, 1, 604800, 604800, 0, 2, 0, 0 };
+	static uint32_t head[512] = { 0xd9c01f11, 1, 604800, 604800, 0, SIZE / 1024, 0, 0 };
 	char where[4096];
+	struct stat st;
 	if (pwrite(fd, head, sizeof head, 0) != sizeof head || fsync(fd))
 		refused("pwrite");
 	if (!realpath(getenv("STRIKE_DEVICE") ?: "", where))
 		die("STRIKE_DEVICE");
 	try("quotactl", quotactl(QCMD(Q_QUOTAON, USRQUOTA), where, 4 /* QFMT_VFS_V1 */, (char *)file));
+	if (stat(other, &st) || chown(other, 12345, -1) || chown(other, st.st_uid, -1))
+		die("chown");
 	if (quotactl(QCMD(Q_QUOTAOFF, USRQUOTA), where, 0, NULL))
 		die("quotactl");
 }
@@ -996,6 +1019,7 @@ static const struct operation {
 	{ "punch-noted", O_RDWR, punch_noted },
 	{ "clone-noted", O_RDWR, clone_noted },
 	{ "exchange-noted", O_RDWR, exchange_noted },
+	{ "exchange-denied", O_RDWR, exchange_denied },
 	{ "loop-set-fd", OLD_LOOP, loop_discard },
 	{ "splice-past-end", O_RDWR, splice_past_end },
 	{ "sendfile-past-end", O_RDWR, sendfile_past_end },

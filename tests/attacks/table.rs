@@ -858,13 +858,13 @@ fn by_the_kernel() -> Vec<Attack> {
         through(strike("passthrough-splice", "FUSE passthrough to it, splice, past the end", Size), SEEN),
         // The program does not report its failure.
         strike("acct", "acct", Size).writing(Kernel, [SEEN, SEEN], [SAME, SEEN]),
-        strike("quota-on", "quotaon", Itself)
+        strike("quota-on", "quotaon", Size)
             .not_on(Xfs, "ENOSYS", "no quota files")
             .may_lack(Ext4, "ENOSYS", "a kernel without quotas")
             .may_lack(Ext4, "ESRCH", "a kernel without quotas")
             .alone(320)
             .setup("mount -o remount,usrquota $MNT || :")
-            .writing(Rw, [EPERM, SAME], [EPERM, SAME]),
+            .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
     ]
 }
 

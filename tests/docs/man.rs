@@ -331,3 +331,15 @@ fn long_help_ends_with_examples_and_exit_statuses() {
         assert!(!short.contains("Examples:") && short.lines().count() < 40, "{short}");
     }
 }
+
+/// A file that does not answer, or one with very many extents, must not keep the machine busy for ever.
+#[test]
+fn units_have_limits_of_time_and_memory() {
+    for unit in ["daxfile-pin.service", "daxfile-verify.service"] {
+        let unit = read(&format!("daxctl-rs/systemd/{unit}"));
+        for limit in ["TimeoutStartSec=", "MemoryMax="] {
+            let value = unit.lines().find_map(|line| line.strip_prefix(limit)).unwrap_or("infinity");
+            assert!(value.starts_with(|first: char| first.is_ascii_digit()), "{limit}{value} in {unit}");
+        }
+    }
+}

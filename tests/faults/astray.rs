@@ -4,11 +4,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use daxfile_tests::child::{Killed, spawn};
-use daxfile_tests::tools::{attack, flags, on, require, sh};
+use daxfile_tests::tools::{attack, checksum, filefrag, flags, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, Xfs, report, run};
 
 const NOBODY: u32 = 65534;
@@ -440,6 +442,44 @@ fn pin_is_busy_while_the_kernel_holds_pages() {
     }
 }
 
+/// The kernel stores what it reads directly from a device into a page of the file, long after the process has closed the
+/// file.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL faults a_stalled_read"]
+fn a_stalled_read_stores_into_a_file_pinned_meanwhile_in_the_lab() {
+    require(&["dmsetup"]);
+    let has_cachestat = !sh("uname -r").starts_with("6.1.");
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind.clone());
+        let path = scratch.path("file");
+        write(&path);
+        let (map, before) = (filefrag(&path), checksum(&path));
+        sh(on(
+            &path,
+            "export DM_DISABLE_UDEV=1; head -c 1M /dev/urandom >$F.source; D=$(losetup -f --show $F.source)
+            dmsetup create source --table '0 2048 linear '$D' 0'; dmsetup suspend source",
+        ));
+        let mut reader = Command::new(attack("held_page"));
+        let mut reader =
+            Killed(spawn(reader.arg(&path).args(["reading", "/dev/mapper/source"]).stdout(Stdio::piped())));
+        reader.0.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+        let pin = run(&["pin"], &path);
+        sh("DM_DISABLE_UDEV=1 dmsetup resume source");
+        drop(reader);
+        assert_ne!(checksum(&path), before, "{kind:?}");
+        let pin = pin.expect(if has_cachestat { 5 } else { 0 });
+        if has_cachestat {
+            assert!(pin.stderr.contains("holds on to 1 of its pages"), "{kind:?}: {pin}");
+            run(&["pin"], &path).expect(0);
+        }
+        // daxfile-holds(7) says so: the map is the same, and so is the time.
+        run(&["verify"], &path).expect(0);
+        assert_eq!(filefrag(&path), map);
+        run(&["unpin"], &path).expect(0);
+        sh(on(&path, "DM_DISABLE_UDEV=1 dmsetup remove --retry source; losetup -d $(losetup -n -O NAME -j $F.source)"));
+    }
+}
+
 /// Two blocks that can store quotas of users: a head, and the root of an empty tree.
 const QUOTA_FILE: &str = r#"
     open my $file, ">", shift or die $!; binmode $file;
@@ -494,4 +534,58 @@ fn verify_reports_quotas_in_a_frozen_file_in_the_lab() {
     assert_eq!(check["blockers"][0]["kind"], "quota_file", "{check}");
     quotactl(0x8000_0300, 0);
     assert_eq!(report(&["verify"], &path, 1)["pin"]["state"], "not_held");
+}
+
+/// A device that does not answer stalls a thread in such a way that nothing can end it.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL faults a_stalled_file"]
+fn a_stalled_file_does_not_delay_the_others_in_the_lab() {
+    require(&["dmsetup"]);
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind.clone());
+        let mut below = Scratch::new(kind);
+        let others: Vec<_> = (0..20).map(|number| scratch.path(number.to_string())).collect();
+        for other in &others {
+            write(other);
+            run(&["pin", "--hold", "none"], other).expect(0);
+        }
+        let stalled = below.path("stalled");
+        write(&stalled);
+        run(&["pin", "--hold", "none"], &stalled).expect(0);
+        below.unmount();
+        let (image, directory) = (below.image().display(), below.mount_point().display());
+        let set = format!("export DM_DISABLE_UDEV=1 I='{image}' M='{directory}'");
+        // Reading the map waits until the dirty page is written.
+        sh(format!(
+            "{set}; D=$(losetup -f --show $I); dmsetup create stalls --table \"0 $(blockdev --getsz $D) linear $D 0\"
+            mount /dev/mapper/stalls $M; dd if=/dev/zero of=$M/stalled bs=4k count=1 conv=notrunc status=none
+            dmsetup suspend --nolockfs --noflush stalls"
+        ));
+
+        let mut verify = Daxfile::new(["verify", "--json"]).arg(&stalled).args(&others).command();
+        let verify = spawn(verify.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        // The others wait a while for the stalled one.
+        std::thread::sleep(Duration::from_secs(10));
+        let start = Instant::now();
+        sh(format!("kill -INT {}", verify.id()));
+        let out = verify.wait_with_output().unwrap();
+        let took = start.elapsed();
+        sh(format!(
+            "{set}; dmsetup resume stalls; until umount $M; do sleep 0.1; done
+            dmsetup remove --retry stalls; losetup -d $(losetup -n -O NAME -j $I)"
+        ));
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        assert_eq!(out.status.signal(), Some(2), "{out:?}");
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        let files = json["files"].as_array().unwrap();
+        let named = |path: &Path| files.iter().find(|file| file["path"] == path.to_str().unwrap()).unwrap();
+        assert_eq!(files.len(), others.len() + 1, "{json}");
+        for other in &others {
+            assert_eq!(named(other)["pin"]["state"], "pinned", "{json}");
+        }
+        let error = &named(&stalled)["error"];
+        assert!(error["message"].as_str().unwrap().contains("does not answer"), "{json}");
+        assert_eq!(json["exit_status"], 130, "{json}");
+        below.mount();
+    }
 }

@@ -642,3 +642,23 @@ fn check_reports_missing_room_for_the_record() {
         assert!(run(verb, &file).expect(0).text().contains("note: quotas are on"));
     }
 }
+
+/// A debug setting of XFS that only kernels built with XFS_DEBUG have: a file over the kernel's own stands for it.
+#[test]
+fn a_kernel_whose_xfs_always_copies_holds_nothing() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    make(&file, "");
+    for (value, status) in [("1", 3), ("0", 0)] {
+        let script = format!(
+            "mount -t tmpfs settings /sys/fs/xfs; mkdir /sys/fs/xfs/debug; echo {value} >/sys/fs/xfs/debug/always_cow
+            exec \"$0\" \"$@\""
+        );
+        for verb in [&["check"][..], &["pin", "--dry-run"]] {
+            let said = Daxfile::new(verb).arg(&file).wrap(["unshare", "--mount", "bash", "-euc", &script]).run();
+            let said = said.expect(status);
+            let text = format!("{}{}", said.text(), said.stderr);
+            assert_eq!(text.contains("always_cow"), status == 3, "{said}");
+        }
+    }
+}

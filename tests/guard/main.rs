@@ -1,7 +1,7 @@
 //! Hold `writable`: the guard, on files of real filesystems, on the lab's kernels.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use daxfile_tests::child::{finish, spawn};
 use daxfile_tests::tools::{attack, checksum, filefrag, flags, inode, on, sh, sh_status};
 use daxfile_tests::{Daxfile, Kind, Scratch, done, report, run, state};
+use nix::libc;
 
 const PIN: [&str; 3] = ["pin", "--hold", "writable"];
 
@@ -425,9 +426,13 @@ fn a_file_of_f2fs_in_the_lab() {
 }
 
 fn strike(access: &str, operation: &str, file: &Path, other: &Path) -> String {
+    strike_by(&attack("strike"), access, operation, file, other)
+}
+
+fn strike_by(program: &Path, access: &str, operation: &str, file: &Path, other: &Path) -> String {
     let script = "echo | \"$@\"";
     let mut strike = Command::new("bash");
-    strike.args(["-c", script, "bash"]).arg(attack("strike")).args([access, operation]).arg(file).arg(other).arg("4");
+    strike.args(["-c", script, "bash"]).arg(program).args([access, operation]).arg(file).arg(other).arg("4");
     let out = finish(&mut strike);
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success() && out.stderr.is_empty(), "{operation}: {out:?}");
@@ -633,13 +638,159 @@ fn writable_pins_hold_beside_apparmor_and_lockdown_in_the_lab() {
     }
 }
 
+/// The program late.c, once it has said its first word.
+struct Late {
+    child: std::process::Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Late {
+    fn start(how: &str, path: &Path, first: &str) -> Late {
+        let mut command = Command::new(attack("late"));
+        let mut child = spawn(command.arg(how).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut late = Late { child, lines };
+        assert_eq!(late.says(), first);
+        late
+    }
+
+    fn says(&mut self) -> String {
+        self.lines.next().expect("a line").unwrap()
+    }
+
+    fn go_on(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+/// The kernel checks a splice when it begins, and not again for as long as the pipe is empty.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn pin_detects_a_waiting_splice_in_the_lab() {
+    let _turn = turn();
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let path = allocated(&scratch, "file");
+        for how in ["splice", "closed"] {
+            let late = Late::start(how, &path, "inside");
+            let pin = run(&PIN, &path).expect(5);
+            assert!(pin.stderr.contains("splice(2)"), "{pin}");
+            let process = format!("process {} ", late.child.id());
+            assert_eq!(pin.stderr.contains(&process), how == "splice", "{pin}");
+            assert_eq!(state(&path), "unpinned");
+            late.end();
+            done(&[PIN[0], "--wait", "10", PIN[1], PIN[2]], &path);
+            done(&["unpin"], &path);
+        }
+        // It would have changed the file.
+        let mut late = Late::start("splice", &path, "inside");
+        late.go_on();
+        assert_eq!(late.says(), "4096");
+        sh(on(&path, "test $(stat -c %s $F) = $((1048576 + 4096))"));
+        late.end();
+    }
+}
+
+/// The guard does not see a write that was checked before, and then waits for the inode's lock behind pin.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn pin_waits_for_a_queued_write_in_the_lab() {
+    let _turn = turn();
+    let scratch = Scratch::new(Kind::ext4());
+    let path = allocated(&scratch, "file");
+    let mut late = Late::start("queue", &path, "locked");
+    let mut pin = spawn(Daxfile::new(PIN).arg(&path).command().stdout(Stdio::null()).stderr(Stdio::piped()));
+    let is_in = |call: libc::c_long| {
+        let now = std::fs::read_to_string(format!("/proc/{}/syscall", pin.id())).unwrap();
+        now.starts_with(&format!("{call} "))
+    };
+    // pin waits for the lock where it stores the record. On newer kernels it waits earlier, where it reads ext4's map.
+    let (mut in_ioctl, start) = (0, Instant::now());
+    while in_ioctl < 50 && !is_in(libc::SYS_fsetxattr) {
+        assert!(start.elapsed() < Duration::from_secs(120), "pin does not wait");
+        in_ioctl = if is_in(libc::SYS_ioctl) { in_ioctl + 1 } else { 0 };
+        sleep(Duration::from_millis(100));
+    }
+    println!("pin waits in {}", if in_ioctl < 50 { "fsetxattr" } else { "ioctl" });
+    late.go_on();
+    assert_eq!(late.says(), "queued");
+    late.go_on();
+    assert_eq!(late.says(), "locked");
+    // Time enough for a pin that does not wait for the write.
+    let start = Instant::now();
+    while pin.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(10) {
+        sleep(Duration::from_millis(100));
+    }
+    late.go_on();
+    assert_eq!(late.says(), "8192");
+    late.end();
+    let pin = pin.wait_with_output().unwrap();
+    assert_eq!(pin.status.code(), Some(5), "{}", String::from_utf8_lossy(&pin.stderr));
+    assert_eq!(state(&path), "unpinned");
+    sh("test ! -e /sys/fs/bpf/daxfile");
+}
+
+/// AppArmor refuses before the guard is asked. What it refused must not be taken for a later operation.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn a_write_refused_by_apparmor_permits_no_exchange_in_the_lab() {
+    let _turn = turn();
+    let lsm = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap();
+    assert!(lsm.contains("apparmor") && lsm.contains("bpf"), "{lsm}");
+    let mut scratch = Scratch::new(Kind::xfs());
+    if sh("uname -r").starts_with("6.1.") {
+        println!("Linux 6.10 has XFS_IOC_EXCHANGE_RANGE");
+        return;
+    }
+    // This mkfs.xfs may be older than the feature.
+    scratch.unmount();
+    sh(on(
+        scratch.image(),
+        "old=$(xfs_db -c 'sb 0' -c 'print features_incompat' $F | cut -d= -f2)
+        xfs_db -x -c 'sb 0' -c \"write -d features_incompat $((old | 0x40))\" $F >/dev/null 2>&1",
+    ));
+    scratch.mount();
+    let [path, other] = ["file", "other"].map(|name| allocated(&scratch, name));
+    let map = filefrag(&path);
+    let program = path.with_extension("strike");
+    std::fs::copy(attack("strike"), &program).unwrap();
+    sh(on(
+        &path,
+        r#"echo "profile daxfile-allowed $F.strike { file, capability, change_profile, }
+              profile daxfile-denied { file, capability, change_profile, deny $F w, }" >$F.profile
+        apparmor_parser -K -a $F.profile"#,
+    ));
+    let exchange = || strike_by(&program, "rw", "exchange-denied", &path, &other);
+    // It would give the file other blocks, and does so again.
+    assert_eq!(exchange(), DONE);
+    assert_ne!(filefrag(&path), map);
+    assert_eq!(exchange(), DONE);
+    assert_eq!(filefrag(&path), map);
+    done(&PIN, &path);
+    assert_eq!(exchange(), "ETXTBSY");
+    assert_eq!(filefrag(&path), map);
+    done(&["verify"], &path);
+    done(&["unpin"], &path);
+    sh(on(&path, "apparmor_parser -R $F.profile"));
+}
+
 /// A file whose record is gone is still held; list alone can find it.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn list_shows_files_without_a_record_in_the_lab() {
     let _turn = turn();
     for kind in [Kind::xfs(), Kind::ext4(), Kind::F2fs] {
-        let scratch = Scratch::new(kind);
+        let scratch = Scratch::new(kind.clone());
+        let uuid = report(&["probe"], scratch.mount_point(), 0)["probe"]["filesystem"]["uuid"].clone();
+        if kind == Kind::F2fs && uuid.is_null() {
+            println!("f2fs has no UUID here: Linux before 6.9");
+            continue;
+        }
         let [recorded, without] = ["recorded", "without"].map(|name| scratch.path(name));
         for path in [&recorded, &without] {
             done(&["alloc", "-s", "2M"], path);

@@ -8,7 +8,15 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, close, getpid, getppid};
+
 use daxfile::progress::{Progress, Unit};
+use daxfile::status::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -57,16 +65,24 @@ impl Meter {
         Ok(())
     }
 
-    /// Like `catch_signals`, for work that leaves nothing behind. This work ends even if it does not stop soon: a
-    /// device may hang.
+    /// Like `catch_signals`, for work that leaves nothing behind. A child process does this work. So the program ends
+    /// soon after a signal, even if a device hangs and the kernel cannot end the child.
     pub(crate) fn catch_signals_briefly(&self) -> std::io::Result<()> {
+        let parent = getpid();
+        // Without a child, this process does the work itself.
+        if let Ok(child) = libdaxfile::process::fork() {
+            match child {
+                Some(child) => std::process::exit(await_end(child)),
+                None => stay_with(parent),
+            }
+        }
         let mut signals = Signals::new(heeded_signals())?;
         let seen = Arc::clone(&self.signal);
         let wait = move || {
             if let Some(signal) = signals.forever().next() {
                 seen.store(usize::try_from(signal).unwrap_or_default(), Ordering::Relaxed);
                 thread::sleep(GRACE);
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                die_of(signal);
             }
         };
         thread::Builder::new().spawn(wait).map(drop)
@@ -88,6 +104,51 @@ impl Meter {
     /// The signal received, if any.
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
+    }
+}
+
+/// Ends the process by a signal, as its sender expects. The output is closed first: its reader should not wait for a
+/// thread that the kernel cannot end.
+pub(crate) fn die_of(signal: i32) {
+    for descriptor in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        let _ = close(descriptor);
+    }
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
+
+/// Waits for the child's end, passes signals on to it, and ends like the child. After a signal, does not wait long.
+fn await_end(child: Pid) -> i32 {
+    if let Ok(mut signals) = Signals::new(heeded_signals()) {
+        let pass_on = move || {
+            if let Some(signal) = signals.forever().next() {
+                let _ = kill(child, Signal::try_from(signal).ok());
+                // The child ends first, if it can.
+                thread::sleep(GRACE + GRACE / 2);
+                die_of(signal);
+            }
+        };
+        let _ = thread::Builder::new().spawn(pass_on);
+    }
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, status)) => return status,
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                let signal = signal as i32;
+                die_of(signal);
+                return 128 + signal;
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return Status::Failed as i32,
+        }
+    }
+}
+
+/// Makes the child end when its parent does.
+fn stay_with(parent: Pid) {
+    let _ = set_pdeathsig(Signal::SIGKILL);
+    // The parent may have ended before.
+    if getppid() != parent {
+        std::process::exit(Status::Failed as i32);
     }
 }
 

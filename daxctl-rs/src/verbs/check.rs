@@ -17,8 +17,8 @@ use crate::status::Status;
 
 /// Checks each file. Changes nothing, but the kernel writes back dirty pages.
 pub fn run(paths: &[PathBuf], needs: &Needs, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    let requirements = Requirements::default();
-    each::in_parallel(paths, progress, sink, |target, report| check(target, needs, &requirements, report))
+    let (needs, requirements) = (*needs, Requirements::default());
+    each::in_parallel(paths, progress, sink, move |target, report| check(target, &needs, &requirements, report))
 }
 
 fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &mut FileReport) -> Result<()> {

@@ -1,89 +1,247 @@
 //! Does the same to every named file, and combines the statuses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 use crate::system::filesystem::Known;
 
-/// Files that a thread looks at before it passes on their reports: enough that the handover costs little, few enough
-/// for the memory that the reports take.
+/// Reports that threads collect before they wake the caller: enough that the handover costs little, few enough for the
+/// memory that the reports take.
 const TOGETHER: usize = 128;
 
-/// Least number of batches per thread, so that no single thread gets all the slow files.
+/// Least number of times that each thread wakes the caller.
 const TURNS: usize = 4;
+
+/// Most files between the first one without a report and the last one that a thread looks at.
+const AHEAD: usize = 8 * TOGETHER;
+
+/// How long the reports on later files wait for an earlier file.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often the caller looks for files that stall, and for an interrupt.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long files may take to finish after an interrupt.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Most threads, including those that a file stalls.
+const THREADS: usize = 64;
 
 /// Looks at every file, at several at a time. Only for work that takes no lock: a file may be named twice.
 pub(super) fn in_parallel(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
-    look: impl Fn(&Target, &mut FileReport) -> Result<()> + Sync,
+    look: impl Fn(&Target, &mut FileReport) -> Result<()> + Send + Sync + 'static,
 ) -> Status {
-    in_parallel_with_errors(paths, progress, sink, |target, report| look(&target?, report))
+    in_parallel_with_errors(paths, progress, sink, move |target, report| look(&target?, report))
 }
 
 /// Like `in_parallel`, but also passes on files that cannot be opened.
+///
+/// Reports are passed on in order. A file on a device or a server that does not answer stalls the thread that looks at
+/// it, and the kernel may not let that thread end. After a while the reports on the other files no longer wait for it.
 pub(super) fn in_parallel_with_errors(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
-    look: impl Fn(Result<Target>, &mut FileReport) -> Result<()> + Sync,
+    look: impl Fn(Result<Target>, &mut FileReport) -> Result<()> + Send + Sync + 'static,
 ) -> Status {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(paths.len());
-    let together = (paths.len() / (threads.max(1) * TURNS)).clamp(1, TOGETHER);
-    let mut status = Status::Done;
     progress.begin(paths.len() as u64, Unit::Files);
-    if threads <= 1 {
-        for path in paths.iter().take_while(|_| !progress.interrupted()) {
-            let report = attempt(path, |report| look(Target::open(path), report));
-            progress.advance(1);
-            status = status.max(emit(report, sink));
-        }
-        progress.end();
-        return status;
-    }
-    let (look, stop) = (&look, &AtomicBool::new(false));
-    thread::scope(|scope| {
-        // Each thread takes every n-th batch. The caller takes the batches in turn, so the reports are in order, and no
-        // thread gets far ahead.
-        let reports = (0..threads).map(|first| {
-            let (sender, receiver) = sync_channel(1);
-            scope.spawn(move || {
-                let known = Known::default();
-                let look_together = |paths: &[PathBuf]| -> Vec<FileReport> {
-                    let paths = paths.iter().take_while(|_| !stop.load(Ordering::Relaxed));
-                    let look = |path: &PathBuf| attempt(path, |report| look(Target::open_on(path, &known), report));
-                    paths.map(look).collect()
-                };
-                let mut batches = paths.chunks(together).skip(first).step_by(threads).map(look_together);
-                batches.try_for_each(|reports| sender.send(reports))
-            });
-            receiver
-        });
-        let reports: Vec<_> = reports.collect();
-        let mut reports = reports.iter().cycle().map_while(|thread| thread.recv().ok());
-        while !progress.interrupted()
-            && let Some(reports) = reports.next()
-        {
-            progress.advance(reports.len() as u64);
-            status = reports.into_iter().fold(status, |status, report| status.max(emit(report, sink)));
-            if progress.interrupted() {
-                stop.store(true, Ordering::Relaxed);
-                break;
-            }
-        }
-    });
+    let mut pass_on = |report| {
+        progress.advance(1);
+        emit(report, sink)
+    };
+    let status = match paths {
+        [path] => pass_on(attempt(path, |report| look(Target::open(path), report))),
+        paths => Work::new(paths, look).run(&|| progress.interrupted(), &mut pass_on),
+    };
     progress.end();
     status
+}
+
+/// Files that several threads look at.
+struct Work<L> {
+    paths: Vec<PathBuf>,
+    look: L,
+    together: usize,
+    state: Mutex<State>,
+    /// Signals reports, or the end of a thread.
+    news: Condvar,
+    /// Signals that a thread may look at more files, or should end.
+    room: Condvar,
+}
+
+/// A file that a thread is looking at, and since when.
+type Begun = (usize, Instant);
+
+#[derive(Default)]
+struct State {
+    /// The next file to look at.
+    next: usize,
+    /// The first file that must wait for reports to be passed on.
+    limit: usize,
+    begun: Vec<Begun>,
+    reports: Vec<(usize, thread::Result<FileReport>)>,
+}
+
+impl<L: Fn(Result<Target>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Work<L> {
+    fn new(paths: &[PathBuf], look: L) -> Arc<Self> {
+        Arc::new(Work {
+            paths: paths.to_owned(),
+            look,
+            together: (paths.len() / (parallelism() * TURNS)).clamp(1, TOGETHER),
+            state: Mutex::new(State { limit: AHEAD, ..State::default() }),
+            news: Condvar::new(),
+            room: Condvar::new(),
+        })
+    }
+
+    /// Looks at all files, and returns the largest status.
+    fn run(self: Arc<Self>, interrupted: &dyn Fn() -> bool, pass_on: &mut dyn FnMut(FileReport) -> Status) -> Status {
+        let mut status = Status::Done;
+        let mut threads = 0;
+        for _ in 0..parallelism().min(self.paths.len()) {
+            threads += usize::from(self.start());
+        }
+        if threads == 0 {
+            let error = Error::new(Status::Failed, "no thread could be started");
+            return self.paths.iter().map(|path| pass_on(FileReport::failed(path, &error))).max().unwrap_or_default();
+        }
+        // The files before this one have been passed on, or are late.
+        let mut due = 0;
+        let mut early = BTreeMap::new();
+        let mut late = BTreeSet::new();
+        while (due < self.paths.len() || !late.is_empty()) && !interrupted() {
+            let (reports, begun) = self.wait();
+            for (index, report) in reports {
+                late.remove(&index);
+                match index < due {
+                    true => status = status.max(pass_on(report)),
+                    false => drop(early.insert(index, report)),
+                }
+            }
+            for (index, _) in begun.iter().filter(|(_, since)| since.elapsed() > PATIENCE) {
+                if late.insert(*index) {
+                    // Two threads take the place of the one that stalls, because the next files may stall as well.
+                    for _ in 0..2 {
+                        threads += usize::from(threads < THREADS && self.start());
+                    }
+                }
+            }
+            while due < self.paths.len() && !interrupted() {
+                match early.remove(&due) {
+                    Some(report) => status = status.max(pass_on(report)),
+                    None if late.contains(&due) => {}
+                    None => break,
+                }
+                due += 1;
+            }
+            self.lock().limit = due + AHEAD;
+            self.room.notify_all();
+        }
+        let stalled = if interrupted() { self.stop() } else { Vec::new() };
+        if !stalled.is_empty() {
+            // The others have waited for the files that stall.
+            early.extend(self.wait().0);
+            for report in early.into_values().chain(stalled) {
+                status = status.max(pass_on(report));
+            }
+        }
+        status
+    }
+
+    /// Starts a thread. It is never joined, so that the caller can return while a file stalls it.
+    fn start(self: &Arc<Self>) -> bool {
+        let work = Arc::clone(self);
+        thread::Builder::new().spawn(move || work.look_at_some()).is_ok()
+    }
+
+    fn look_at_some(&self) {
+        let known = Known::default();
+        while let Some(index) = self.next() {
+            let path = &self.paths[index];
+            let look = || attempt(path, |report| (self.look)(Target::open_on(path, &known), report));
+            let report = catch_unwind(AssertUnwindSafe(look));
+            let mut state = self.lock();
+            state.begun.retain(|(begun, _)| *begun != index);
+            state.reports.push((index, report));
+            if state.reports.len() >= self.together {
+                self.news.notify_one();
+            }
+        }
+        self.news.notify_one();
+    }
+
+    fn next(&self) -> Option<usize> {
+        let mut state = self.lock();
+        while state.next < self.paths.len() && state.next >= state.limit {
+            // The caller may be asleep, because the threads have not collected enough reports.
+            self.news.notify_one();
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let index = Some(state.next).filter(|index| *index < self.paths.len())?;
+        state.next += 1;
+        state.begun.push((index, Instant::now()));
+        Some(index)
+    }
+
+    /// Waits for reports, and returns them and the files that threads are looking at.
+    fn wait(&self) -> (Vec<(usize, FileReport)>, Vec<Begun>) {
+        let state = self.lock();
+        let enough = |state: &mut State| {
+            let over = state.next >= self.paths.len() && state.begun.is_empty();
+            state.reports.len() < self.together && !over
+        };
+        let waited = self.news.wait_timeout_while(state, TICK, enough);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let reports = std::mem::take(&mut state.reports);
+        let begun = state.begun.clone();
+        drop(state);
+        let whole =
+            |(index, report): (usize, thread::Result<_>)| (index, report.unwrap_or_else(|panic| resume_unwind(panic)));
+        (reports.into_iter().map(whole).collect(), begun)
+    }
+
+    /// Lets the threads finish what they have begun, and returns reports on files that stall them.
+    fn stop(&self) -> Vec<FileReport> {
+        let mut state = self.lock();
+        state.next = self.paths.len();
+        self.room.notify_all();
+        let end = Instant::now() + GRACE;
+        while !state.begun.is_empty() && Instant::now() < end {
+            let waited = self.news.wait_timeout(state, TICK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut stalled = state.begun.clone();
+        stalled.retain(|(_, since)| since.elapsed() > 2 * GRACE);
+        stalled.sort_unstable();
+        let report = |(index, since): Begun| {
+            let waited = since.elapsed().as_secs();
+            let why = "it is large, or its device or server does not answer";
+            let error = Error::new(Status::Failed, format!("interrupted after {waited} s: {why}"));
+            FileReport::failed(&self.paths[index], &error)
+        };
+        stalled.into_iter().map(report).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parallelism() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Does the same to every file, one after the other. A failure does not prevent work on the others.

@@ -14,7 +14,7 @@ use crate::status::Status;
 /// Shows each file, with the runs of its map if `extents` is set. Changes nothing, but the kernel writes back dirty
 /// pages.
 pub fn run(paths: &[PathBuf], extents: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    let stat = |target: &Target, report: &mut FileReport| stat(target, extents, report);
+    let stat = move |target: &Target, report: &mut FileReport| stat(target, extents, report);
     // Whole maps take memory: then look at one file at a time.
     if extents {
         each::in_sequence(paths, progress, sink, stat)

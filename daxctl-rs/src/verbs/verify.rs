@@ -23,7 +23,7 @@ use crate::status::Status;
 /// Compares each file with its own record. A missing file counts as drift. With `strict`, so do blocks shared since the
 /// pin.
 pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::in_parallel_with_errors(paths, progress, sink, |target, report| {
+    each::in_parallel_with_errors(paths, progress, sink, move |target, report| {
         let target = match target {
             // The file should exist.
             Err(error) if gone(&error) => {

@@ -213,10 +213,11 @@ fn missing_hook(place: &Place, error: &ProgramError) -> MissingPart {
 fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>) -> MissingPart {
     let mut source = Some(error);
     while let Some(error) = source {
+        if is_of_verifier(error) {
+            break;
+        }
         let errno = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
-        if let Some(errno @ (Errno::EPERM | Errno::EACCES)) = errno
-            && !describes_verifier(error)
-        {
+        if let Some(errno @ (Errno::EPERM | Errno::EACCES)) = errno {
             let meaning = libdaxfile::meaning(errno);
             let why = "the kernel refuses to load BPF programs: root without CAP_BPF, or a policy";
             return MissingPart {
@@ -233,9 +234,10 @@ fn refused(error: &(dyn std::error::Error + 'static), hook: Option<&'static str>
     MissingPart { hook, ..MissingPart::new(Part::Hook, message) }
 }
 
-/// The verifier also refuses with EACCES.
-fn describes_verifier(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.to_string().contains("verifier")
+/// Whether the verifier refused a program. It does so with EACCES, too, and says why.
+fn is_of_verifier(error: &(dyn std::error::Error + 'static)) -> bool {
+    let error = error.downcast_ref();
+    matches!(error, Some(ProgramError::LoadError { verifier_log, .. }) if !verifier_log.to_string().is_empty())
 }
 
 fn first_line(error: &(dyn std::error::Error + 'static)) -> String {
@@ -547,4 +549,25 @@ fn take_away() -> Result<()> {
     }
     remove_all(&Path::new(PINS).join("new"))?;
     remove_all(Path::new(PINS))
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::VerifierLog;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_the_verifier_is_no_lack_of_permission() {
+        let refusal = |errno: Errno, log: &str| {
+            let io_error = io::Error::from_raw_os_error(errno as i32);
+            let error = ProgramError::LoadError { io_error, verifier_log: VerifierLog::new(log.to_owned()) };
+            refused(&error, Some("file_open")).part
+        };
+        for errno in [Errno::EPERM, Errno::EACCES] {
+            assert_eq!(refusal(errno, ""), Part::Permission);
+            assert_eq!(refusal(errno, "0: R1=ctx()\ninvalid bpf_context access off=8 size=8"), Part::Hook);
+        }
+        assert_eq!(refusal(Errno::EINVAL, ""), Part::Hook);
+    }
 }

@@ -2,8 +2,9 @@
 //! file through. The programs and the list of files are pinned in bpffs, and stay until the last file is unpinned or
 //! the machine goes down. The record stays; pinning the file again puts the unchanged file back under the guard.
 //!
-//! The guard does not stop a call that was past its checks when the file came under the guard. So pin reads the map
-//! again a little later. That does not catch a call that is delayed longer, but `verify` detects its effect.
+//! The guard does not stop a call that was past its checks when the file came under the guard. So pin waits for the
+//! inode's lock, which a write holds, refuses a file into which a call copies that waits without the lock, and reads the
+//! map again. `verify` detects the effect of a call that it does not find, such as a splice by io_uring.
 
 #[cfg(feature = "guard")]
 mod guard;
@@ -189,6 +190,9 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
         .error());
     }
     park_timeout(SETTLE);
+    // A write that was past its checks before may still hold the inode's lock, or wait for it. Setting an attribute
+    // takes that lock exclusively, so it waits for such a write.
+    xattr::set(target, attribute(needs.hold), &written)?;
     // From here on, the kernel can no longer open the file for writing behind the guard's back.
     probe(target)?;
     target.fsync()?;
