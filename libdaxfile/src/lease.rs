@@ -58,7 +58,7 @@ impl<'fd> Lease<'fd> {
     ///
     /// let file = std::fs::File::open("/srv/image")?;
     /// match Lease::take(&file, Kind::Read) {
-    ///     Ok(lease) => println!("no writer; undisturbed so far: {}", lease.undisturbed()?),
+    ///     Ok(lease) => println!("no writer; unbroken so far: {}", lease.is_unbroken()?),
     ///     Err(error) if error.errno == Errno::EAGAIN => println!("open for writing"),
     ///     Err(error) => println!("{error}"),
     /// }
