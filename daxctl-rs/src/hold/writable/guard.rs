@@ -508,7 +508,7 @@ fn key(target: &Target) -> Key {
 /// Puts a file under the guard, and loads the guard if it is not loaded.
 pub(super) fn arm(target: &Target) -> Result<()> {
     let _lock = lock()?;
-    ensure()?;
+    ensure().inspect_err(|_| drop(remove_if_unused()))?;
     Lists::open()?.add(&key(target), target.identity.generation).map_err(|error| match error.errno {
         Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
         _ => error,
@@ -518,12 +518,19 @@ pub(super) fn arm(target: &Target) -> Result<()> {
 /// Takes a file from the guard, and removes the guard after the last file.
 pub(super) fn disarm(target: &Target) -> Result<()> {
     let _lock = lock()?;
-    if Path::new(PINS).join(FILES).exists() {
-        let mut lists = Lists::open()?;
-        lists.remove(&key(target))?;
-        if !lists.is_empty()? {
-            return Ok(());
-        }
+    if has_lists() {
+        Lists::open()?.remove(&key(target))?;
+    }
+    remove_if_unused()
+}
+
+fn has_lists() -> bool {
+    Path::new(PINS).join(FILES).exists()
+}
+
+fn remove_if_unused() -> Result<()> {
+    if has_lists() && !Lists::open()?.is_empty()? {
+        return Ok(());
     }
     take_away()
 }
