@@ -4,6 +4,8 @@
 //!
 //! The guard does not stop a call that was past its checks when the file came under the guard. So pin reads the map
 //! again a little later. That does not catch a call that is delayed longer, but `verify` detects its effect.
+//!
+//! This folder has the guard's programs in C, their loader, and what the loader asks the kernel.
 
 #[cfg(feature = "guard")]
 mod guard;
