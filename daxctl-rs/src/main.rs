@@ -36,8 +36,8 @@ fn main() -> ExitCode {
     let mut printer = Printer::new(&cli);
     let named = Cell::new(1);
     let mut print = |mut file: FileReport| {
-        name_way_into_directory(&cli.verb, &mut file);
-        meter.aside(|| printer.print(&file, named.get() == 1));
+        suggest_files_in_directory(&cli.verb, &mut file);
+        meter.suspend(|| printer.print(&file, named.get() == 1));
         if printer.closed() {
             meter.stop();
         }
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
                 // The work is undone and cleaned up. Now die of the signal, as its sender expects.
                 render::progress::die_of(signal);
             }
-            let unprinted = printed.err().and_then(|error| unprinted(&error)).unwrap_or_default();
+            let unprinted = printed.err().and_then(|error| report_print_error(&error)).unwrap_or_default();
             ExitCode::from(status.max(unprinted) as u8)
         }
         Err(error) => {
@@ -133,12 +133,12 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
 /// Prints help, the version, or what is wrong with the command line.
 fn usage(message: &clap::Error) -> ExitCode {
     let printed = message.print().and_then(|()| std::io::stdout().flush());
-    let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| unprinted(&error));
+    let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| report_print_error(&error));
     failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
 }
 
 /// If a named file is a directory, adds the command that works on the files in it.
-fn name_way_into_directory(verb: &Verb, file: &mut FileReport) {
+fn suggest_files_in_directory(verb: &Verb, file: &mut FileReport) {
     if let Some(error) = &mut file.error
         && verb.takes_lists()
         && error.errno.is_none()
@@ -207,7 +207,7 @@ fn man(page: Page) -> Status {
 fn print(text: &[u8]) -> Status {
     let mut stdout = std::io::stdout();
     let printed = stdout.write_all(text).and_then(|()| stdout.flush());
-    printed.err().and_then(|error| unprinted(&error)).unwrap_or_default()
+    printed.err().and_then(|error| report_print_error(&error)).unwrap_or_default()
 }
 
 /// The named files.
@@ -248,7 +248,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
 }
 
 /// Reports that standard output failed, unless the reader closed it: then it needs no more.
-fn unprinted(error: &std::io::Error) -> Option<Status> {
+fn report_print_error(error: &std::io::Error) -> Option<Status> {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         return None;
     }

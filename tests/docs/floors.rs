@@ -117,12 +117,30 @@ fn no_module_uses_itself_through_others() {
     }
 }
 
+/// The folder, and all below it, that have Rust code.
+fn folders_of_code(folder: PathBuf) -> Vec<PathBuf> {
+    let inside: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let has_code = inside.iter().any(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let below = inside.into_iter().filter(|path| path.is_dir()).flat_map(folders_of_code);
+    below.chain(has_code.then_some(folder)).collect()
+}
+
 #[test]
 fn folders_describe_their_contents() {
-    for folder in FLOORS.iter().copied().flatten() {
-        let text = fs::read_to_string(package().join("src").join(folder).join("mod.rs")).unwrap();
-        assert!(text.starts_with("//! "), "{folder}/mod.rs begins without a comment that says what belongs there");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let programs = ["attacks", "cli", "decoders", "docs", "faults", "filesystem", "guard", "races", "src"];
+    let roots = programs.map(|program| tests.join(program)).into_iter().chain([package().join("src")]);
+    let folders: Vec<PathBuf> = roots.flat_map(folders_of_code).collect();
+    assert!(folders.len() > 15, "{folders:?}");
+    for folder in folders {
+        let first =
+            ["mod.rs", "lib.rs", "main.rs"].map(|name| folder.join(name)).into_iter().find(|path| path.exists());
+        let first = first.unwrap_or_else(|| panic!("{}: no module that says what belongs there", folder.display()));
+        let text = fs::read_to_string(&first).unwrap();
+        assert!(text.starts_with("//! "), "{} does not begin with what belongs in its folder", first.display());
     }
+    let library = fs::read_to_string(package().join("../libdaxfile/src/lib.rs")).unwrap();
+    assert!(library.starts_with("#![doc = include_str!(\"../README.md\")]"), "{library}");
 }
 
 #[test]

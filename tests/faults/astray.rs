@@ -325,9 +325,17 @@ fn deleted_copies_share_nothing() {
             let (first, second) = (scratch.path("first"), scratch.path("second"));
             write(&first);
             sh(format!("cp --reflink=always '{}' '{}'; rm '{}'", first.display(), second.display(), first.display()));
-            let daxfile = Daxfile::new([["check"], ["pin"], ["prepare"]][round % 3]).arg(&second);
-            let as_whom = if round % 6 == 0 { daxfile.as_nobody() } else { daxfile };
-            let said = as_whom.arg("--json").run();
+            let look = || {
+                let daxfile = Daxfile::new([["check"], ["pin"], ["prepare"]][round % 3]).arg(&second).arg("--json");
+                if round % 6 == 0 { daxfile.as_nobody().run() } else { daxfile.run() }
+            };
+            let mut said = look();
+            // Only root can wait for the deletion itself. On a busy machine it may take longer than others wait.
+            for _ in 0..9 {
+                if round % 6 == 0 && said.status != 0 {
+                    said = look();
+                }
+            }
             assert_eq!(said.status, 0, "round {round}: {said}");
             if round % 3 == 2 {
                 // There was nothing to prepare.
@@ -417,7 +425,7 @@ fn pin_is_busy_while_the_kernel_holds_pages() {
         };
         let held = hold("closed");
         let busy = run(&["pin"], &path).expect(5);
-        assert!(busy.stderr.contains("holds on to 1 of its pages"), "{kind:?}: {busy}");
+        assert!(busy.stderr.contains("holds 1 of its pages"), "{kind:?}: {busy}");
         assert!(!immutable(&path));
         assert_eq!(report(&["stat"], &path, 0)["pin"]["state"], "unpinned");
         drop(held);
@@ -469,7 +477,7 @@ fn a_stalled_read_stores_into_a_file_pinned_meanwhile_in_the_lab() {
         assert_ne!(checksum(&path), before, "{kind:?}");
         let pin = pin.expect(if has_cachestat { 5 } else { 0 });
         if has_cachestat {
-            assert!(pin.stderr.contains("holds on to 1 of its pages"), "{kind:?}: {pin}");
+            assert!(pin.stderr.contains("holds 1 of its pages"), "{kind:?}: {pin}");
             run(&["pin"], &path).expect(0);
         }
         // daxfile-holds(7) says so: the map is the same, and so is the time.

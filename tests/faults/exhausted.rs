@@ -119,7 +119,7 @@ fn verbs_report_spent_quotas() {
             let run = run.run().expect(2);
             let error = &run.file()["error"];
             assert_eq!((&error["call"], &error["errno"]), (&call.into(), &EDQUOT.into()), "{run}");
-            assert!(run.stderr.contains(&format!("{call}: Disk quota exceeded")), "{run}");
+            assert!(run.stderr.contains(&format!("Disk quota exceeded ({call})")), "{run}");
         };
         let new = scratch.path("new");
         for call in ["fallocate", "pwrite64", "linkat"] {

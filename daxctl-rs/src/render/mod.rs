@@ -1,4 +1,4 @@
-//! Reports as text for people, and as JSON.
+//! What the program prints: reports, as text for people and as JSON, and progress. No module here looks at a file.
 
 mod indented;
 pub(crate) mod progress;

@@ -89,7 +89,7 @@ impl Meter {
     }
 
     /// Prints something while the bar is hidden.
-    pub(crate) fn aside(&self, print: impl FnOnce()) {
+    pub(crate) fn suspend(&self, print: impl FnOnce()) {
         match &*self.shown.borrow() {
             Some(shown) => shown.bar.suspend(print),
             None => print(),

@@ -1,4 +1,5 @@
-//! One module per verb. Each takes its options, reports on each file, and returns the exit status; none prints.
+//! One module per verb. Each takes its options, reports on each file, and returns the exit status. None prints, and none
+//! calls another: `each` and `judge` have what several verbs share.
 
 pub mod alloc;
 pub mod check;

@@ -5,6 +5,8 @@
 //! The guard does not stop a call that was past its checks when the file came under the guard. So pin waits for the
 //! inode's lock, which a write holds, refuses a file into which a call copies that waits without the lock, and reads the
 //! map again. `verify` detects the effect of a call that it does not find, such as a splice by io_uring.
+//!
+//! This folder has the guard's programs in C, their loader, and what the loader asks the kernel.
 
 #[cfg(feature = "guard")]
 mod guard;
