@@ -157,8 +157,8 @@ fn check_says_how_the_options_of_a_pin_differ() {
     make(&file, "daxfile pin -q --hold none --align 4K $F");
     for verb in ["check", "pin"] {
         let said = run(&[verb, "--max-extents", "3"], &file).expect(1);
-        let differ = "already pinned with other options (--hold none, --align 4096, no --max-extents; \
-                      now asked for --hold frozen, no --align, --max-extents 3): unpin first";
+        let differ = "already pinned with other options (recorded: --hold none, --align 4096, no --max-extents; \
+                      requested: --hold frozen, no --align, --max-extents 3): unpin first";
         assert!(said.stderr.contains(differ), "{said}");
     }
     let said = run(&["check", "--hold", "none", "--align", "4K"], &file).expect(0);
@@ -354,7 +354,7 @@ fn a_busy_file_names_its_users() {
             File::create(&holed).unwrap().set_len(1 << 20).unwrap();
             let _reader = File::open(&holed).unwrap();
             let said = run(&["prepare"], &holed).expect(5);
-            let named = format!("busy: open by 1 process (PID {}); close it: only an XFS", std::process::id());
+            let named = format!("busy: open by 1 process (PID {}); close it: beside other", std::process::id());
             assert!(said.stderr.contains(&named), "{said}");
         }
     }

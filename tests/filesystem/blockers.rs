@@ -16,7 +16,7 @@ use std::process::Command;
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{Piece, checksum, filefrag, flags, inode, on, require, sh, sh_status};
-use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, notes, on_each, report, run};
+use daxfile_tests::{Daxfile, Ext4, Kind, Scratch, notes, on_each, report, run, words_of};
 use serde_json::{Value, json};
 
 const K: u64 = 1 << 10;
@@ -90,13 +90,13 @@ fn assert_blocked(needs: &[&str], file: &Path, status: i32, expected: &[(&str, R
         assert_eq!(blocker["bytes"], ranges.iter().map(|(_, length)| length).sum::<u64>(), "{kind}: {checked}");
         let remedy = blocker["remedy"].as_str().unwrap();
         assert!(!remedy.is_empty() && !blocker["detail"].as_str().unwrap().is_empty(), "{kind}: {checked}");
-        assert!(text.text().contains(&format!("{kind}:")) && text.text().contains(remedy), "{text}");
+        assert!(text.text().contains(&format!("{}:", words_of(kind))) && text.text().contains(remedy), "{text}");
         if *kind != "misaligned" {
             let size = fs::metadata(file).unwrap().len();
             for (logical, length) in ranges {
                 // For the last block, the text counts only the bytes within the file.
                 let shown = if *logical < size { (*length).min(size - logical) } else { *length };
-                assert!(text.text().contains(&format!("{shown} at {logical}")), "{text}");
+                assert!(text.text().contains(&format!("{shown} at byte {logical}")), "{text}");
             }
         }
         remedy.to_owned()

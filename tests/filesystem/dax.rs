@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daxfile_tests::child::finish;
 use daxfile_tests::tools::{attack, checksum, filefrag, flags, on, sh};
-use daxfile_tests::{Daxfile, Kind, Run, Scratch, done, report, run};
+use daxfile_tests::{Daxfile, Kind, Run, Scratch, done, report, run, words_of};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -96,7 +96,7 @@ fn lacks(kind: &str, status: i32, path: &Path) -> (String, String) {
     done(&["check"], path);
     for verb in ["pin", "prepare"] {
         let run = run(&[verb, "--dax"], path).expect(status);
-        assert!(run.text().contains(&format!("\n  {kind}: ")), "{run}");
+        assert!(run.text().contains(&format!("\n  {}: ", words_of(kind))), "{run}");
     }
     let text = |name| found[0][name].as_str().unwrap().to_owned();
     (text("detail"), text("remedy"))

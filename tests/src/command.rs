@@ -173,6 +173,12 @@ pub fn done(verb: &[&str], file: &Path) -> Run {
     run(verb, file).expect(0)
 }
 
+/// The words of the text for a blocker that JSON calls `kind`.
+#[must_use]
+pub fn words_of(kind: &str) -> String {
+    kind.replace('_', " ").replace("eof", "EOF").replace("dax", "DAX")
+}
+
 /// The state of the file's pin, by `daxfile stat`.
 #[track_caller]
 pub fn state(file: &Path) -> String {

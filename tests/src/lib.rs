@@ -13,6 +13,6 @@ pub mod tools;
 mod wait;
 mod workdir;
 
-pub use command::{Daxfile, Run, done, notes, report, run, state};
+pub use command::{Daxfile, Run, done, notes, report, run, state, words_of};
 pub use scratch::{Elsewhere, Ext4, Kind, Scratch, Xfs, on_each};
 pub use wait::wait_until;

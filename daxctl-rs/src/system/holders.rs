@@ -20,7 +20,7 @@ use super::swaps;
 use crate::name::unescape;
 
 /// The longest time to look at processes: on a machine with many of them, naming some must suffice.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest time for a search whose answer decides about a pin, and for looking at devices.
 const THOROUGH: Duration = Duration::from_secs(30);
