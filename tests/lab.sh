@@ -91,6 +91,15 @@ names_of_modules=("${devices[@]}" xfs ext4 quota_v2 btrfs erofs overlay fuse f2f
     crc32c_cryptoapi dm_mod dm_crypt crypto_null virtio_blk)
 IFS=, read -ra names <<<"$2"
 limit=2h
+# What tests/programs runs, with Python for one of the programs.
+if [[ ,$2, == *,programs,* ]]; then
+    need fio=fio qemu-img=qemu-utils mdb_load=lmdb-utils sqlite3=sqlite3 logrotate=logrotate borg=borgbackup \
+        stress-ng=stress-ng rpc.nfsd=nfs-kernel-server ip=iproute2
+    mapfile -t -O "${#packages[@]}" packages < <(apt-cache depends --recurse --installed --no-recommends --no-suggests \
+        --no-conflicts --no-breaks --no-replaces --no-enhances borgbackup | grep -E '^(lib)?python|^borg' | cut -d: -f1 | sort -u)
+    packages+=(fio iproute2 lmdb-utils logrotate nfs-common nfs-kernel-server qemu-utils sqlite3 stress-ng)
+    names_of_modules+=(nfsd nfsv4)
+fi
 
 if [[ -z $linux ]]; then
     kernel=$(tests/scripts/lab/fetch.sh "$1" "$architecture")

@@ -19,6 +19,8 @@ guests=(
     "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll"
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
+# Guests on other processors.
+others=()
 kills=2
 paths=()
 while (($# > 0)); do
@@ -38,12 +40,17 @@ while (($# > 0)); do
                 "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab probe_matches_pin --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
                 "--hibernate KERNEL faults hibernation::"
+                "KERNEL programs"
+            )
+            others=(
+                "--arch arm64 6.12 filesystem main_job:: maps:: prepare:: staging::"
+                "--arch arm64-16k 6.12 guard,attacks life_of write-fd/writable"
             )
             kills=20
             ;;
         --quick)
             quick=yes
-            slow=(lab_modules attacks/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
+            slow=(lab_modules attacks/ programs/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
                 ten_thousand_extents record_of_100_000_extents the_btree_is_within_its_bounds
                 five_gibibytes an_aligned_gibibyte)
@@ -86,7 +93,11 @@ else
         mksquashfs=squashfs-tools bsdtar=libarchive-tools \
         mount=mount unshare=util-linux setfattr=attr capsh=libcap2-bin strace=strace jq=jq perl=perl-base mandoc=mandoc \
         man=man-db /usr/bin/time=time depmod=kmod rsync=rsync dpkg-deb=dpkg hardlink=util-linux swapon=mount logrotate=logrotate \
-        clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish
+        clang=clang clang-format=clang-format /usr/include/bpf/bpf_helpers.h=libbpf-dev zsh=zsh fish=fish \
+        fio=fio qemu-io=qemu-utils mdb_load=lmdb-utils sqlite3=sqlite3 stress-ng=stress-ng
+    if ((${#full[@]} > 0)); then
+        need borg=borgbackup
+    fi
     # The guard is left out of no part that is tested.
     tested=(--workspace "${guard[@]}")
     # Each test program runs as root, in a mount namespace of its own: nothing stays mounted, however it ends. A shell's
@@ -136,10 +147,13 @@ elif ((${#names[@]} == 0)); then
     export lab called_from
     set -m
     (
-        for kernel in "${kernels[@]}" "${paths[@]}"; do
-            echo "--kills $kills $kernel faults killed::"
-            printf '%s\n' "${guests[@]/KERNEL/"$kernel"}"
-        done | xargs -P 2 -I '{}' bash -c 'guest {}'
+        {
+            for kernel in "${kernels[@]}" "${paths[@]}"; do
+                echo "--kills $kills $kernel faults killed::"
+                printf '%s\n' "${guests[@]/KERNEL/"$kernel"}"
+            done
+            ((${#others[@]} == 0)) || printf '%s\n' "${others[@]}"
+        } | xargs -P 2 -I '{}' bash -c 'guest {}'
     ) &
     lab_job=$!
     set +m

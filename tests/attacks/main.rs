@@ -10,13 +10,13 @@ mod places;
 mod run;
 mod table;
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use daxfile_tests::trials::{arguments, guard, message};
+use libtest_mimic::Trial;
 
 use page::{Cell, Page};
 use run::Outcome;
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let writable = |trial: &Trial| trial.name().split('/').any(|part| part == Hold::Writable.name());
     if !arguments.list
         && trials.iter().any(writable)
-        && let Err(lack) = run::guard()
+        && let Err(lack) = guard()
     {
         println!("test attacks/writable ... ignored, on this machine: {lack}: tests/lab.sh KERNEL attacks");
         trials.retain(|trial| !writable(trial));
@@ -92,24 +92,6 @@ fn main() -> ExitCode {
         found.unseen,
     );
     conclusion.exit_code()
-}
-
-/// The options, and the names of tests, of which libtest_mimic takes one and the other test programs any number.
-fn arguments() -> (Arguments, Vec<String>) {
-    const WITH_VALUE: [&str; 5] = ["--skip", "--test-threads", "--format", "--color", "--logfile"];
-    let mut words = std::env::args();
-    let mut options: Vec<String> = words.next().into_iter().collect();
-    let mut names = Vec::new();
-    while let Some(word) = words.next() {
-        if !word.starts_with('-') {
-            names.push(word);
-            continue;
-        }
-        let value = if WITH_VALUE.contains(&&*word) { words.next() } else { None };
-        options.push(word);
-        options.extend(value);
-    }
-    (Arguments::from_iter(options), names)
 }
 
 /// Extents are not swapped while any file is held writable.
@@ -173,12 +155,5 @@ fn trials(row: usize, attack: &'static Attack, page: &Arc<Page>, found: &Arc<Mut
 }
 
 fn trial(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(format!("attacks/{name}"), move || {
-        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Failed::from(message(&*panic)))
-    })
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "panicked".to_owned())
+    daxfile_tests::trials::trial(format!("attacks/{name}"), run)
 }

@@ -365,16 +365,7 @@ impl Drop for Strike {
     }
 }
 
-/// The reason why this machine cannot hold files writable.
-pub(crate) fn guard() -> Result<(), String> {
-    let scratch = Scratch::new(Kind::xfs());
-    let probe = Daxfile::new(["probe", "--json"]).arg(scratch.mount_point()).run().expect(0);
-    let holds = &probe.file()["probe"]["holds"];
-    let writable = holds.as_array().expect("holds").iter().find(|hold| hold["hold"] == Hold::Writable.name());
-    writable.expect("hold writable")["missing"].as_str().map_or(Ok(()), |missing| Err(missing.to_owned()))
-}
-
-/// Checks that this machine holds files writable, as [`guard`] says.
+/// Checks that this machine holds files writable, as `guard` says.
 pub(crate) fn pins_writable() {
     let scratch = Scratch::new(Kind::xfs());
     let file = scratch.path("file");

@@ -288,6 +288,8 @@ static int uring_vector(off_t offset, struct iovec *vector)
 
 struct stall {
 	int faults;
+	// A page may be larger than a block.
+	size_t size;
 	char *page, *contents;
 	void (*meanwhile)(void);
 	pthread_t thread;
@@ -300,7 +302,9 @@ static void *serve(void *argument)
 	if (read(stall->faults, &message, sizeof message) != sizeof message)
 		die("userfaultfd");
 	stall->meanwhile();
-	struct uffdio_copy copy = { .dst = (uintptr_t)stall->page, .src = (uintptr_t)stall->contents, .len = BLOCK };
+	struct uffdio_copy copy = { .dst = (uintptr_t)stall->page,
+				    .src = (uintptr_t)stall->contents,
+				    .len = stall->size };
 	if (ioctl(stall->faults, UFFDIO_COPY, &copy))
 		die("UFFDIO_COPY");
 	return NULL;
@@ -309,11 +313,12 @@ static void *serve(void *argument)
 static void stall_at(struct stall *stall, void (*meanwhile)(void))
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	stall->page = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	stall->contents = aligned_alloc(BLOCK, BLOCK);
+	stall->size = sysconf(_SC_PAGESIZE);
+	stall->page = mmap(NULL, stall->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stall->contents = aligned_alloc(stall->size, stall->size);
 	stall->meanwhile = meanwhile;
 	stall->faults = syscall(SYS_userfaultfd, O_CLOEXEC);
-	struct uffdio_register range = { .range = { (uintptr_t)stall->page, BLOCK },
+	struct uffdio_register range = { .range = { (uintptr_t)stall->page, stall->size },
 					 .mode = UFFDIO_REGISTER_MODE_MISSING };
 	if (stall->page == MAP_FAILED || stall->faults < 0 || ioctl(stall->faults, UFFDIO_API, &api) ||
 	    ioctl(stall->faults, UFFDIO_REGISTER, &range) || pthread_create(&stall->thread, NULL, serve, stall))

@@ -128,7 +128,7 @@ fn folders_of_code(folder: PathBuf) -> Vec<PathBuf> {
 #[test]
 fn folders_describe_their_contents() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let programs = ["attacks", "cli", "decoders", "docs", "faults", "filesystem", "guard", "races", "src"];
+    let programs = ["attacks", "cli", "decoders", "docs", "faults", "filesystem", "guard", "programs", "races", "src"];
     let roots = programs.map(|program| tests.join(program)).into_iter().chain([package().join("src")]);
     let folders: Vec<PathBuf> = roots.flat_map(folders_of_code).collect();
     assert!(folders.len() > 15, "{folders:?}");

@@ -10,6 +10,7 @@ pub mod generate;
 pub mod lab;
 mod scratch;
 pub mod tools;
+pub mod trials;
 mod wait;
 mod workdir;
 

@@ -258,8 +258,10 @@ mod tests {
 
     #[test]
     fn the_swap_header_is_one_page() {
-        assert_eq!(resume_offset(&[run(0, 40960, 8192)]), Ok((10, 4096)));
-        for first in [run(0, 1024, 8192), run(0, 40960, 1024)] {
+        let (offset, page) = resume_offset(&[run(0, 1 << 20, 1 << 20)]).unwrap_or_default();
+        assert_eq!(offset * page, 1 << 20);
+        assert_eq!(resume_offset(&[run(0, 10 * page, 2 * page)]), Ok((10, page)));
+        for first in [run(0, page / 4, 2 * page), run(0, 10 * page, page / 4)] {
             assert_eq!(resume_offset(&[first]).map_err(|error| error.status), Err(Status::No));
         }
     }
