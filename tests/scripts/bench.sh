@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # bench.sh [PART...]: times daxfile and each peer in turn (A B A B ...) on a loop-mounted XFS, and prints medians and their
-# ratios. Parts: extents, files, space, pins, startup, growth. The variable RUNS says how many rounds, 5 unless set.
+# ratios. Parts: extents, files, calls, list, space, pins, startup, growth. The variable RUNS says how many rounds, 5 unless
+# set; FILES, how many files, 100,000 unless set; FILESYSTEM, which filesystem, xfs unless set to ext4.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . tests/scripts/packages.sh
 
 runs=${RUNS:-5}
 parts=("$@")
-((${#parts[@]})) || parts=(extents files space pins startup growth)
+((${#parts[@]})) || parts=(extents files calls list space pins startup growth)
+files=${FILES:-100000}
+filesystem=${FILESYSTEM:-xfs}
 
 if ((EUID != 0)); then
-    exec sudo --preserve-env=PATH,RUNS,TMPDIR "$0" "$@"
+    exec sudo --preserve-env=PATH,RUNS,FILES,FILESYSTEM,TMPDIR "$0" "$@"
 fi
 if [[ -z ${IN_NAMESPACE:-} ]]; then
     need cc=gcc /usr/include/stdio.h=libc6-dev mkfs.xfs=xfsprogs filefrag=e2fsprogs mount=mount unshare=util-linux \
-        perl=perl-base
+        perl=perl-base strace=strace getfattr=attr taskset=util-linux /usr/include/xfs/xfs.h=xfslibs-dev
     # Linked as deb.sh does it.
     cargo rustc --release -p daxfile --bin daxfile -- -l static:-bundle=gcc_eh
     # Nothing stays mounted, however this script ends.
@@ -24,11 +27,14 @@ fi
 daxfile=$PWD/target/release/daxfile
 work=$(mktemp -d -t daxfile-bench.XXXXXX)
 trap 'cd /; umount "$work/mnt" 2>/dev/null || :; rm -rf "$work"' EXIT
-for program in fiemap measure; do
+for program in bulkstat fiemap measure pins; do
     cc -O2 -Wall -o "$work/$program" "tests/scripts/bench/$program.c"
 done
 truncate -s 24G "$work/image"
-mkfs.xfs -q -m rmapbt=0 "$work/image"
+case $filesystem in
+    xfs) mkfs.xfs -q -m rmapbt=0 "$work/image" ;;
+    ext4) mkfs.ext4 -q -F -N $((2 * files + 100000)) "$work/image" ;;
+esac
 mkdir "$work/mnt"
 mount -o loop "$work/image" "$work/mnt"
 cd "$work/mnt"
@@ -100,12 +106,18 @@ fragments() {
     sync -f .
 }
 
+# A thousand files in each directory.
 many() {
     [[ ! -e list ]] || return 0
     mkdir many
-    perl -e 'for (1 .. 100000) { open my $file, ">", "many/$_" or die; print $file "x" x 4096 }'
+    perl -e 'for (0 .. $ARGV[0] - 1) {
+        my $directory = "many/" . int($_ / 1000);
+        $_ % 1000 or mkdir $directory or die;
+        open my $file, ">", "$directory/$_" or die;
+        print $file "x" x 4096;
+        print "$directory/$_\n";
+    }' "$files" >list
     sync -f .
-    seq -f 'many/%.0f' 100000 >list
 }
 
 part_extents() {
@@ -126,12 +138,49 @@ part_extents() {
 part_files() {
     many
     header
-    compare 'stat, 100,000 files' : 'daxfile stat' "'$daxfile' stat --files-from list" filefrag 'xargs -a list filefrag'
-    compare 'check, 100,000 files' : 'daxfile check' "'$daxfile' check --files-from list" filefrag 'xargs -a list filefrag'
-    "$daxfile" pin -q --hold none --files-from list
-    compare 'verify, 100,000 files' : 'daxfile verify' "'$daxfile' verify --files-from list" \
-        filefrag 'xargs -a list filefrag'
-    "$daxfile" unpin -q --files-from list
+    local verb on
+    "$daxfile" pin -q --files-from list
+    for verb in verify stat check; do
+        [[ $verb == verify ]] || "$daxfile" unpin -q --files-from list
+        for on in 0 0-1; do
+            compare "$verb, $files files, processors $on" : "daxfile $verb" \
+                "taskset -c $on '$daxfile' $verb --files-from list" filefrag "taskset -c $on xargs -a list filefrag"
+        done
+    done
+}
+
+# calls VERB...: prints the calls of a run on 1,000 files beyond those of a run on one, for each file. Another verb may have
+# to run first.
+part_calls() {
+    many
+    head -n 1000 list >thousand
+    head -n 1 list >one
+    echo
+    echo "| verb | system calls for each file |"
+    echo "|---|---|"
+    local verb list
+    for verb in stat check pin verify unpin; do
+        for list in one thousand; do
+            case $verb in
+                pin) "$daxfile" unpin -q --files-from thousand ;;
+                unpin) "$daxfile" pin -q --files-from thousand ;;
+            esac
+            taskset -c 0 strace -f -c -o "$work/$list" "$daxfile" $verb --files-from $list >/dev/null
+        done
+        awk -v verb=$verb '$NF == "total" { total[FNR == NR] = $(NF == 5 ? 3 : 4) }
+            END { printf "| %s | %.2f |\n", verb, (total[0] - total[1]) / 999 }' "$work/one" "$work/thousand"
+    done
+}
+
+part_list() {
+    many
+    local peers=(find 'find . -xdev -type f' getfattr 'getfattr -R -m daxfile .')
+    [[ $filesystem != xfs ]] || peers+=('BULKSTAT, then find' "sh -c \"'$work/bulkstat' . && find . -xdev -type f\"")
+    shuf -n 1000 --random-source=list list >some
+    "$daxfile" pin -q --files-from some
+    header
+    compare "list, $files files, 1,000 pinned" : 'daxfile list' "'$daxfile' list ." "${peers[@]}"
+    "$daxfile" unpin -q --files-from some
 }
 
 part_space() {
@@ -156,7 +205,8 @@ part_pins() {
     header
     compare 'pin and unpin, 10,000 files' : 'daxfile' \
         "sh -c '\"$daxfile\" pin -q --files-from some && \"$daxfile\" unpin -q --files-from some'" \
-        'chattr +i, chattr -i' "sh -c 'xargs -a some chattr +i && xargs -a some chattr -i'"
+        'chattr +i, chattr -i' "sh -c 'xargs -a some chattr +i && xargs -a some chattr -i'" \
+        'the same in C' "sh -c '\"$work/pins\" pin some && \"$work/pins\" unpin some'"
 }
 
 part_startup() {
@@ -183,7 +233,7 @@ part_growth() {
     done
 }
 
-echo "kernel $(uname -r), $(nproc) cores; XFS on a loop device over $(stat -f -c %T "$work"); caches warm; medians of $runs"
+echo "kernel $(uname -r), $(nproc) cores, load $(cut -d' ' -f1 /proc/loadavg); $filesystem on a loop device over $(stat -f -c %T "$work"); caches warm; medians of $runs"
 for part in "${parts[@]}"; do
     "part_$part"
 done
