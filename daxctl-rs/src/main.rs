@@ -74,6 +74,7 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
         named.set(paths.len());
         // Work on one file has no point at which it could stop, so a signal may end the program.
         if paths.len() > 1 {
+            Meter::work_in_child();
             meter.catch_signals_briefly().context("sigaction")?;
         }
         Ok(paths)

@@ -65,17 +65,20 @@ impl Meter {
         Ok(())
     }
 
-    /// Like `catch_signals`, for work that leaves nothing behind. A child process does this work. So the program ends
-    /// soon after a signal, even if a device hangs and the kernel cannot end the child.
-    pub(crate) fn catch_signals_briefly(&self) -> std::io::Result<()> {
+    /// Lets a child process do the rest of the work, if there can be one: the program ends soon after a signal, even if a
+    /// device hangs and the kernel cannot end the child. Returns in the process that does the work.
+    pub(crate) fn work_in_child() {
         let parent = getpid();
-        // Without a child, this process does the work itself.
-        if let Ok(child) = libdaxfile::process::fork() {
-            match child {
-                Some(child) => std::process::exit(await_end(child)),
-                None => stay_with(parent),
-            }
+        match libdaxfile::process::fork() {
+            Ok(Some(child)) => std::process::exit(await_end(child)),
+            Ok(None) => stay_with(parent),
+            Err(_) => {}
         }
+    }
+
+    /// Like `catch_signals`, for work that leaves nothing behind. This work ends even if it does not stop soon: a
+    /// device may hang.
+    pub(crate) fn catch_signals_briefly(&self) -> std::io::Result<()> {
         let mut signals = Signals::new(heeded_signals())?;
         let seen = Arc::clone(&self.signal);
         let wait = move || {
