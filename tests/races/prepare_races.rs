@@ -520,7 +520,7 @@ fn broken_by_force(subject: &Subject, call: &str, nth: usize, write: impl FnOnce
         assert!(!run.is_finished(), "the lease was not broken by force");
         run.join().unwrap()
     });
-    assert_eq!(judge(&run, &stamper("buffered", "reopen")), "another process waits to open it");
+    assert_eq!(judge(&run, &stamper("buffered", "reopen")), "busy: another process waits to open it");
 }
 
 #[test]
