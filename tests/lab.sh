@@ -87,7 +87,7 @@ packages=(apparmor attr bash bpftool btrfs-progs coreutils diffutils dmsetup dpk
     util-linux-extra xfsprogs)
 # The guest loads these at once; the others when they are asked for.
 devices=(loop nd_e820 nd_pmem nd_btt dax_pmem virtio_pci virtio_pmem)
-names_of_modules=("${devices[@]}" xfs ext4 quota_v2 btrfs erofs overlay fuse f2fs crc32_generic crc32c_generic
+names_of_modules=("${devices[@]}" xfs ext4 quota_v2 btrfs erofs overlay fuse f2fs nfsd nfsv4 crc32_generic crc32c_generic
     crc32c_cryptoapi dm_mod dm_crypt crypto_null virtio_blk)
 IFS=, read -ra names <<<"$2"
 limit=2h

@@ -25,6 +25,11 @@ impl<T> BoundedList<T> {
     /// Adds an item.
     pub fn push(&mut self, item: T) {
         if self.first.len() < MOST {
+            if self.first.len() == self.first.capacity() {
+                // Twice as much, but no more than will ever be used.
+                let room = MOST - self.first.len();
+                self.first.reserve_exact(room.min(self.first.len().max(4)));
+            }
             self.first.push(item);
         } else {
             self.last = Some(item);
@@ -76,6 +81,7 @@ mod tests {
             assert_eq!(list.last_mut(), Some(&mut { item }));
         }
         assert_eq!((list.len(), list.total()), (MOST, None));
+        assert_eq!(list.first.capacity(), MOST, "no room for items beyond the limit");
         list.push(7);
         list.push(8);
         assert_eq!((list.len(), list.total(), list.last_mut()), (MOST, Some(MOST as u64 + 2), Some(&mut 8)));

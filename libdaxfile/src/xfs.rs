@@ -20,6 +20,8 @@ bitflags::bitflags! {
         const RMAPBT = 1 << 19;
         /// Files can share blocks.
         const REFLINK = 1 << 20;
+        /// Files can have 2^48 extents, and 2^32 of attributes (Linux 5.19).
+        const NREXT64 = 1 << 23;
         /// Data is written to zones, so that every write moves blocks (Linux 6.15).
         const ZONED = 1 << 27;
         const _ = !0;

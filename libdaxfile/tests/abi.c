@@ -377,6 +377,18 @@ int main(void)
 	PRINT("SYS_QUOTACTL_FD", __NR_quotactl_fd);
 	PRINT("GET_STATE", QCMD(Q_XGETQSTATV, USRQUOTA));
 	NUMBER(FS_QSTATV_VERSION1);
+	NUMBER(Q_GETQUOTA);
+	NUMBER(QIF_DQBLKSIZE);
+	SIZE(if_dqblk);
+	FIELD(if_dqblk, dqb_bhardlimit);
+	FIELD(if_dqblk, dqb_bsoftlimit);
+	FIELD(if_dqblk, dqb_curspace);
+	FIELD(if_dqblk, dqb_ihardlimit);
+	FIELD(if_dqblk, dqb_isoftlimit);
+	FIELD(if_dqblk, dqb_curinodes);
+	FIELD(if_dqblk, dqb_btime);
+	FIELD(if_dqblk, dqb_itime);
+	FIELD(if_dqblk, dqb_valid);
 	SIZE(fs_qfilestatv);
 	FIELD(fs_qfilestatv, qfs_ino);
 	FIELD(fs_qfilestatv, qfs_nblks);
@@ -465,6 +477,7 @@ int main(void)
 
 	NUMBER(XFS_FSOP_GEOM_FLAGS_RMAPBT);
 	NUMBER(XFS_FSOP_GEOM_FLAGS_REFLINK);
+	NUMBER(XFS_FSOP_GEOM_FLAGS_NREXT64);
 	NUMBER(XFS_FSOP_GEOM_FLAGS_ZONED);
 	NUMBER(BMV_IF_PREALLOC);
 	NUMBER(BMV_IF_NO_HOLES);

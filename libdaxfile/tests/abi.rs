@@ -24,7 +24,7 @@ use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
 use libdaxfile::parents::{self, RawByHandle, RawGetparents, RawHandle, RawParent};
-use libdaxfile::quota::{self, RawFile, RawState};
+use libdaxfile::quota::{self, RawFile, RawState, RawUsage};
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
 
@@ -47,6 +47,8 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "FS_XFLAG_VERITY",
     "GET_STATE",
     "PERF_",
+    "QIF_",
+    "Q_GETQUOTA",
     "fs_q",
     "XFS_",
     "bpf_attr.",
@@ -55,6 +57,7 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "fsmap",
     "fsuuid.",
     "getbmapx",
+    "if_dqblk.",
     "link_create.",
     "perf_event_attr.",
     "sizeof(dm_",
@@ -64,6 +67,7 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "sizeof(fsuuid)",
     "sizeof(fsuuid.",
     "sizeof(getbmapx",
+    "sizeof(if_dqblk",
     "sizeof(perf_event_attr",
     "sizeof(xfs_",
     "xfs_",
@@ -158,6 +162,8 @@ fn ours() -> Abi {
         cachestat::SYS_CACHESTAT,
         quota::FS_QSTATV_VERSION1,
         quota::GET_STATE,
+        quota::QIF_DQBLKSIZE,
+        quota::Q_GETQUOTA,
         quota::SYS_QUOTACTL_FD,
         dedupe::FILE_DEDUPE_RANGE_DIFFERS,
         dm::DM_BUFFER_FULL_FLAG,
@@ -393,6 +399,22 @@ fn ours() -> Abi {
         &fields!(RawCachestat { nr_cache, nr_dirty, nr_writeback, nr_evicted, nr_recently_evicted }),
     );
     abi.structure::<RawFile>("fs_qfilestatv", &fields!(RawFile { qfs_ino, qfs_nblks, qfs_nextents, qfs_pad }));
+    let usage = fields!(RawUsage {
+        dqb_bhardlimit,
+        dqb_bsoftlimit,
+        dqb_curspace,
+        dqb_ihardlimit,
+        dqb_isoftlimit,
+        dqb_curinodes,
+        dqb_btime,
+        dqb_itime,
+        dqb_valid,
+    });
+    // The structure ends with padding.
+    assert_eq!(end_of_last("if_dqblk", &usage).next_multiple_of(8), size_of::<RawUsage>());
+    abi.enter_type::<RawUsage>();
+    abi.enter("sizeof(if_dqblk)", size_of::<RawUsage>());
+    abi.fields("if_dqblk", &usage);
     abi.structure::<RawState>(
         "fs_quota_statv",
         &fields!(RawState {

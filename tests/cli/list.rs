@@ -283,7 +283,95 @@ fn list_finds_the_pins_of_random_trees() {
 fn list_finds_the_pins_of_two_hundred_random_trees() {
     let small_blocks = Xfs { block_size: 1024, rmapbt: true, ..Xfs::default() };
     let small_ext4 = Ext4 { block_size: 1024, ..Ext4::default() };
-    random_trees(vec![Kind::xfs(), small_blocks.into(), Kind::ext4(), small_ext4.into()], 50);
+    random_trees(vec![Kind::xfs(), small_blocks.into(), Kind::ext4(), small_ext4.into()], 40);
+    let random = Random::new("random_trees_with_parent_pointers");
+    random_trees_on(&Scratch::with_parent_pointers(), &random, 40);
+}
+
+/// Makes a tree on f2fs, where only the guard holds files, and each takes whole sections.
+fn plant_on_f2fs(root: &Path, random: &mut Random) -> Books {
+    fs::create_dir(root).unwrap();
+    let mut directories = vec![root.to_owned()];
+    for _ in 0..random.below(8) {
+        let directory = directories[below(random, directories.len())].join(name(random));
+        fs::create_dir(&directory).unwrap();
+        directories.push(directory);
+    }
+    let mut books = Books::default();
+    let place = |random: &mut Random| directories[below(random, directories.len())].join(name(random));
+    let mut first_record = None;
+    for kind in 0..7 + random.below(4) {
+        let path = place(random);
+        let held = matches!(kind, 0..=3);
+        if held {
+            Daxfile::new(["alloc", "-s", "2M"]).arg(&path).run().expect(0);
+        } else {
+            fs::write(&path, "contents").unwrap();
+        }
+        let mut names = BTreeSet::from([path.clone()]);
+        while random.percent(30) {
+            let other = place(random);
+            fs::hard_link(&path, &other).unwrap();
+            names.insert(other);
+        }
+        let writable = ["--hold", "writable"];
+        match kind {
+            0 | 1 => {
+                pin(&writable, std::slice::from_ref(&path));
+                first_record.get_or_insert_with(|| record_of(&path));
+                books.add(&names, "pinned", Some("writable"));
+            }
+            2 => {
+                pin(&[&writable[..], &["--note", "for\nwhom"]].concat(), std::slice::from_ref(&path));
+                books.add(&names, "pinned", Some("writable"));
+                books.0.last_mut().unwrap().note = Some("for\nwhom");
+            }
+            // As on a machine that was started without the guard.
+            3 => {
+                pin(&writable, std::slice::from_ref(&path));
+                let own = record_of(&path);
+                Daxfile::new(["unpin"]).arg(&path).run().expect(0);
+                set(&path, "security.daxfile.pin", &own);
+                books.add(&names, "not_held", Some("writable"));
+            }
+            4 => {
+                set(&path, "security.daxfile.pin", first_record.as_ref().unwrap());
+                books.add(&names, "foreign_record", None);
+            }
+            5 => {
+                set(&path, "user.daxfile.pin", "nonsense");
+                books.add(&names, "bad_record", None);
+            }
+            6 => set(&path, "user.other", "x"),
+            _ => {}
+        }
+    }
+    books
+}
+
+/// Before Linux 6.9 f2fs tells no UUID, and the guard holds nothing there.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh 6.12 cli list"]
+fn list_finds_the_pins_of_random_trees_on_f2fs_in_the_lab() {
+    require(&["mkfs.f2fs", "setfattr"]);
+    let scratch = Scratch::with_size(Kind::F2fs, 1 << 30);
+    if Daxfile::new(["probe", "--hold", "writable"]).arg(scratch.mount_point()).run().status == 3 {
+        assert!(sh("uname -r").starts_with("6.1."), "only the oldest kernel may lack it");
+        return;
+    }
+    let random = Random::new("random_trees_on_f2fs");
+    let mut all = Books::default();
+    for tree in 0..20 {
+        let root = scratch.path(format!("tree-{tree}"));
+        let books = plant_on_f2fs(&root, &mut random.fork(tree));
+        books.judge(&list(&root).run().expect(0));
+        all.0.extend(books.0);
+    }
+    all.judge(&list(scratch.mount_point()).run().expect(0));
+    for entry in &all.0 {
+        Daxfile::new(["unpin"]).arg(entry.names.first().unwrap()).run().expect(0);
+    }
+    Books::default().judge(&list(scratch.mount_point()).run().expect(0));
 }
 
 /// There every file has attributes, so that these do not show which files are pinned.

@@ -1,11 +1,12 @@
 //! `check`, `probe`, the dry runs and the verbs give the same answer for a file, and a user can act on it.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use daxfile_tests::child::{Killed, finish, spawn};
-use daxfile_tests::tools::{filefrag, on, require, sh, sh_status};
+use daxfile_tests::tools::{allocated, filefrag, on, require, sh, sh_status};
 use daxfile_tests::{Daxfile, Ext4, Kind, Run, Scratch, Xfs, on_each, report, run, wait_until};
 use serde_json::Value;
 
@@ -92,47 +93,78 @@ fn remove(file: &Path) {
     ));
 }
 
+/// Compares the answers for one caller with the result of `pin`, which is what `of_root` tells for root, and returns that.
+#[track_caller]
+fn agree_for(caller: Caller, options: &[&str], file: &Path, of_root: Option<i32>, context: &str) -> i32 {
+    let with = |verb: &[&'static str]| -> Vec<&str> { verb.iter().copied().chain(options.iter().copied()).collect() };
+    let check = call(caller, &with(&["check"]), file);
+    let dry = call(caller, &with(&["pin", "--dry-run"]), file);
+    let pin = call(caller, &with(&["pin"]), file);
+    let root = of_root.unwrap_or(pin.status);
+    let all = format!("{context:?} {options:?} {caller:?}\n{check}\n{dry}\n{pin}");
+    // A privilege that the caller lacks is a note. Only root sees that the kernel refuses BPF to root, too.
+    if root != 4 || caller == Caller::Root {
+        assert_eq!(check.status, root, "check says what root's pin does: {all}");
+    }
+    assert_eq!(dry.status, pin.status, "the dry run does as well: {all}");
+    assert!(root == 4 || pin.status == root || pin.status == 4, "only a privilege makes a difference: {all}");
+    if pin.status == 4 && check.status == 0 {
+        assert!(check.text().contains("note: pin would fail for this user: "), "{all}");
+    }
+    pin.status
+}
+
 /// Compares the answers for each caller with the result of `pin`, and returns root's status.
 #[track_caller]
 fn agree(options: &[&str], file: &Path, script: &str) -> i32 {
-    let with = |verb: &[&'static str]| -> Vec<&str> { verb.iter().copied().chain(options.iter().copied()).collect() };
     let mut of_root = None;
     for caller in [Caller::Root, Caller::Dropped, Caller::Owner] {
         make(file, script);
-        let check = call(caller, &with(&["check"]), file);
-        let dry = call(caller, &with(&["pin", "--dry-run"]), file);
-        let pin = call(caller, &with(&["pin"]), file);
-        let root = *of_root.get_or_insert(pin.status);
-        let all = format!("{script:?} {options:?} {caller:?}\n{check}\n{dry}\n{pin}");
-        // A privilege that the caller lacks is a note. Only root sees that the kernel refuses BPF to root, too.
-        if root != 4 || caller == Caller::Root {
-            assert_eq!(check.status, root, "check says what root's pin does: {all}");
-        }
-        assert_eq!(dry.status, pin.status, "the dry run does as well: {all}");
-        assert!(root == 4 || pin.status == root || pin.status == 4, "only a privilege makes a difference: {all}");
-        if pin.status == 4 && check.status == 0 {
-            assert!(check.text().contains("note: pin would fail for this user: "), "{all}");
-        }
+        let pin = agree_for(caller, options, file, of_root, script);
+        of_root.get_or_insert(pin);
         remove(file);
     }
     of_root.unwrap()
+}
+
+/// Compares the answers on a file that is not pinned, for each caller and each hold, and leaves the file unpinned.
+///
+/// An ordinary user cannot read the superblock: without the feature `extent`, that user is told of the file's block map,
+/// which is status 1, and root of the filesystem, which is status 3.
+#[track_caller]
+pub(super) fn agree_as_it_is(needs: &[&str], file: &Path) {
+    let everybody_reads = fs::metadata(file).unwrap().mode() & 0o444 == 0o444;
+    let everybody_sees = everybody_reads && !run(&["check"], file).text().contains("its feature extent is off");
+    for hold in HOLDS {
+        let options = [needs, &["--hold", hold]].concat();
+        let mut of_root = None;
+        for caller in [Caller::Root, Caller::Dropped, Caller::Owner] {
+            if caller == Caller::Owner && !everybody_sees {
+                continue;
+            }
+            let pin = agree_for(caller, &options, file, of_root, "as it is");
+            of_root.get_or_insert(pin);
+            if pin == 0 {
+                run(&["unpin"], file).expect(0);
+            }
+        }
+    }
 }
 
 #[test]
 fn check_agrees_with_pin() {
     require(&["setpriv", "mkswap", "swapon", "setfattr", "chattr"]);
     let rmapbt = Xfs { rmapbt: true, block_size: 1024, ..Xfs::default() };
-    on_each(vec![rmapbt.into(), Kind::ext4()], |kind| {
+    let without_reflink = Xfs { reflink: false, ..Xfs::default() };
+    let small_blocks = Ext4 { block_size: 1024, ..Ext4::default() };
+    on_each(vec![rmapbt.into(), without_reflink.into(), Kind::ext4(), small_blocks.into()], |kind| {
         let scratch = Scratch::new(kind.clone());
         let file = scratch.path("file");
-        let of_xfs = if kind.name() == "xfs" { &OF_XFS[..] } else { &[] };
+        let of_xfs = if matches!(&kind, Kind::Xfs(xfs) if xfs.reflink) { &OF_XFS[..] } else { &[] };
         for (name, script, frozen, none) in CASES.iter().chain(of_xfs) {
             assert_eq!(agree(&[], &file, script), *frozen, "{name}");
             assert_eq!(agree(&["--hold", "none"], &file, script), *none, "{name}");
-            // The file's state does not decide whether this hold is available.
-            if ["plain", "hole", "pinned"].contains(name) {
-                agree(&["--hold", "writable"], &file, script);
-            }
+            agree(&["--hold", "writable"], &file, script);
         }
         // Options that accept, and such that ask for more.
         for (options, script, status) in [
@@ -240,6 +272,54 @@ fn verbs_refuse_filesystems_without_a_hold() {
     for name in ["erofs", "squashfs", "btrfs", "tmpfs", "ext3"] {
         run(&["unpin"], &scratch.path(name).join("file")).expect(0);
     }
+}
+
+/// Exports a directory by the kernel's own NFS server, and mounts it over the loopback device. The caches that
+/// rpc.mountd(8) would fill on demand are filled before.
+const EXPORT: &str = r#"
+    perl -e 'socket(my $s, 2, 2, 0) or die $!; my $up = pack("a16 s x14", "lo", 0x41);
+        ioctl($s, 0x8914, $up) or die $!'
+    modprobe nfsd; mount -t nfsd nfsd /proc/fs/nfsd
+    cd /proc/fs/nfsd; echo 'tcp 2049' >portlist; echo 2 >threads; [[ ! -e v4_end_grace ]] || echo Y >v4_end_grace
+    cd /proc/net/rpc; never=2147483647
+    echo "nfsd 127.0.0.1 $never *" >auth.unix.ip/channel
+    # NFSEXP_FSID, NFSEXP_NOSUBTREECHECK, NFSEXP_INSECURE_PORT; 0 is the ID of the root of all exports.
+    echo "* $EXPORTED $never $((0x2000 + 0x400 + 2)) 65534 65534 0" >nfsd.export/channel
+    echo "* 1 \\x00000000 $never $EXPORTED" >nfsd.fh/channel
+    mount -i -t nfs4 -o vers=4.2,addr=127.0.0.1,clientaddr=127.0.0.1 127.0.0.1:/ $F
+"#;
+
+const END_EXPORT: &str = "
+    umount $F; echo 0 >/proc/fs/nfsd/threads
+    for cache in auth.unix.ip nfsd.export nfsd.fh; do date +%s >/proc/net/rpc/$cache/flush; done
+";
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem answers"]
+fn every_verb_refuses_nfs_in_the_lab() {
+    let (served, below) = (Scratch::new(Kind::xfs()), Scratch::new(Kind::ext4()));
+    let (file, dir) = (served.path("file"), below.path("nfs"));
+    sh(on(&file, "chmod 1777 ${F%/*}; seq 60000 >$F; sync $F"));
+    fs::create_dir(&dir).unwrap();
+    sh(on(&dir, &format!("EXPORTED={}\n{EXPORT}", quoted(served.mount_point()))));
+    let looked = std::panic::catch_unwind(|| {
+        let says = "the map is the server's";
+        assert_refused(&Place { dir: dir.clone(), says });
+        for verb in [&["stat"][..], &["unpin"], &["unpin", "--dry-run"], &["map", "--format", "dmsetup", "--unpinned"]]
+        {
+            let said = run(verb, &dir.join("file")).expect(3);
+            assert!(said.stderr.contains(says), "{said}");
+        }
+        // Pinned on the server, the file is for the server to look at.
+        run(&["pin"], &file).expect(0);
+        for verb in ["unpin", "verify", "pin", "prepare"] {
+            run(&[verb], &dir.join("file")).expect(3);
+        }
+        run(&["verify"], &file).expect(0);
+        run(&["unpin"], &file).expect(0);
+    });
+    sh(on(&dir, END_EXPORT));
+    looked.unwrap();
 }
 
 #[test]
@@ -376,6 +456,7 @@ fn hold_none_accepts_swap_files() {
                 assert!(!said.text().contains("swap"), "{said}");
             }
             let frozen = run(&["pin"], &file).expect(5);
+            assert!(frozen.text().starts_with(file.to_str().unwrap()), "{frozen}");
             assert!(frozen.text().contains("swapoff would fail on a frozen file"), "{frozen}");
             assert!(!frozen.stderr.contains("open for writing"), "one reason, once: {frozen}");
             remove(&file);
@@ -463,6 +544,7 @@ fn unpin_names_the_command_for_a_restored_copy() {
         for verb in [&["unpin"][..], &["unpin", "--dry-run"]] {
             let said = run(verb, &copy).expect(1);
             assert!(said.stderr.contains("another file's pin record"), "{said}");
+            assert_eq!(said.text(), "", "one reason, once");
             let command = said.stderr.trim().rsplit_once("to end both: ").unwrap().1.to_owned();
             assert!(command.starts_with("chattr -i ") && command.contains(" && daxfile unpin "), "{command}");
             if verb == ["unpin"] {
@@ -633,14 +715,115 @@ fn check_reports_missing_room_for_the_record() {
         sh(on(&file, fill));
         agree(&file, status, "needs one more block");
     }
-    // Quotas are not checked, and a note says so.
-    let scratch = Scratch::with_size(small(&[], 4096), 64 << 20);
+}
+
+/// XFS sets blocks aside while it stores the record of hold none, and on older kernels any record.
+#[test]
+fn check_counts_the_blocks_that_xfs_sets_aside() {
+    let large_counts = Xfs { mkfs_args: vec!["-i".into(), "nrext64=1".into()], ..Xfs::default() };
+    let small_blocks = Xfs { block_size: 1024, ..Xfs::default() };
+    on_each(vec![Kind::xfs(), large_counts.into(), small_blocks.into()], |kind| {
+        let scratch = Scratch::with_size(kind, 300 << 20);
+        let (at, block) = (quoted(scratch.mount_point()), scratch.kind().block_size());
+        let [file, frozen] = ["file", "frozen"].map(|name| scratch.path(name));
+        make(&file, "");
+        make(&frozen, "");
+        // One block each.
+        let zeros = format!("dd if=/dev/zero bs={block} count=1 status=none");
+        sh(format!("cd {at}; mkdir d; for i in {{1..120}}; do {zeros} of=d/$i; done; sync -f ."));
+        sh(format!(
+            "cd {at}; fallocate -l $(($(df --output=avail -B1 . | tail -1) - (1 << 20))) fill
+             dd if=/dev/zero of=rest bs={block} status=none 2>/dev/null || :; sync -f ."
+        ));
+        let none = ["--hold", "none"];
+        let pin = || {
+            let status = run(&[&["pin"], &none[..]].concat(), &file).status;
+            run(&["unpin"], &file).expect(0);
+            status
+        };
+        let agree = |status: i32| {
+            for verb in [&["check"][..], &["pin", "--dry-run"], &["pin"]] {
+                let said = report(&[verb, &none].concat(), &file, status);
+                assert_eq!(said["error"]["errno"].as_i64(), (status == 2).then_some(28), "{said}");
+            }
+            run(&["unpin"], &file).expect(0);
+        };
+        let removed = (1..=120).find(|number| {
+            sh(format!("rm {at}/d/{number}; sync -f {at}"));
+            pin() == 0
+        });
+        assert!(removed.is_some_and(|removed| removed > 1), "there was always room, or never");
+        agree(0);
+        // Other files grow, because a new one would need more.
+        for grown in [119, 120] {
+            sh(format!("{zeros} of={at}/d/{grown} seek=1 conv=notrunc; sync -f {at}"));
+            agree(2);
+        }
+        // Whether the kernel has a reserve for records in security.* is not known, and a note says so.
+        let check = run(&["check"], &frozen).expect(0);
+        assert!(check.text().contains("note: No space left on device: to store the pin record, XFS needs"), "{check}");
+        let pin = run(&["pin"], &frozen);
+        assert!(pin.status == 0 || pin.stderr.contains("there is no room for the pin record"), "{pin}");
+        run(&["unpin"], &frozen).expect(0);
+    });
+}
+
+/// Sets the limits of a user's quota, in bytes; quotactl(2) is all that this takes.
+fn limit(scratch: &Scratch, user: u32, bytes: u64) {
+    // Q_SETQUOTA, USRQUOTA, and QIF_BLIMITS in `struct if_dqblk`.
+    let set = "my ($device, $user, $blocks) = @ARGV; my $limits = pack(\"Q8Lx4\", $blocks, (0) x 7, 1);
+               syscall(179, 0x80000800, $device, $user + 0, $limits) and die $!";
+    sh(format!("perl -e '{set}' {} {user} {}", scratch.device().display(), bytes / 1024));
+}
+
+/// The quota of a file's owner limits a caller without CAP_SYS_RESOURCE on ext4, and everyone on XFS.
+fn quotas_leave_no_room(kind: Kind, mount_options: &str) {
+    const OWNER: u32 = 65534;
+    let mut scratch = Scratch::with_size(kind, 300 << 20);
+    scratch.remount_with(mount_options);
+    let of_xfs = scratch.kind().name() == "xfs";
     let file = scratch.path("file");
-    sh(format!("mount -o remount,usrquota {}", quoted(scratch.mount_point())));
+    let none = ["--hold", "none"];
+    let agree = |caller: Caller, checks: i32, pins: i32| {
+        let with = |verb: &[&'static str]| [verb, &none[..]].concat();
+        let check = call(caller, &with(&["check"]), &file).expect(checks);
+        for verb in [&["pin", "--dry-run"][..], &["pin"]] {
+            let said = call(caller, &with(verb), &file).expect(pins);
+            assert!(pins == 0 || said.stderr.contains("Disk quota exceeded"), "{said}");
+        }
+        if checks != pins {
+            let note = format!("note: pin would fail for this user: Disk quota exceeded: the quota of user {OWNER}");
+            assert!(check.text().contains(&note), "{check}");
+        }
+        run(&["unpin"], &file).expect(0);
+    };
+    // There is no limit, then a far one, then one that is reached.
     make(&file, "");
-    for verb in [&["check"][..], &["pin", "--dry-run"]] {
-        assert!(run(verb, &file).expect(0).text().contains("note: quotas are on"));
-    }
+    agree(Caller::Owner, 0, 0);
+    let used = allocated(&file);
+    limit(&scratch, OWNER, used + (8 << 20));
+    agree(Caller::Owner, 0, 0);
+    limit(&scratch, OWNER, used);
+    let root = if of_xfs { 2 } else { 0 };
+    agree(Caller::Owner, root, 2);
+    agree(Caller::Root, root, root);
+    // The quota of another user than the owner does not count.
+    sh(on(&file, "chown 0 $F"));
+    limit(&scratch, OWNER, 1024);
+    agree(Caller::Root, 0, 0);
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem answers"]
+fn check_counts_the_quotas_of_ext4_in_the_lab() {
+    let quotas = Ext4 { mkfs_args: ["-O", "quota"].map(str::to_owned).to_vec(), ..Ext4::default() };
+    quotas_leave_no_room(quotas.into(), "usrquota");
+}
+
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem answers"]
+fn check_counts_the_quotas_of_xfs_in_the_lab() {
+    quotas_leave_no_room(Kind::xfs(), "uquota");
 }
 
 /// A debug setting of XFS that only kernels built with XFS_DEBUG have: a file over the kernel's own stands for it.

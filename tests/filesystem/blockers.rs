@@ -114,6 +114,7 @@ fn assert_blocked(needs: &[&str], file: &Path, status: i32, expected: &[(&str, R
     let before = inode(file);
     assert_eq!(report(&verb("pin"), file, status)["blockers"], checked["blockers"]);
     assert_eq!(inode(file), before);
+    super::answers::agree_as_it_is(needs, file);
     remedies
 }
 

@@ -549,7 +549,8 @@ fn a_writer_inside_is_seen() {
         set_by_hand(&file);
         assert_eq!(report(&["verify"], &file, 1)["pin"]["state"], "writer_inside");
         let said = run(&["verify"], &file).expect(1);
-        assert!(said.text().contains("open for writing"), "{said}");
+        let who = format!("open for writing by 1 process (PID {}); close it", std::process::id());
+        assert!(said.text().contains(&format!("note: as it was pinned, but {who}")), "{said}");
         let pinned = inode(&file);
         run(&["pin"], &file).expect(5);
         assert_eq!(inode(&file), pinned);

@@ -17,6 +17,7 @@ use daxfile_tests::child::spawn;
 use daxfile_tests::generate::Random;
 use daxfile_tests::tools::{attack, checksum, looks, on, require, sh};
 use daxfile_tests::{Daxfile, Kind, Run, Scratch, on_each};
+use nix::errno::Errno;
 
 const HANGS: Duration = Duration::from_secs(60);
 
@@ -166,6 +167,10 @@ fn calls(scratch: &Scratch, daxfile: &Daxfile, file: &Path) -> (usize, usize) {
     (first.parse().unwrap(), last.parse().unwrap())
 }
 
+fn who(intruder: &Intruder) -> String {
+    format!("open for writing by 1 process (PID {}); close it", intruder.child.id())
+}
+
 /// Every call, or about `few` calls, at random.
 fn chosen((first, last): (usize, usize), few: Option<usize>, random: &mut Random) -> Vec<usize> {
     let step = few.map_or(1, |few| ((last - first) / few).max(1));
@@ -208,6 +213,12 @@ fn intrude(scratch: &Scratch, pin: &[&str], call: usize, way: &str, forced: bool
         0 => assert_eq!(held_by(&file), "user", "{context}"),
         1 | 5 => assert_eq!(held_by(&file), "", "{context}"),
         _ => panic!("{context}"),
+    }
+    if run.status == 5 && inside && early.is_some() {
+        // It stays, so whichever lease is refused because of it, the message names it.
+        let error = &run.file()["error"];
+        let named = error["message"].as_str().is_some_and(|message| message.contains(&who(&intruder)));
+        assert!(named || error["errno"] != Errno::EAGAIN as i32, "{context}");
     }
     if inside {
         let changed = intruder.changes();

@@ -62,7 +62,7 @@ fn lease(target: &Target) -> Result<Lease<'_>> {
     Lease::take(target, Kind::Read).map_err(|error| {
         let error = Error::from(error);
         match error.errno {
-            Some(Errno::EAGAIN) => error.because("a process has it open or mapped for writing; see fuser(1)"),
+            Some(Errno::EAGAIN) => error.because("a process has it open or mapped for writing"),
             Some(Errno::EACCES) => error.because("needs CAP_LEASE on a file of another owner"),
             Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("this filesystem has no leases"),
             _ => error,

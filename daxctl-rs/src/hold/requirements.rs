@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use caps::Capability;
 use libdaxfile::Errno;
+use libdaxfile::quota::{self, Type};
 use libdaxfile::statx::{S_IFDIR, S_IFMT, Statx};
 use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, faccessat};
@@ -16,7 +17,6 @@ use crate::needs::Hold;
 use crate::status::Status;
 use crate::system::filesystem::Filesystem;
 use crate::system::kernel;
-use crate::system::mounts::Mount;
 
 /// A requirement of a hold that is not met.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Missing {
 pub struct Requirements {
     guard: OnceLock<Vec<MissingPart>>,
     initial_user_namespace: OnceLock<Option<bool>>,
-    quotas: Mutex<Vec<((u32, u32), bool)>>,
+    quotas: Mutex<Vec<((u32, u32), Vec<Type>)>>,
 }
 
 impl Requirements {
@@ -137,21 +137,18 @@ impl Requirements {
 }
 
 impl Requirements {
-    /// Whether the filesystem of an open file, on this device, is mounted with enforced quotas.
+    /// Returns which quotas the filesystem of an open file, on this device, enforces.
     ///
     /// # Errors
-    /// As for [`Mount::of`].
-    pub fn has_quotas(&self, fd: impl AsFd, device: (u32, u32)) -> Result<bool> {
-        const OPTIONS: [&str; 9] =
-            ["quota", "usrquota", "grpquota", "prjquota", "uquota", "gquota", "pquota", "usrjquota", "grpjquota"];
+    /// An error of quotactl_fd(2).
+    pub fn quotas(&self, fd: impl AsFd, device: (u32, u32)) -> Result<Vec<Type>> {
         let mut known = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, quotas)) = known.iter().find(|(known, _)| *known == device) {
-            return Ok(*quotas);
+            return Ok(quotas.clone());
         }
-        let options = Mount::of(fd)?.map(|mount| mount.options).unwrap_or_default();
-        let quotas = options.iter().any(|option| OPTIONS.contains(&option.split('=').next().unwrap_or_default()));
-        known.push((device, quotas));
-        Ok(quotas)
+        let enforced = quota::state(fd)?.enforced;
+        known.push((device, enforced.clone()));
+        Ok(enforced)
     }
 }
 

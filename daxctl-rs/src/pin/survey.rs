@@ -111,10 +111,12 @@ pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
         shared.name_owners(survey)
     };
     let survey = look(target.state_at_opening()?)?;
-    if survey.shares() && target.filesystem.await_deletions(target)? {
-        return look(target.inode_state()?);
+    if !survey.shares() || !target.filesystem.await_deletions(target)? {
+        return Ok(survey);
     }
-    Ok(survey)
+    // Its lists can be long: free them before the second look makes its own.
+    drop(survey);
+    look(target.inode_state()?)
 }
 
 /// Surveys a file to record it, with a note.
@@ -123,10 +125,11 @@ pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
 /// As for [`with_sharers`].
 pub fn to_record(target: &Target, needs: Needs, note: Option<&Note>, lease: Option<&Lease<'_>>) -> Result<Recorded> {
     let recorded = record_as_it_is(target, needs, note, lease)?;
-    if recorded.survey.shares() && target.filesystem.await_deletions(target)? {
-        return record_as_it_is(target, needs, note, lease);
+    if !recorded.survey.shares() || !target.filesystem.await_deletions(target)? {
+        return Ok(recorded);
     }
-    Ok(recorded)
+    drop(recorded);
+    record_as_it_is(target, needs, note, lease)
 }
 
 fn record_as_it_is(target: &Target, needs: Needs, note: Option<&Note>, lease: Option<&Lease<'_>>) -> Result<Recorded> {

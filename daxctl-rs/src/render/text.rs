@@ -123,6 +123,12 @@ impl<W: Write> Page<'_, W> {
         Ok(())
     }
 
+    /// Prints the notes of a file about which standard output says nothing else.
+    fn notes_alone(&mut self, file: &FileReport) -> Result<()> {
+        let title = format!("{}: note: ", quote(&file.path));
+        file.notes.iter().try_for_each(|note| self.row(&title, note))
+    }
+
     fn act(&mut self, verb: &Verb, file: &FileReport) -> Result<()> {
         let blockers = file.blockers.as_deref().unwrap_or_default();
         if !blockers.is_empty() {
@@ -132,7 +138,7 @@ impl<W: Write> Page<'_, W> {
         }
         let hold = file.pin.as_ref().and_then(|pin| pin.hold).map_or("", |hold| hold.name());
         let says = match file.action {
-            None => return self.notes(file),
+            None => return self.notes_alone(file),
             Some(Action::Created) => {
                 let size = file.file.as_ref().map_or(0, |facts| facts.size);
                 format!("created, {} in {}", self.size(size), count_of(file))
@@ -240,7 +246,7 @@ impl<W: Write> Page<'_, W> {
     fn check(&mut self, file: &FileReport) -> Result<()> {
         match file.blockers.as_deref() {
             None => {}
-            Some([]) if file.error.is_some() => return self.notes(file),
+            Some([]) if file.error.is_some() => return self.notes_alone(file),
             Some([]) => {
                 let pinned = file.pin.as_ref().is_some_and(|pin| pin.state == State::Pinned);
                 let says = self.good(if pinned { "pinned" } else { "pinnable" });
@@ -630,4 +636,28 @@ fn count_of(file: &FileReport) -> String {
 
 fn count(extents: u64) -> String {
     if extents == 1 { "1 extent".into() } else { format!("{extents} extents") }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_lone_note_names_its_file() {
+        let mut report = FileReport::new(Path::new("some file"));
+        report.notes.push("why".into());
+        let printed = |line: &str| {
+            let cli = Cli::parse_from(line.split(' '));
+            let mut out = Vec::new();
+            text(&cli.verb, &report, Style { width: None, color: false, exact: false, verbose: false }, &mut out)
+                .map(|()| String::from_utf8_lossy(&out).into_owned())
+                .ok()
+        };
+        for line in ["daxfile pin x", "daxfile prepare x", "daxfile unpin x"] {
+            assert_eq!(printed(line).as_deref(), Some("'some file': note: why\n"), "{line}");
+        }
+    }
 }

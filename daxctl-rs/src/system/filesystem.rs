@@ -352,8 +352,7 @@ impl Filesystem {
         if geteuid().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
             return Ok(true);
         }
-        caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE)
-            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))
+        has_sys_resource()
     }
 
     /// The free space that this process may use.
@@ -361,6 +360,42 @@ impl Filesystem {
         let statvfs = fstatvfs(&fd).call("fstatvfs")?;
         let blocks = if self.may_use_reserve()? { self.all_blocks(&fd, &statvfs)? } else { statvfs.blocks_available() };
         Ok(blocks.saturating_mul(statvfs.fragment_size()))
+    }
+
+    /// The free space that root may use.
+    pub(crate) fn free_bytes_for_root(&self, fd: impl AsFd) -> Result<u64> {
+        let statvfs = fstatvfs(&fd).call("fstatvfs")?;
+        Ok(self.all_blocks(&fd, &statvfs)?.saturating_mul(statvfs.fragment_size()))
+    }
+
+    /// Whether this filesystem lets the process exceed quotas (`ignore_hardlimit()` in `fs/quota/dquot.c`). XFS asks for
+    /// no privilege, but has no limits for user, group and project 0 (`xfs_trans_dqresv()`).
+    pub(crate) fn lets_exceed_quotas(&self) -> Result<bool> {
+        Ok(self.kind != Kind::Xfs && has_sys_resource()?)
+    }
+
+    /// The space that XFS sets aside while it stores an extended attribute, although most attributes then take none
+    /// (`xfs_attr_calc_size()`). 0 for other filesystems.
+    #[must_use]
+    pub fn set_aside_for_attribute(&self, name_length: u64, length: u64) -> u64 {
+        /// `XFS_DA_NODE_MAXDEPTH`
+        const DEPTH: u64 = 5;
+        let Some(geometry) = self.xfs else { return 0 };
+        let block = u64::from(geometry.block_size);
+        let most = if self.xfs_has(GeometryFlags::NREXT64) { u64::from(u32::MAX) } else { 0x7fff };
+        let map = extent_btree_levels(block, most) - 1;
+        let split = DEPTH * (1 + map);
+        // `xfs_attr_leaf_entsize_local()` and `xfs_attr_leaf_entsize_local_max()`
+        let entry = (3 + name_length + length).next_multiple_of(4);
+        let blocks = if entry >= block / 4 * 3 {
+            // `XFS_ATTR3_RMT_BUF_SPACE()`
+            split + length.div_ceil(block - 56) + map
+        } else if entry > block / 2 {
+            2 * split
+        } else {
+            split
+        };
+        blocks * block
     }
 
     /// Returns how many bytes of attributes fit into an inode of ext4, and whether attributes beyond these need no room
@@ -410,5 +445,56 @@ impl Filesystem {
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn has_sys_resource() -> Result<bool> {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE)
+        .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))
+}
+
+/// The most levels of an XFS's btree of the extents of a file's attributes (`xfs_bmap_compute_maxlevels()`).
+fn extent_btree_levels(block: u64, most_extents: u64) -> u64 {
+    /// A root in the inode has room for two pointers: `MINABTPTRS`.
+    const IN_ROOT: u64 = 2;
+    // `XFS_BMBT_BLOCK_LEN()`; a record, and a key with its pointer, take 16 bytes. A block is at least half full.
+    let records = (block.saturating_sub(72) / 16 / 2).max(2);
+    let mut blocks = most_extents.div_ceil(records);
+    let mut levels = 1;
+    while blocks > 1 {
+        blocks = if blocks <= IN_ROOT { 1 } else { blocks.div_ceil(records) };
+        levels += 1;
+    }
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f2fs_is_refused_with_what_helps_there() {
+        let f2fs = Filesystem {
+            kind: Kind::F2fs,
+            block_size: 4096,
+            uuid: None,
+            read_only: false,
+            xfs: None,
+            always_cow: false,
+            extents: None,
+        };
+        assert_eq!(f2fs.refusal(Hold::Writable), None);
+        for why in [Hold::Frozen, Hold::None].map(|hold| f2fs.refusal(hold).unwrap_or_default()) {
+            assert!(why.contains("--hold writable"), "{why}");
+            assert_eq!(why.contains("built without"), !cfg!(feature = "guard"), "{why}");
+        }
+    }
+
+    #[test]
+    fn btrees_are_as_deep_as_the_kernel_reserves_for() {
+        assert_eq!(extent_btree_levels(4096, 0x7fff), 3);
+        assert_eq!(extent_btree_levels(1024, 0x7fff), 4);
+        assert_eq!(extent_btree_levels(4096, u32::MAX.into()), 5);
+        assert_eq!(extent_btree_levels(65536, 0x7fff), 2);
     }
 }

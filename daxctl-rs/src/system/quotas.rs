@@ -1,8 +1,10 @@
-//! Files that store disk quotas: the kernel writes to them and extends them, whatever their flags.
+//! Disk quotas: the files that store them, to which the kernel writes whatever their flags, and the space that they
+//! leave.
 
 use std::os::fd::AsFd;
 
-use libdaxfile::quota;
+use libdaxfile::Errno;
+use libdaxfile::quota::{self, Type, Usage};
 use nix::sys::uio::pread;
 
 use crate::error::{Result, ResultExt};
@@ -21,7 +23,55 @@ const BLOCK: u64 = 1024;
 /// # Errors
 /// An error of quotactl_fd(2).
 pub(crate) fn kept_in(fd: impl AsFd, inode: u64) -> Result<bool> {
-    Ok(quota::files(fd)?.contains(&inode))
+    Ok(quota::state(fd)?.files.contains(&inode))
+}
+
+/// What quotas leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Left {
+    Enough,
+    /// The quota of this owner leaves too little.
+    TooLittle(String),
+    /// This process may not read the quota of this owner.
+    Hidden(String),
+}
+
+/// Whether the enforced quotas leave room for more bytes of a file with these owners, on the filesystem of an open
+/// file.
+///
+/// # Errors
+/// An error of quotactl_fd(2).
+pub(crate) fn left(fd: impl AsFd, enforced: &[Type], owners: &[(Type, u32)], bytes: u64) -> Result<Left> {
+    let mut left = Left::Enough;
+    for (of, id) in owners.iter().filter(|(of, _)| enforced.contains(of)) {
+        match quota::usage(&fd, *of, *id) {
+            Ok(usage) if exceeds(&usage, bytes, jiff::Timestamp::now().as_second()) => {
+                return Ok(Left::TooLittle(owner(*of, *id)));
+            }
+            // XFS keeps nothing about an owner without files and limits.
+            Ok(_) | Err(libdaxfile::Error { errno: Errno::ESRCH | Errno::ENOENT, .. }) => {}
+            Err(libdaxfile::Error { errno: Errno::EPERM, .. }) => left = Left::Hidden(owner(*of, *id)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(left)
+}
+
+fn owner(of: Type, id: u32) -> String {
+    let kind = match of {
+        Type::User => "user",
+        Type::Group => "group",
+        Type::Project => "project",
+    };
+    format!("{kind} {id}")
+}
+
+/// Whether the kernel refuses more bytes: `dquot_add_space()`, `xfs_dqresv_check()`.
+fn exceeds(usage: &Usage, bytes: u64, now: i64) -> bool {
+    let total = usage.used.saturating_add(bytes);
+    let over = |limit: Option<u64>| limit.is_some_and(|limit| total > limit);
+    let late = usage.grace_ends != 0 && i64::try_from(usage.grace_ends).is_ok_and(|ends| now > ends);
+    over(usage.limit) || over(usage.soft_limit) && late
 }
 
 /// Whether a file of `size` bytes has the format of a quota file, so that quotaon(8) would accept it.
@@ -39,4 +89,17 @@ pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
     let read = pread(file, sector, 0).call("pread")?;
     let magic = sector[..read].first_chunk().map(|magic| u32::from_le_bytes(*magic));
     Ok(magic.is_some_and(|magic| MAGIC.contains(&magic)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_soft_limit_refuses_nothing_before_its_time() {
+        let usage = Usage { used: 90, limit: Some(100), soft_limit: Some(50), grace_ends: 1000 };
+        assert!(!exceeds(&usage, 10, 1000) && exceeds(&usage, 11, 0) && exceeds(&usage, 1, 1001));
+        assert!(!exceeds(&Usage { grace_ends: 0, ..usage }, 10, 1001));
+        assert!(!exceeds(&Usage { limit: None, soft_limit: None, ..usage }, u64::MAX, 1001));
+    }
 }

@@ -28,7 +28,9 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
     let here = missing.iter().find(|missing| !missing.caller_only);
     judge::judge(target, needs, &mut survey, here, report)?;
     if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
-        judge::require_room(target, needs, &survey, 0, requirements, report)?;
+        if let Some(error) = judge::require_room(target, needs, &survey, 0, requirements, report)? {
+            report.notes.push(format!("pin would fail for this user: {error}"));
+        }
     }
     // Missing privileges and current writers only cause notes: root will pin the file, when nothing writes to it.
     if !judge::is_pinned_so(&survey, needs) {

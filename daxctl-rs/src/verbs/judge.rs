@@ -9,7 +9,7 @@ use crate::file::swap_header;
 use crate::file::target::Target;
 use crate::hold::{Missing, Requirements};
 use crate::needs::{Hold, Needs};
-use crate::pin::record::{self, Stored, attribute};
+use crate::pin::record::{self, Room, Stored, attribute};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::report::FileReport;
@@ -116,7 +116,8 @@ pub(super) fn judge(
     Ok(())
 }
 
-/// Checks whether the record, with a note of `note` bytes, has room, without writing it.
+/// Checks whether the record, with a note of `note` bytes, has room, without writing it. Returns the error of this
+/// caller's pin if root's would succeed.
 ///
 /// # Errors
 /// An error if it has no room; an error of the calls that check.
@@ -127,16 +128,21 @@ pub(super) fn require_room(
     note: usize,
     requirements: &Requirements,
     report: &mut FileReport,
-) -> Result<()> {
+) -> Result<Option<Error>> {
     if matches!(survey.stored, Stored::Own(_)) {
         // The record exists already, and stays.
-        return Ok(());
+        return Ok(None);
     }
-    record::require_room(target, needs.hold, survey.overview.summary.extents, note)?;
-    if requirements.has_quotas(target, survey.inode.statx.device)? {
-        report.notes.push("quotas are on; whether they leave room for the pin record was not checked".into());
-    }
-    Ok(())
+    let quotas = requirements.quotas(target, survey.inode.statx.device)?;
+    let extents = survey.overview.summary.extents;
+    Ok(match record::room(target, &survey.inode, needs.hold, extents, note, &quotas)? {
+        Room::Enough => None,
+        Room::Unknown(why) => {
+            report.notes.push(why);
+            None
+        }
+        Room::ForRoot(error) => Some(error),
+    })
 }
 
 /// Adds to the unmet requirements the privilege to remove an enforced record that would hide a record of hold none.

@@ -118,7 +118,7 @@ fn pin_batch(
                 report.describe(target, &survey);
                 report.action = Some(Action::Pinned);
             }
-            Err(error) => report.fail(&error),
+            Err(error) => report.fail(&judge::name_writers(target, error)),
         }
     }
     reports
@@ -186,7 +186,9 @@ fn look(
     }
     if options.dry_run {
         let note = options.note.as_ref().map_or(0, |note| note.as_str().len());
-        judge::require_room(target, &needs, survey, note, requirements, report)?;
+        if let Some(error) = judge::require_room(target, &needs, survey, note, requirements, report)? {
+            return Err(error);
+        }
         report.action = Some(Action::WouldPin);
         return Ok(None);
     }

@@ -95,7 +95,6 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
         Stored::Bad(..) => Some("an unreadable pin record"),
     };
     if let Some(what) = strange {
-        report.notes.push(format!("has {what}: its flags are left alone"));
         if target.inode_state()?.immutable() {
             let file = name::for_shell(&target.path);
             return Err(Error::new(
@@ -106,6 +105,7 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
                 ),
             ));
         }
+        report.notes.push(format!("has {what}: its flags are left alone"));
     }
     // The attribute of one enforced hold may contain the record of another.
     let hold = match stored {

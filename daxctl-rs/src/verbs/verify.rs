@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use libdaxfile::Errno;
 
 use super::each;
+use super::judge::open_for_writing;
 use crate::error::{Error, Result};
 use crate::file::map;
 use crate::file::open::Root;
@@ -48,7 +49,7 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         (State::WriterInside, _) if survey.context.keeps_quotas => {
             Some("unchanged since the pin, but the kernel keeps disk quotas in it and writes to it".into())
         }
-        (State::WriterInside, _) => Some("unchanged since the pin, but a process has it open for writing".into()),
+        (State::WriterInside, _) => Some(format!("unchanged since the pin, but {}", open_for_writing(target)?)),
         (State::NotHeld, _) => Some("recorded, but not held: pin it again, or unpin it".into()),
         (State::ForeignRecord, _) => Some("not pinned: its pin record belongs to another file".into()),
         (State::BadRecord, Stored::UnknownVersion(_, version)) => {

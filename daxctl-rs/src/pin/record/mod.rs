@@ -7,5 +7,5 @@ mod storage;
 
 pub use digests::{Digester, Recorder};
 pub use format::{DecodeError, LIMIT, Note, NoteError, Position, Record, RecordedMap};
-pub use room::require_room;
+pub use room::{Room, room};
 pub use storage::{Stored, attribute, load, load_for};

@@ -20,16 +20,19 @@ impl Record {
     /// An error of fsetxattr(2).
     pub fn store(mut self, target: &Target, rebuild: impl FnOnce(usize) -> Result<RecordedMap>) -> Result<Record> {
         let name = attribute(self.needs.hold);
-        let full = |error: &libdaxfile::Error| matches!(error.errno, Errno::ENOSPC | Errno::ERANGE | Errno::E2BIG);
+        let full = |errno| matches!(errno, Errno::ENOSPC | Errno::EDQUOT | Errno::ERANGE | Errno::E2BIG);
         let bytes = self.encode();
-        match xattr::set(target, name, &bytes) {
-            Err(error) if full(&error) && bytes.len() > TIGHT_LIMIT => {
+        let stored = match xattr::set(target, name, &bytes) {
+            Err(error) if full(error.errno) && bytes.len() > TIGHT_LIMIT => {
                 self.map = rebuild(TIGHT_LIMIT)?;
-                xattr::set(target, name, &self.encode())?;
+                xattr::set(target, name, &self.encode())
             }
-            result => result?,
+            result => result,
+        };
+        match stored {
+            Err(error) if full(error.errno) => Err(Error::from(error).because("there is no room for the pin record")),
+            stored => Ok(stored.map(|()| self)?),
         }
-        Ok(self)
     }
 }
 
