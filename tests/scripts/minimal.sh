@@ -9,7 +9,7 @@ need jq=jq cc=gcc clang=clang /usr/include/bpf/bpf_helpers.h=libbpf-dev
 target=$(cargo metadata --format-version 1 --no-deps | jq -r .target_directory)
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r --parents Cargo.toml Cargo.lock README.md libdaxfile daxctl-rs "$copy"
+cp -r --parents Cargo.toml Cargo.lock README.md man libdaxfile daxctl-rs "$copy"
 cd "$copy"
 sed -i 's/, "tests"\]$/]/; /^daxfile = /d' Cargo.toml
 
