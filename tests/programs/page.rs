@@ -118,7 +118,7 @@ fn text(kernels: &BTreeMap<Kernel, Results>) -> String {
     let mut text = String::new();
     let mut newest: Option<(Kernel, &Results)> = None;
     for (kernel, results) in kernels.iter().rev() {
-        let _ = write!(text, ".Pp\n.Bd -literal\n{}.Ed\n.Pp\n", table(*kernel, results, newest.map(|newest| newest.1)));
+        let _ = write!(text, ".Bd -literal\n{}.Ed\n.Pp\n", table(*kernel, results, newest.map(|newest| newest.1)));
         if let Some((newest, _)) = newest {
             let _ = writeln!(text, "{SAME}{}.", release(newest));
         }

@@ -175,7 +175,9 @@ make_dmsetup() {
 }
 
 use_dmsetup() {
-    local name=programs-$$ table
+    # The trap outlives the function.
+    name=programs-$$
+    local table
     table=$(daxfile map --format dmsetup "$F")
     umount "$(dirname "$F")"
     trap 'umount inside 2>/dev/null || :; dmsetup --noudevsync remove --retry "$name"; mount "$(cat loop)" "$(dirname "$F")"' EXIT
@@ -209,14 +211,13 @@ use_overlayfs() {
 
 # A server exports one directory as its root, so exports take turns.
 use_nfs() {
-    local exported
     exported=$(dirname "$F")
     exec {turn}>/run/programs-nfs
     flock "$turn"
     if [[ ! -e /proc/fs/nfsd/threads ]]; then
         mount -t nfsd nfsd /proc/fs/nfsd
         mkdir -p /var/lib/nfs/v4recovery
-        touch /var/lib/nfs/{etab,rmtab}
+        touch /var/lib/nfs/{etab,rmtab} /etc/exports
         # As the package of the library has it.
         [[ -e /etc/netconfig ]] || printf '%s - -\n' 'udp tpi_clts v inet udp' 'tcp tpi_cots_ord v inet tcp' >/etc/netconfig
         ip link set lo up
