@@ -69,12 +69,15 @@ impl Missing {
     }
 }
 
+/// Major and minor number.
+type Device = (u32, u32);
+
 /// Finds the unmet requirements of holds. Checks only once what is the same for every file.
 #[derive(Debug, Default)]
 pub struct Requirements {
     guard: OnceLock<Vec<MissingPart>>,
     initial_user_namespace: OnceLock<Option<bool>>,
-    quotas: Mutex<Vec<((u32, u32), Vec<Type>)>>,
+    quotas: Mutex<Vec<(Device, Vec<Type>)>>,
 }
 
 impl Requirements {
@@ -141,7 +144,7 @@ impl Requirements {
     ///
     /// # Errors
     /// An error of quotactl_fd(2).
-    pub fn quotas(&self, fd: impl AsFd, device: (u32, u32)) -> Result<Vec<Type>> {
+    pub fn quotas(&self, fd: impl AsFd, device: Device) -> Result<Vec<Type>> {
         let mut known = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, quotas)) = known.iter().find(|(known, _)| *known == device) {
             return Ok(quotas.clone());

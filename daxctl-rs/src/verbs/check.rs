@@ -27,10 +27,11 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
     let missing = requirements.missing(needs.hold, target, &survey.inode.statx, &target.filesystem)?;
     let here = missing.iter().find(|missing| !missing.caller_only);
     judge::judge(target, needs, &mut survey, here, report)?;
-    if report.exit_status == Status::Done && !judge::is_pinned_so(&survey, needs) {
-        if let Some(error) = judge::require_room(target, needs, &survey, 0, requirements, report)? {
-            report.notes.push(format!("pin would fail for this user: {error}"));
-        }
+    if report.exit_status == Status::Done
+        && !judge::is_pinned_so(&survey, needs)
+        && let Some(error) = judge::require_room(target, needs, &survey, 0, requirements, report)?
+    {
+        report.notes.push(format!("pin would fail for this user: {error}"));
     }
     // Missing privileges and current writers only cause notes: root will pin the file, when nothing writes to it.
     if !judge::is_pinned_so(&survey, needs) {
