@@ -280,7 +280,8 @@ const EXPORT: &str = r#"
     perl -e 'socket(my $s, 2, 2, 0) or die $!; my $up = pack("a16 s x14", "lo", 0x41);
         ioctl($s, 0x8914, $up) or die $!'
     modprobe nfsd; mount -t nfsd nfsd /proc/fs/nfsd
-    cd /proc/fs/nfsd; echo 'tcp 2049' >portlist; echo 2 >threads; [[ ! -e v4_end_grace ]] || echo Y >v4_end_grace
+    cd /proc/fs/nfsd; echo -3 >versions # only version 4 does without rpcbind(8)
+    echo 'tcp 2049' >portlist; echo 2 >threads; [[ ! -e v4_end_grace ]] || echo Y >v4_end_grace
     cd /proc/net/rpc; never=2147483647
     echo "nfsd 127.0.0.1 $never *" >auth.unix.ip/channel
     # NFSEXP_FSID, NFSEXP_NOSUBTREECHECK, NFSEXP_INSECURE_PORT; 0 is the ID of the root of all exports.

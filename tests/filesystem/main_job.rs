@@ -550,7 +550,7 @@ fn a_writer_inside_is_seen() {
         assert_eq!(report(&["verify"], &file, 1)["pin"]["state"], "writer_inside");
         let said = run(&["verify"], &file).expect(1);
         let who = format!("open for writing by 1 process (PID {}); close it", std::process::id());
-        assert!(said.text().contains(&format!("note: as it was pinned, but {who}")), "{said}");
+        assert!(said.text().contains(&format!("note: unchanged since the pin, but {who}")), "{said}");
         let pinned = inode(&file);
         run(&["pin"], &file).expect(5);
         assert_eq!(inode(&file), pinned);
