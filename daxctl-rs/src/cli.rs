@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::builder::{PossibleValue, StyledStr, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use daxfile::needs::{Allow, Hold, Needs};
+use daxfile::needs::{self, Allow, Hold, Needs};
 use daxfile::pin::record::Note;
 use daxfile::pin::state::State;
 use daxfile::size;
@@ -426,7 +426,7 @@ pub(crate) struct Files {
 
 fn alignment(text: &str) -> Result<u64> {
     match size::parse(text)? {
-        align if align.is_power_of_two() && align >= 512 => Ok(align),
+        align if needs::is_alignment(align) => Ok(align),
         _ => bail!("must be a power of two, at least 512"),
     }
 }

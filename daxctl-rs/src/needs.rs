@@ -57,6 +57,12 @@ impl Allow {
     }
 }
 
+/// Whether a number of bytes can be an alignment: a power of two, at least a sector.
+#[must_use]
+pub fn is_alignment(bytes: u64) -> bool {
+    bytes.is_power_of_two() && bytes >= 512
+}
+
 /// The requirements of one command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {

@@ -332,9 +332,11 @@ fn forgeries(own: &[u8]) -> Vec<(&'static str, Vec<u8>, bool)> {
         ("a hold that is none", with(&[(hold, &[2])], None), false),
         (
             "the largest needs",
-            with(&[(size, &two), (align, &number(u64::MAX)), (align + 8, &number(u64::MAX))], None),
+            with(&[(size, &two), (align, &number(1 << 63)), (align + 8, &number(u64::MAX))], None),
             true,
         ),
+        ("an alignment that is no power of two", with(&[(align, &number(u64::MAX))], None), false),
+        ("an alignment within a sector", with(&[(align, &number(256))], None), false),
     ]
 }
 
@@ -396,6 +398,9 @@ fn forged_record_with_valid_checksum_is_refused() {
                 let run = run(&[verb], &file);
                 assert!(verb != "unpin" || run.status != 0, "{name}: {run}");
             }
+            // Only here does a record of hold none say what to check.
+            let pin = run(&["pin", "--as-recorded", "--hold", "none"], &file);
+            assert!((0..=5).contains(&pin.status), "{name}: {pin}");
             assert_eq!(inode(&file), before, "{name}");
             sh(on(&file, "chattr -i $F"));
             run(&["unpin"], &file).expect(0);

@@ -205,7 +205,10 @@ fn named(file: &Path, context: &str) -> &'static str {
     assert_eq!(verify.status, i32::from(state != "pinned"), "{context}: {verify}");
     if state == "not_held" {
         let notes = verify.file()["notes"].to_string();
-        assert!(notes.contains("pin it again, or unpin it"), "{context}: the way out is not named: {verify}");
+        assert!(
+            notes.contains("if it is unchanged, pin it again; otherwise unpin it first"),
+            "{context}: the way out is not named: {verify}"
+        );
     }
     state
 }

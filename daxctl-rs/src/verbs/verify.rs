@@ -50,7 +50,9 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
             Some("unchanged since the pin, but the kernel keeps disk quotas in it and writes to it".into())
         }
         (State::WriterInside, _) => Some(format!("unchanged since the pin, but {}", open_for_writing(target)?)),
-        (State::NotHeld, _) => Some("recorded, but not held: pin it again, or unpin it".into()),
+        (State::NotHeld, _) => {
+            Some("recorded, but not held: if it is unchanged, pin it again; otherwise unpin it first".into())
+        }
         (State::ForeignRecord, _) => Some("not pinned: its pin record belongs to another file".into()),
         (State::BadRecord, Stored::UnknownVersion(_, version)) => {
             return Err(Error::new(

@@ -39,7 +39,7 @@ use sha2::{Digest, Sha256};
 
 use crate::file::map::Run;
 use crate::file::target::Identity;
-use crate::needs::{Allow, Hold, Needs};
+use crate::needs::{self, Allow, Hold, Needs};
 
 /// Most bytes in a record.
 pub const LIMIT: usize = 3072;
@@ -270,6 +270,9 @@ impl Record {
         let time = reader.time()?;
         let nonzero = |number: u64| (number != 0).then_some(number);
         let align = nonzero(reader.u64()?);
+        if !align.is_none_or(needs::is_alignment) {
+            return Err(bad("an impossible alignment"));
+        }
         let max_extents = nonzero(reader.u64()?);
         let extents = reader.u64()?;
         let note = if with_note { Some(reader.note()?) } else { None };
