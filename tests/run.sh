@@ -36,7 +36,7 @@ while (($# > 0)); do
             kernels=(6.1 6.12 newest)
             guests=(
                 "KERNEL attacks attacks/"
-                "KERNEL faults quotas_kept a_stalled"
+                "KERNEL faults verify_reports_quotas a_stalled"
                 "--boot lockdown=integrity KERNEL guard,filesystem,cli in_the_lab probe_matches_pin --skip toll"
                 "KERNEL filesystem,races pins_survive a_writer_inside a_file_in_use"
                 "--hibernate KERNEL faults hibernation::"

@@ -512,7 +512,7 @@ fn quota_files_are_refused() {
 }
 
 #[test]
-#[ignore = "runs in the lab: tests/lab.sh KERNEL faults quotas_kept"]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL faults verify_reports_quotas"]
 fn verify_reports_quotas_in_a_frozen_file_in_the_lab() {
     let mut scratch = Scratch::new(Kind::ext4_with(&["^quota"]));
     scratch.remount_with("usrquota");
