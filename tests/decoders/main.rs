@@ -54,9 +54,10 @@ fn kept(size: u64) -> impl Strategy<Value = (u64, RecordedMap)> {
 }
 
 fn needs() -> impl Strategy<Value = Needs> {
-    let number = || proptest::option::of(1..=u64::MAX);
+    let alignment = proptest::option::of((9..64u32).prop_map(|bits| 1 << bits));
+    let number = proptest::option::of(1..=u64::MAX);
     let hold = prop_oneof![Just(Hold::Frozen), Just(Hold::Writable), Just(Hold::None)];
-    (hold, number(), number(), 0..16u8, any::<bool>()).prop_map(|(hold, align, max_extents, allow, dax)| Needs {
+    (hold, alignment, number, 0..16u8, any::<bool>()).prop_map(|(hold, align, max_extents, allow, dax)| Needs {
         hold,
         align,
         max_extents,

@@ -155,8 +155,6 @@ impl<'a> Printer<'a> {
         }
         let wanted = match self.cli.common.quiet {
             0 => true,
-            // What map prints is what it is for.
-            1 if matches!(self.cli.verb, Verb::Map { .. }) => true,
             // A file that only failed appears on standard error alone.
             1 => !is_well(file) && (file.error.is_none() || file.blockers.is_some()),
             _ => false,
