@@ -53,7 +53,7 @@ while (($# > 0)); do
             slow=(lab_modules attacks/ programs/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
                 ten_thousand_extents record_of_100_000_extents the_btree_is_within_its_bounds
-                five_gibibytes an_aligned_gibibyte)
+                five_gibibytes an_aligned_gibibyte check_agrees_with_pin)
             ;;
         -*)
             echo "usage: tests/run.sh [--full | --quick] [--kernel PATH] [NAME...]" >&2
