@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::path::PathBuf;
+
+use daxfile_tests::pages::{Kernel, Written, escaped, release, running_kernel, version};
 
 use crate::run::Outcome;
 use crate::table::{Access, Attack, FILESYSTEMS, Fs, GROUPS, Group, HOLDS, Hold};
 
-const TABLES: &str = "daxfile-attacks.7";
-const SUMMARY: &str = "daxfile-holds.7";
-const BEGIN: &str = ".\\\" The attack suite writes what follows.\n";
-const END: &str = ".\\\" The attack suite has written what precedes.\n";
+const TABLES: Written = part_of("daxfile-attacks.7");
+const SUMMARY: Written = part_of("daxfile-holds.7");
 const UPDATE: &str = "UPDATE_HOLDS";
 
 /// A line of a table fits a terminal of 80 columns, with the five columns by which manual pages indent text.
@@ -45,7 +44,6 @@ impl Cell {
 /// By operation and access, the cells: filesystem by filesystem, then by hold. An empty cell was not tried.
 type Rows = Vec<(String, Vec<String>)>;
 type Row<'a> = (&'a str, &'a [String]);
-type Kernel = (u32, u32);
 type Kernels = BTreeMap<Kernel, Rows>;
 /// The results of the trials: by attack, line and column.
 type Found = BTreeMap<(usize, usize, usize), Cell>;
@@ -68,9 +66,8 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn read() -> Page {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
-        let kernels = parse(&split(TABLES)[1]);
-        Page { kernels, kernel: version(&release), update: std::env::var_os(UPDATE).is_some() }
+        let kernels = parse(&TABLES.read());
+        Page { kernels, kernel: running_kernel(), update: std::env::var_os(UPDATE).is_some() }
     }
 
     /// Fails unless the page, if it tells of this kernel and hold at all, has this cell.
@@ -108,12 +105,13 @@ impl Page {
             }
         }
         let kernels = self.arranged(attacks, &Found::new());
-        for (page, generated) in [(TABLES, tables(&kernels, attacks)), (SUMMARY, summary(&kernels, attacks))] {
-            let [_, written, _] = split(page);
+        for (part, generated) in [(TABLES, tables(&kernels, attacks)), (SUMMARY, summary(&kernels, attacks))] {
+            let written = part.read();
             let differing = written.lines().zip(generated.lines()).find(|(written, generated)| written != generated);
             assert!(
                 written == generated,
-                "{page} is not as it would be written, {differing:?}: {UPDATE}=1 rewrites it"
+                "{} is not as it would be written, {differing:?}: {UPDATE}=1 rewrites it",
+                part.page
             );
         }
     }
@@ -122,8 +120,8 @@ impl Page {
     pub(crate) fn conclude(&self, attacks: &[Attack], found: &Found) -> String {
         let kernels = self.arranged(attacks, found);
         if self.update {
-            write(TABLES, &tables(&kernels, attacks));
-            write(SUMMARY, &summary(&kernels, attacks));
+            TABLES.write(&tables(&kernels, attacks));
+            SUMMARY.write(&summary(&kernels, attacks));
         }
         let mut text = String::new();
         let columns = FILESYSTEMS.iter().flat_map(|fs| HOLDS.map(|hold| format!("{} {}", fs.name(), hold.name())));
@@ -416,34 +414,10 @@ fn operation(key: &str) -> &str {
     key.split('\n').next().unwrap_or(key)
 }
 
-/// Escapes text for roff, which prints a plain `-` as a hyphen.
-fn escaped(text: &str) -> String {
-    text.replace('-', "\\-")
-}
-
-/// The parts of a page before, between and after its marks.
-fn split(page: &str) -> [String; 3] {
-    let text = std::fs::read_to_string(path(page)).expect(page);
-    let (before, rest) = text.split_once(BEGIN).expect("the mark where the tables begin");
-    let (between, after) = rest.split_once(END).expect("the mark where the tables end");
-    [before, between, after].map(str::to_owned)
-}
-
-fn write(page: &str, generated: &str) {
-    let [before, _, after] = split(page);
-    std::fs::write(path(page), format!("{before}{BEGIN}{generated}{END}{after}")).expect(page);
-}
-
-fn path(page: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../man", page].iter().collect()
-}
-
-fn release(kernel: Kernel) -> String {
-    format!("{}.{}", kernel.0, kernel.1)
-}
-
-/// `6.18.44-something` is 6.18.
-fn version(release: &str) -> Kernel {
-    let mut numbers = release.trim().split(['.', '-', ',']).map(|number| number.parse().expect("a number"));
-    (numbers.next().unwrap(), numbers.next().unwrap())
+const fn part_of(page: &'static str) -> Written {
+    Written {
+        page,
+        begin: ".\\\" The attack suite writes what follows.\n",
+        end: ".\\\" The attack suite has written what precedes.\n",
+    }
 }

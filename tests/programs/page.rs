@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+
+use daxfile_tests::pages::{Kernel, Written, escaped, release, running_kernel, version};
 
 use crate::table::{Expected, HOLDS, PROGRAMS, Program};
 use crate::{Did, FILESYSTEMS};
 
-const BEGIN: &str = ".\\\" The program suite writes what follows.\n";
-const END: &str = ".\\\" The program suite has written what precedes.\n";
+const TABLE: Written = Written {
+    page: "daxfile-holds.7",
+    begin: ".\\\" The program suite writes what follows.\n",
+    end: ".\\\" The program suite has written what precedes.\n",
+};
 const UPDATE: &str = "UPDATE_HOLDS";
 
 const COLUMNS: usize = FILESYSTEMS.len() * HOLDS.len();
@@ -19,8 +23,6 @@ const CELL: usize = 9;
 const NOT_TRIED: &str = "-";
 const SAME: &str = "All other results are those of Linux ";
 const TOTAL: &str = "MiB written and";
-
-type Kernel = (u32, u32);
 
 /// The results on one kernel: by title, a cell for each column. How many MiB were written, and compared.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,8 +45,7 @@ pub(crate) fn column(fs: usize, hold: usize) -> usize {
 
 impl Page {
     pub(crate) fn read() -> Page {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc is mounted");
-        Page { kernels: parse(&split()[1]), kernel: version(&release), update: std::env::var_os(UPDATE).is_some() }
+        Page { kernels: parse(&TABLE.read()), kernel: running_kernel(), update: std::env::var_os(UPDATE).is_some() }
     }
 
     /// Fails unless the page, if it has a result of this kernel, has this one.
@@ -58,11 +59,11 @@ impl Page {
 
     /// Fails if the table is not as it would be written.
     pub(crate) fn is_current(&self) {
-        let written = &split()[1];
+        let written = TABLE.read();
         let generated = text(&self.kernels);
         let differing = written.lines().zip(generated.lines()).find(|(written, generated)| written != generated);
         assert!(
-            self.update || *written == generated,
+            self.update || written == generated,
             "daxfile-holds(7) is not as it would be written, {differing:?}: {UPDATE}=1 tests/lab.sh newest programs"
         );
     }
@@ -85,9 +86,7 @@ impl Page {
             println!("{}", said.replace("\\-", "-"));
         }
         if self.update {
-            let [before, _, after] = split();
-            let generated = text(if has_all_holds { &kernels } else { &self.kernels });
-            std::fs::write(path(), format!("{before}{BEGIN}{generated}{END}{after}")).expect("the page");
+            TABLE.write(&text(if has_all_holds { &kernels } else { &self.kernels }));
         }
     }
 }
@@ -180,31 +179,4 @@ fn parse(text: &str) -> BTreeMap<Kernel, Results> {
         }
     }
     kernels
-}
-
-/// Escapes text for roff, which prints a plain `-` as a hyphen.
-fn escaped(text: &str) -> String {
-    text.replace('-', "\\-")
-}
-
-/// The parts of the page before, between and after its marks.
-fn split() -> [String; 3] {
-    let text = std::fs::read_to_string(path()).expect("the page");
-    let (before, rest) = text.split_once(BEGIN).expect("the mark where the table begins");
-    let (between, after) = rest.split_once(END).expect("the mark where the table ends");
-    [before, between, after].map(str::to_owned)
-}
-
-fn path() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../man/daxfile-holds.7"].iter().collect()
-}
-
-fn release(kernel: Kernel) -> String {
-    format!("{}.{}", kernel.0, kernel.1)
-}
-
-/// `6.18.44-something` is 6.18.
-fn version(release: &str) -> Kernel {
-    let mut numbers = release.trim().split(['.', '-', ',']).map(|number| number.parse().expect("a number"));
-    (numbers.next().unwrap(), numbers.next().unwrap())
 }

@@ -8,6 +8,7 @@ pub mod child;
 mod command;
 pub mod generate;
 pub mod lab;
+pub mod pages;
 mod scratch;
 pub mod tools;
 pub mod trials;
