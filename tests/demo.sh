@@ -12,13 +12,7 @@ if [[ -z ${DAXFILE_DEMO-} ]]; then
         env DAXFILE_DEMO=inside PATH="$target/debug:$PATH" bash "$PWD/tests/demo.sh"
 fi
 
-scratch=$(mktemp -d)
-trap 'cd /; umount "$scratch/mnt" 2>/dev/null || :; rm -rf "$scratch"' EXIT
-mkdir "$scratch/mnt"
-truncate -s 512M "$scratch/image"
-mkfs.xfs -q "$scratch/image"
-mount -o loop "$scratch/image" "$scratch/mnt"
-cd "$scratch/mnt"
+. tests/scripts/scratch.sh
 
 say() {
     printf '\n# %s\n' "$@"

@@ -16,13 +16,7 @@ if [[ -z ${DAXFILE_FLEET-} ]]; then
 fi
 
 page=$PWD/man/daxfile.8
-scratch=$(mktemp -d)
-trap 'cd /; umount "$scratch/mnt" 2>/dev/null || :; rm -rf "$scratch"' EXIT
-mkdir "$scratch/mnt"
-truncate -s 512M "$scratch/image"
-mkfs.xfs -q "$scratch/image"
-mount -o loop "$scratch/image" "$scratch/mnt"
-cd "$scratch/mnt"
+. tests/scripts/scratch.sh
 
 fail() {
     echo "fleet.sh: $*" >&2

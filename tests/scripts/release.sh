@@ -153,18 +153,24 @@ check_publish() {
     done
 }
 
+# make_twice SCRIPT: sets package to the package that the script makes, if it makes the same one again.
+make_twice() {
+    local first
+    package=$("$1")
+    first=$(sha256sum "$package")
+    rm "$package"
+    [[ $("$1") == "$package" && $(sha256sum "$package") == "$first" ]] || fail "made twice, it is not the same"
+    echo "${package##*/}: $(stat -c %s "$package") bytes, the same when made again"
+}
+
 check_deb() {
     say "The Debian package"
-    local deb first
-    deb=$(tests/scripts/deb.sh)
-    first=$(sha256sum "$deb")
-    rm "$deb"
-    [[ $(tests/scripts/deb.sh) == "$deb" && $(sha256sum "$deb") == "$first" ]] || fail "made twice, it is not the same"
-    echo "${deb##*/}: $(stat -c %s "$deb") bytes, the same when made again"
-    lintian --allow-root --fail-on error "$deb"
+    local package
+    make_twice tests/scripts/deb.sh
+    lintian --allow-root --fail-on error "$package"
 
     root deb "${plain[@]}"
-    cp "$deb" "$scratch/deb/tmp/daxfile.deb"
+    cp "$package" "$scratch/deb/tmp/daxfile.deb"
     within deb dpkg -i /tmp/daxfile.deb
     demonstrate deb
     within deb bash -c '. /usr/share/bash-completion/completions/daxfile; complete -p daxfile' >/dev/null
@@ -186,12 +192,8 @@ check_deb() {
 
 check_rpm() {
     say "The RPM package"
-    local package first
-    package=$(tests/scripts/rpm.sh)
-    first=$(sha256sum "$package")
-    rm "$package"
-    [[ $(tests/scripts/rpm.sh) == "$package" && $(sha256sum "$package") == "$first" ]] || fail "made twice, it is not the same"
-    echo "${package##*/}: $(stat -c %s "$package") bytes, the same when made again"
+    local package
+    make_twice tests/scripts/rpm.sh
     rpmlint --config daxctl-rs/rpm/rpmlint.toml "$package"
     [[ $(rpm -qpc "$package") == /etc/daxfile/pins ]] || fail "the list is not its only configuration file"
 
