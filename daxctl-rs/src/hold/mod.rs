@@ -12,7 +12,7 @@ pub use requirements::{Missing, Requirements};
 
 use std::ffi::CStr;
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use libdaxfile::fsxattr::{self, Xflags};
 use libdaxfile::statx::{Statx, Time};
 use libdaxfile::{Errno, xattr};
@@ -23,19 +23,7 @@ use crate::needs::{Hold, Needs};
 use crate::pin::record::{Record, Stored, attribute};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
-use crate::status::Status;
-
-/// Returns the capabilities that this process lacks for this hold.
-///
-/// # Errors
-/// The kernel does not report the capabilities of the process.
-pub fn missing_capabilities(hold: Hold, statx: &Statx) -> Result<Vec<String>> {
-    match hold {
-        Hold::Frozen => frozen::missing_capabilities(statx),
-        Hold::Writable => writable::missing_capabilities(),
-        Hold::None => Ok(Vec::new()),
-    }
-}
+use crate::system::kernel::has_capability;
 
 /// Returns the capabilities that this process lacks to clear these flags, and to remove the file's record in
 /// `security.*`.
@@ -111,9 +99,7 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
 fn missing_among(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for (capability, _) in needed.iter().filter(|(_, needed)| *needed) {
-        let has = caps::has_cap(None, CapSet::Effective, *capability)
-            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
-        if !has {
+        if !has_capability(*capability)? {
             missing.push(capability.to_string());
         }
     }

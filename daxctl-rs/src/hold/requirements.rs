@@ -58,7 +58,7 @@ impl Missing {
         let instead = match hold {
             _ if self.status == Status::Unable && hold != Hold::Writable => "",
             Hold::Frozen => "; --hold none records the map with write access alone",
-            Hold::Writable => "; --hold frozen holds the map without it, --hold none only records it",
+            Hold::Writable => writable::ALTERNATIVES,
             Hold::None => "",
         };
         let message = format!("hold {}: {}{instead}", hold.name(), self.what);
@@ -137,9 +137,7 @@ impl Requirements {
         }
         Ok(missing)
     }
-}
 
-impl Requirements {
     /// Returns which quotas the filesystem of an open file, on this device, enforces.
     ///
     /// # Errors

@@ -19,6 +19,9 @@ pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// What the tool reports on a file when [`holds`] cannot decide.
 pub(crate) const UNSEEN: &str = "the guard has it, but only root can see whether the guard is intact";
 
+/// The note on a file that the guard has, though it has no record.
+pub(crate) const UNRECORDED: &str = "held by the guard, but without a record";
+
 /// Whether the guard has the file, is complete and running, and f2fs keeps the file's blocks in place. `None` if the
 /// guard has the file, but this process cannot look at the guard's pins.
 ///

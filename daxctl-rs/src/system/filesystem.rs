@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 use libdaxfile::statx::{self, Statx};
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
@@ -20,8 +20,7 @@ use super::{devices, ext};
 use crate::error::{Error, Result, ResultExt, if_known};
 use crate::needs::Hold;
 use crate::size;
-use crate::status::Status;
-use crate::system::kernel::text;
+use crate::system::kernel::{has_capability, text};
 
 /// Kinds of filesystems that this program distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -352,7 +351,7 @@ impl Filesystem {
         if geteuid().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
             return Ok(true);
         }
-        has_sys_resource()
+        has_capability(Capability::CAP_SYS_RESOURCE)
     }
 
     /// The free space that this process may use.
@@ -371,7 +370,7 @@ impl Filesystem {
     /// Whether this filesystem lets the process exceed quotas (`ignore_hardlimit()` in `fs/quota/dquot.c`). XFS asks for
     /// no privilege, but has no limits for user, group and project 0 (`xfs_trans_dqresv()`).
     pub(crate) fn lets_exceed_quotas(&self) -> Result<bool> {
-        Ok(self.kind != Kind::Xfs && has_sys_resource()?)
+        Ok(self.kind != Kind::Xfs && has_capability(Capability::CAP_SYS_RESOURCE)?)
     }
 
     /// The space that XFS sets aside while it stores an extended attribute, although most attributes then take none
@@ -446,11 +445,6 @@ impl Filesystem {
             _ => Ok(()),
         }
     }
-}
-
-fn has_sys_resource() -> Result<bool> {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE)
-        .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))
 }
 
 /// The most levels of an XFS's btree of the extents of a file's attributes (`xfs_bmap_compute_maxlevels()`).

@@ -88,7 +88,7 @@ enum Found {
 
 impl Holders {
     /// Finds the users of an open file. A caller that may not look into all processes finds fewer, and so does a search
-    /// that takes more than half a second.
+    /// that takes more than two seconds.
     pub(crate) fn of(file: impl AsFd, statx: &Statx, usage: Use) -> Self {
         Holders::within(PATIENCE, file, statx, usage)
     }

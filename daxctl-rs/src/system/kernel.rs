@@ -1,5 +1,6 @@
 //! The kernel, and the limits of this process in it.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use caps::{CapSet, Capability};
@@ -42,8 +43,7 @@ impl Host {
     /// # Errors
     /// An error of uname(2) or capget(2).
     pub fn look() -> Result<Self> {
-        let capabilities = caps::read(None, CapSet::Effective)
-            .map_err(|error| Error::new(Status::Failed, format!("capget: {error}")))?;
+        let capabilities = caps::read(None, CapSet::Effective).map_err(failed)?;
         let used = USED.iter().filter(|capability| capabilities.contains(*capability));
         Ok(Host {
             kernel: uname().call("uname")?.release().to_string_lossy().into_owned(),
@@ -54,6 +54,18 @@ impl Host {
             lease_break_time: text("/proc/sys/fs/lease-break-time").and_then(|seconds| seconds.parse().ok()),
         })
     }
+}
+
+/// Whether a capability is effective in this process.
+///
+/// # Errors
+/// An error of capget(2).
+pub(crate) fn has_capability(capability: Capability) -> Result<bool> {
+    caps::has_cap(None, CapSet::Effective, capability).map_err(failed)
+}
+
+fn failed(error: impl Display) -> Error {
+    Error::new(Status::Failed, format!("capget: {error}"))
 }
 
 /// Whether this process is in the initial user namespace, if /proc reports that.

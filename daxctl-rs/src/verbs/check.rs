@@ -27,19 +27,19 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
     let missing = requirements.missing(needs.hold, target, &survey.inode.statx, &target.filesystem)?;
     let here = missing.iter().find(|missing| !missing.caller_only);
     judge::judge(target, needs, &mut survey, here, report)?;
-    if report.exit_status == Status::Done
-        && !judge::is_pinned_so(&survey, needs)
-        && let Some(error) = judge::require_room(target, needs, &survey, 0, requirements, report)?
-    {
-        report.notes.push(format!("pin would fail for this user: {error}"));
-    }
+    let available = missing.is_empty();
     // Missing privileges and current writers only cause notes: root will pin the file, when nothing writes to it.
     if !judge::is_pinned_so(&survey, needs) {
-        note_privileges(&judge::with_record_in_the_way(missing.clone(), needs, &survey)?, report);
+        if report.exit_status == Status::Done
+            && let Some(error) = judge::require_room(target, needs, &survey, 0, requirements, report)?
+        {
+            report.notes.push(format!("pin would fail for this user: {error}"));
+        }
+        note_privileges(&judge::with_record_in_the_way(missing, needs, &survey)?, report);
     }
     match needs.hold {
         Hold::Frozen if target.filesystem.refusal(needs.hold).is_none() => note_writers(target, report),
-        Hold::Writable if missing.is_empty() => note_kernel_writers(target, report),
+        Hold::Writable if available => note_kernel_writers(target, report),
         _ => Ok(()),
     }
 }

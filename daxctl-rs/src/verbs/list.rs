@@ -139,7 +139,7 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
     let hold = match &survey.stored {
         Stored::Own(record) => Some(record.needs.hold),
         Stored::Absent if guarded::is_listed(target)? => {
-            report.notes.push("held by the guard, but without a record".into());
+            report.notes.push(guarded::UNRECORDED.into());
             Some(Hold::Writable)
         }
         Stored::Absent => return Ok(false),

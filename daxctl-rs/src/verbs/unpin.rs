@@ -70,7 +70,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
     }
     // The file's record does not show whether the guard has the file.
     if action != Action::WouldUnpin && guarded::is_listed(target)? {
-        report.notes.push("held by the guard, but without a record".into());
+        report.notes.push(guarded::UNRECORDED.into());
         if !dry_run {
             writable::release(target)?;
         }

@@ -10,10 +10,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use libdaxfile::Errno;
-use libdaxfile::lease::{Kind, Lease};
 
 use crate::error::{Error, Result};
 use crate::file::target::Target;
+use crate::hold::frozen;
 use crate::status::Status;
 use crate::system::holders::Holders;
 
@@ -33,11 +33,10 @@ pub fn probe(target: &Target) -> Result<()> {
         if attempt > 0 {
             sleep(PAUSE);
         }
-        match Lease::take(target, Kind::Read).map_err(Error::from) {
-            Ok(_) => return Ok(()),
+        match frozen::probe(target) {
+            Ok(()) => return Ok(()),
             Err(error) => match error.errno {
                 Some(Errno::EAGAIN) => {}
-                Some(Errno::EACCES) => return Err(error.because("needs CAP_LEASE on a file of another owner")),
                 // Without leases there is nothing to check.
                 Some(Errno::EINVAL) => return Ok(()),
                 _ => return Err(error),

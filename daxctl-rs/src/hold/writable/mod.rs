@@ -41,6 +41,9 @@ pub use kernel_writers::probe;
 /// Time for calls that are past the guard's checks to finish.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// What to do without the guard, as the end of a message.
+pub(super) const ALTERNATIVES: &str = "; --hold frozen holds the map without it, --hold none only records it";
+
 /// What the guard lacks on this kernel, in this process, or in this build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingPart {
@@ -84,8 +87,7 @@ impl MissingPart {
     }
 
     fn error(&self) -> Error {
-        let alternatives = "--hold frozen holds the map without it, --hold none only records it";
-        Error::new(self.part.status(), format!("hold writable: {}; {alternatives}", self.message))
+        Error::new(self.part.status(), format!("hold writable: {}{ALTERNATIVES}", self.message))
     }
 }
 
