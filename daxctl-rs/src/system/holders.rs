@@ -19,11 +19,22 @@ use super::kernel::text;
 use super::swaps;
 use crate::name::unescape;
 
-/// The longest time to look at processes: on a machine with many of them, naming some must suffice.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a search may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    whole: Duration,
+    /// The longest time in which the search looks at nothing new: it waits for something that does not answer.
+    stalled: Duration,
+}
 
-/// The longest time for a search whose answer decides about a pin, and for looking at devices.
-const THOROUGH: Duration = Duration::from_secs(30);
+/// On a machine with many processes, naming some must suffice.
+const BRIEF: Patience = Patience { whole: Duration::from_secs(2), stalled: Duration::from_secs(2) };
+
+/// For a search whose answer decides about a pin: a slow machine, or one with many open files, takes its time.
+const THOROUGH: Patience = Patience { whole: Duration::from_secs(600), stalled: Duration::from_secs(30) };
+
+/// The shortest patience with devices.
+const DEVICES: Duration = Duration::from_secs(30);
 
 /// Most processes to name in a message.
 const NAMED: usize = 8;
@@ -64,7 +75,7 @@ pub(crate) struct Holders {
     pub(crate) loops: Vec<PathBuf>,
     /// Whether the file is an active swapfile.
     pub(crate) swap: bool,
-    /// Whether the search looked at everything before its time was over.
+    /// Whether the search looked at everything.
     pub(crate) complete: bool,
 }
 
@@ -82,6 +93,8 @@ enum Found {
     Copier(u32, &'static str),
     Loop(PathBuf),
     Swap,
+    /// A thread goes on to the next item.
+    Progress,
     /// A thread has looked at everything of its part.
     End(Part),
 }
@@ -90,47 +103,50 @@ impl Holders {
     /// Finds the users of an open file. A caller that may not look into all processes finds fewer, and so does a search
     /// that takes more than two seconds.
     pub(crate) fn of(file: impl AsFd, statx: &Statx, usage: Use) -> Self {
-        Holders::within(PATIENCE, file, statx, usage)
+        Holders::within(BRIEF, file, statx, usage)
     }
 
-    /// Finds the users of an open file that write to it. Takes up to 30 seconds.
+    /// Finds the users of an open file that write to it. Ends early after 30 seconds without progress.
     pub(crate) fn writing(file: impl AsFd, statx: &Statx) -> Self {
         Holders::within(THOROUGH, file, statx, Use::Writing)
     }
 
     /// Other threads search: /proc/PID/maps waits for a process in a page fault, and a loop device's file may be on a
     /// server that does not answer. A thread that still waits when the time is over is left behind.
-    fn within(patience: Duration, file: impl AsFd, statx: &Statx, usage: Use) -> Self {
-        let search = Arc::new(Search::new(file, statx, usage, Instant::now() + patience));
+    fn within(patience: Patience, file: impl AsFd, statx: &Statx, usage: Use) -> Self {
         let (found, finds) = channel();
+        let search = Arc::new(Search::new(file, statx, usage, found));
         for part in [Part::Devices, Part::Processes] {
-            let (search, found) = (Arc::clone(&search), found.clone());
+            let search = Arc::clone(&search);
             // Without the thread, its end is missing, too.
             let _ = thread::Builder::new().spawn(move || {
                 let whole = match part {
-                    Part::Devices => search.look_at_devices(&found),
-                    Part::Processes => search.look_at_processes(&found),
+                    Part::Devices => search.look_at_devices(),
+                    Part::Processes => search.look_at_processes(),
                 };
                 if whole {
-                    let _ = found.send(Found::End(part));
+                    search.report(Found::End(part));
                 }
             });
         }
-        drop(found);
-        Holders::collect(&finds, search.end)
+        drop(search);
+        Holders::collect(&finds, patience)
     }
 
-    fn collect(finds: &Receiver<Found>, end: Instant) -> Self {
+    fn collect(finds: &Receiver<Found>, patience: Patience) -> Self {
         let mut holders = Holders::default();
         let mut left = vec![Part::Devices, Part::Processes];
-        let last = Instant::now() + THOROUGH;
+        let start = Instant::now();
         while !left.is_empty() {
-            let until = if left.contains(&Part::Devices) { last } else { end };
-            match finds.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let limit = |limit: Duration| if left.contains(&Part::Devices) { limit.max(DEVICES) } else { limit };
+            let rest = limit(patience.whole).saturating_sub(start.elapsed());
+            match finds.recv_timeout(rest.min(limit(patience.stalled))) {
                 Ok(Found::Process(process)) => holders.processes.push(process),
                 Ok(Found::Copier(process, call)) => holders.copiers.push((process, call)),
                 Ok(Found::Loop(device)) => holders.loops.push(device),
                 Ok(Found::Swap) => holders.swap = true,
+                Ok(Found::Progress) if rest.is_zero() => break,
+                Ok(Found::Progress) => {}
                 Ok(Found::End(part)) => left.retain(|left| *left != part),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
@@ -179,32 +195,33 @@ struct Search {
     /// The kernel's name of the file.
     name: Option<PathBuf>,
     usage: Use,
-    end: Instant,
+    found: Sender<Found>,
 }
 
 impl Search {
-    fn new(file: impl AsFd, statx: &Statx, usage: Use, end: Instant) -> Self {
+    fn new(file: impl AsFd, statx: &Statx, usage: Use, found: Sender<Found>) -> Self {
         let (major, minor) = statx.device;
         let inode = (makedev(major.into(), minor.into()), statx.inode);
         let name = fs::read_link(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).ok();
-        Search { statx: *statx, inode, name, usage, end }
+        Search { statx: *statx, inode, name, usage, found }
     }
 
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.end
+    /// Returns whether somebody still waits for the results.
+    fn report(&self, found: Found) -> bool {
+        self.found.send(found).is_ok()
     }
 
     /// Returns whether it looked at all of them.
-    fn look_at_devices(&self, found: &Sender<Found>) -> bool {
+    fn look_at_devices(&self) -> bool {
         if swaps::active(&self.statx).unwrap_or(false) {
-            let _ = found.send(Found::Swap);
+            self.report(Found::Swap);
         }
         let Ok(devices) = fs::read_dir("/sys/block") else { return true };
         let devices = devices.flatten().filter(|device| device.file_name().as_bytes().starts_with(b"loop"));
         for device in devices {
             let writes = || text(device.path().join("ro")).as_deref() == Some("0");
             if (self.usage == Use::Any || writes()) && self.is_behind(&device.path()) {
-                let _ = found.send(Found::Loop(Path::new("/dev").join(device.file_name())));
+                self.report(Found::Loop(Path::new("/dev").join(device.file_name())));
             }
         }
         true
@@ -221,26 +238,26 @@ impl Search {
         }
     }
 
-    /// Returns whether it looked at all of them before its time was over.
-    fn look_at_processes(&self, found: &Sender<Found>) -> bool {
+    /// Returns whether it looked at all of them before the time was over.
+    fn look_at_processes(&self) -> bool {
         let ourselves = std::process::id();
         let others: Vec<_> = processes().into_iter().filter(|process| *process != ourselves).collect();
         let mut any = false;
         for process in &others {
-            if self.is_over() {
+            if !self.report(Found::Progress) {
                 return false;
             }
             let at = Path::new("/proc").join(process.to_string());
             if self.is_open_in(&at) || self.is_mapped_in(&at) {
                 any = true;
-                let _ = found.send(Found::Process(*process));
+                self.report(Found::Process(*process));
             }
         }
         // A thread can have its own descriptors.
         for process in &others {
             let Ok(tasks) = fs::read_dir(Path::new("/proc").join(process.to_string()).join("task")) else { continue };
             for task in tasks.flatten() {
-                if self.is_over() {
+                if !self.report(Found::Progress) {
                     return false;
                 }
                 let copies = match self.usage {
@@ -248,10 +265,10 @@ impl Search {
                     Use::Any => None,
                 };
                 if let Some(call) = copies {
-                    let _ = found.send(Found::Copier(*process, call));
+                    self.report(Found::Copier(*process, call));
                 }
                 if copies.is_some() || !any && self.is_open_in(&task.path()) {
-                    let _ = found.send(Found::Process(*process));
+                    self.report(Found::Process(*process));
                 }
             }
         }
@@ -261,7 +278,10 @@ impl Search {
     /// Whether a process or thread has a descriptor of the file. One that has exited has nothing open.
     fn is_open_in(&self, task: &Path) -> bool {
         let Ok(descriptors) = fs::read_dir(task.join("fdinfo")) else { return false };
-        descriptors.flatten().any(|descriptor| self.is_descriptor(task, Path::new(&descriptor.file_name())))
+        descriptors.flatten().any(|descriptor| {
+            self.report(Found::Progress);
+            self.is_descriptor(task, Path::new(&descriptor.file_name()))
+        })
     }
 
     /// Reads fdinfo first: following the link could wait for a server that does not answer.
@@ -335,6 +355,9 @@ fn by_writer(process: &Path, range: &str) -> bool {
 #[cfg(test)]
 #[expect(clippy::unwrap_used)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -359,11 +382,22 @@ mod tests {
     }
 
     #[test]
-    fn a_search_that_is_over_says_so() {
+    fn a_search_ends_when_it_stalls_and_not_while_it_advances() {
+        let many = "n=$(ulimit -Hn); ((n < 50000)) || n=50000; ulimit -n $n; \
+                    for ((i = 10; i < n; i++)); do eval \"exec $i</dev/null\"; done; echo; read";
+        let (input, output) = (Stdio::piped(), Stdio::piped());
+        let mut child = Command::new("bash").args(["-c", many]).stdin(input).stdout(output).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let file = fs::File::open("/proc/self/exe").unwrap();
         let statx = libdaxfile::statx::get(&file).unwrap();
-        let holders = |patience| Holders::within(patience, &file, &statx, Use::Writing);
-        assert!(holders(THOROUGH).complete && !holders(Duration::ZERO).complete);
+        let search = |patience| Holders::within(patience, &file, &statx, Use::Writing).complete;
+        let start = Instant::now();
+        assert!(search(THOROUGH));
+        let stalled = start.elapsed() / 2;
+        assert!(search(Patience { stalled, ..THOROUGH }), "it advanced");
+        assert!(!search(Patience { whole: Duration::ZERO, stalled }), "its time was over");
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

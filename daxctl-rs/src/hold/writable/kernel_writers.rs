@@ -69,5 +69,8 @@ fn reason(holders: &Holders) -> Option<String> {
              or use --wait"
         ));
     }
-    (!holders.complete).then(|| "it is open for writing, and a search of /proc did not end in time".into())
+    (!holders.complete).then(|| {
+        "it is open for writing, and the search of /proc for its writers did not end: a process in it does not answer"
+            .into()
+    })
 }
