@@ -281,7 +281,10 @@ const EXPORT: &str = r#"
         ioctl($s, 0x8914, $up) or die $!'
     modprobe nfsd; mount -t nfsd nfsd /proc/fs/nfsd
     cd /proc/fs/nfsd; echo -3 >versions # only version 4 does without rpcbind(8)
-    echo 'tcp 2049' >portlist; echo 2 >threads; [[ ! -e v4_end_grace ]] || echo Y >v4_end_grace
+    # For these seconds, the least that it takes, the server lets no client open a file. Some kernels refuse to end that
+    # early where nothing keeps track of clients.
+    echo 10 >nfsv4gracetime
+    echo 'tcp 2049' >portlist; echo 2 >threads; echo Y 2>/dev/null >v4_end_grace || :
     cd /proc/net/rpc; never=2147483647
     echo "nfsd 127.0.0.1 $never *" >auth.unix.ip/channel
     # NFSEXP_FSID, NFSEXP_NOSUBTREECHECK, NFSEXP_INSECURE_PORT; 0 is the ID of the root of all exports.
