@@ -4,3 +4,4 @@
 mod pin_leases;
 mod pin_races;
 mod prepare_races;
+mod renames;

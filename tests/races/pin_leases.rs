@@ -29,7 +29,7 @@ const MOMENT: Duration = Duration::from_millis(50);
 const WAYS: [&str; 5] = ["map", "write", "append", "empty", "cut"];
 
 /// A `daxfile` that is stopped at a call.
-struct Held {
+pub(super) struct Held {
     child: Child,
     mark: PathBuf,
     command: String,
@@ -37,7 +37,7 @@ struct Held {
 
 impl Held {
     /// Holds it at the entry of that call; or returns its result if it makes fewer calls.
-    fn at(call: usize, daxfile: &Daxfile, scratch: &Scratch) -> Result<Held, Run> {
+    pub(super) fn at(call: usize, daxfile: &Daxfile, scratch: &Scratch) -> Result<Held, Run> {
         let mark = scratch.image().with_file_name("held");
         let (halt, number) = (attack("halt"), call.to_string());
         let wrapper = [halt.as_os_str(), "hold".as_ref(), number.as_ref(), mark.as_os_str()];
@@ -56,7 +56,7 @@ impl Held {
     }
 
     /// Lets it go on to its end.
-    fn end(self) -> Run {
+    pub(super) fn end(self) -> Run {
         let _ = fs::remove_file(&self.mark);
         let out = self.child.wait_with_output().unwrap();
         Run {
@@ -135,14 +135,14 @@ impl Drop for Impatient {
 }
 
 /// Written, and written back some time ago.
-fn new_file(scratch: &Scratch, name: &str) -> PathBuf {
+pub(super) fn new_file(scratch: &Scratch, name: &str) -> PathBuf {
     let file = scratch.path(name);
     sh(on(&file, "head -c 65536 /dev/urandom >$F; touch -d '1 minute ago' $F; sync -f $F"));
     file
 }
 
 /// Flag and records: `i`, `security` and `user`, or nothing.
-fn held_by(file: &Path) -> String {
+pub(super) fn held_by(file: &Path) -> String {
     let text = sh(on(file, "lsattr $F | cut -d' ' -f1; getfattr -d -m pin --absolute-names $F"));
     let (flags, attributes) = text.split_once('\n').unwrap();
     let flag = flags.contains('i').then_some("i");
@@ -157,7 +157,7 @@ fn verify(file: &Path) -> Run {
 }
 
 /// The first and the last call after the file's name was used.
-fn calls(scratch: &Scratch, daxfile: &Daxfile, file: &Path) -> (usize, usize) {
+pub(super) fn calls(scratch: &Scratch, daxfile: &Daxfile, file: &Path) -> (usize, usize) {
     let out = scratch.image().with_file_name("calls");
     let halt = attack("halt");
     let run = daxfile.clone().wrap([halt.as_os_str(), "count".as_ref(), out.as_os_str(), file.as_os_str()]).run();
@@ -172,7 +172,7 @@ fn who(intruder: &Intruder) -> String {
 }
 
 /// Every call, or about `few` calls, at random.
-fn chosen((first, last): (usize, usize), few: Option<usize>, random: &mut Random) -> Vec<usize> {
+pub(super) fn chosen((first, last): (usize, usize), few: Option<usize>, random: &mut Random) -> Vec<usize> {
     let step = few.map_or(1, |few| ((last - first) / few).max(1));
     let start = usize::try_from(random.below(step as u64)).unwrap();
     (first + start..=last).step_by(step).collect()

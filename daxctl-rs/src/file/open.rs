@@ -96,6 +96,21 @@ pub(crate) fn file_or_directory(path: &Path) -> Result<File> {
     }
 }
 
+/// Whether a name still leads to this file. Opens nothing.
+///
+/// # Errors
+/// An error of openat2(2) or statx(2) that leaves this unknown.
+pub(super) fn leads_to(path: &Path, file: &Statx) -> Result<bool> {
+    match find(path, false) {
+        Ok(found) => {
+            let now = statx::get(&found)?;
+            Ok((now.device, now.inode) == (file.device, file.inode))
+        }
+        Err(Error { errno: Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EAGAIN), .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reopens an open file with other access flags.
 pub(super) fn reopen(file: impl AsFd, flags: OFlag) -> Result<File> {
     let same = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());

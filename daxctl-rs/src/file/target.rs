@@ -213,6 +213,21 @@ impl Target {
         faccessat(self, "", AccessFlags::W_OK, flags).call("faccessat")
     }
 
+    /// Refuses a file that is no longer at the name that the user gave: whatever was done to this file, the user would
+    /// believe it of the file that is there now. `left` says what state that leaves.
+    ///
+    /// # Errors
+    /// Busy if the name is gone, or leads to another file; an error of the calls that look.
+    pub fn require_named(&self, left: &str) -> Result<()> {
+        if open::leads_to(&self.path, &self.opened)? {
+            return Ok(());
+        }
+        Err(Error::new(
+            Status::Busy,
+            format!("busy: another process moved, replaced or deleted the file of this name meanwhile; {left}"),
+        ))
+    }
+
     /// Reads size, times, attributes and inode flags.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use libdaxfile::xattr;
 use super::{Replaced, durable, pages};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
-use crate::needs::Needs;
-use crate::pin::record::{LIMIT, Record, attribute};
+use crate::needs::{Hold, Needs};
+use crate::pin::record::{LIMIT, Record, Stored, attribute, load_for};
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
 use crate::status::Status;
@@ -80,7 +80,7 @@ pub struct Candidate<'a> {
     found: Option<Record>,
     lease: Option<Lease<'a>>,
     written: Option<Vec<u8>>,
-    replaced: Option<Replaced>,
+    replaced: Vec<Replaced>,
     /// The flags that the pin adds, as the record says.
     adds: Xflags,
     /// The flags that this process has added.
@@ -102,7 +102,7 @@ impl<'a> Candidate<'a> {
             found,
             lease: None,
             written: None,
-            replaced: None,
+            replaced: Vec::new(),
             adds: Xflags::empty(),
             added: Xflags::empty(),
             mapped: 0,
@@ -133,11 +133,14 @@ impl<'a> Candidate<'a> {
     /// Writes the record.
     fn record(&mut self) -> Result<()> {
         let record = match &self.found {
-            Some(record) => record.clone(),
+            Some(record) => {
+                self.replaced.extend(super::remove_other_record(self.target)?);
+                record.clone()
+            }
             None => {
                 let (record, replaced) = super::store(self.target, self.needs, Xflags::IMMUTABLE, &self.found_as)?;
                 // From here on, a failure must restore the former record.
-                self.replaced = Some(replaced);
+                self.replaced = replaced;
                 record
             }
         };
@@ -178,6 +181,10 @@ impl<'a> Candidate<'a> {
         if xattr::get(self.target, name, LIMIT + 1)? != self.written {
             return Err(slipped("changed its pin record"));
         }
+        // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+        if matches!(load_for(self.target, Hold::None)?, Stored::Own(_)) {
+            return Err(slipped("pinned it with --hold none"));
+        }
         let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
         if survey.state != crate::pin::state::State::Pinned || !survey.blockers.is_empty() {
             return Err(slipped("changed its map, size or mtime"));
@@ -185,6 +192,8 @@ impl<'a> Candidate<'a> {
         self.lease = None;
         // A process that the lease blocked may have the file open for writing by now.
         probe(self.target)?;
+        // Only now does the flag keep the name in its place.
+        self.target.require_named(super::NOT_PINNED)?;
         self.mapped = pages::require_free(self.target)?;
         self.outcome = Some(Ok(survey));
         Ok(())
@@ -194,11 +203,11 @@ impl<'a> Candidate<'a> {
     fn roll_back(&mut self) -> Result<()> {
         self.lease = None;
         let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
-        match self.replaced.take() {
-            Some(replaced) => replaced.restore(self.target)?,
-            None if cleared.is_empty() => return Ok(()),
-            None => {}
+        let replaced = std::mem::take(&mut self.replaced);
+        if replaced.is_empty() && cleared.is_empty() {
+            return Ok(());
         }
+        super::restore(self.target, replaced)?;
         self.target.fsync()
     }
 
@@ -216,9 +225,13 @@ impl<'a> Candidate<'a> {
     }
 
     fn look_again(&mut self) -> Result<()> {
+        self.target.require_named(super::NOT_PINNED)?;
         probe(self.target)?;
         self.found_as = survey::to_record(self.target, self.needs, self.found_as.note.as_ref(), None)?;
         let survey = &self.found_as.survey;
+        if self.found.is_none() && matches!(survey.stored, Stored::Own(_)) {
+            return Err(Error::new(Status::Busy, "busy: another daxfile pinned it meanwhile"));
+        }
         let drifted = self.found.is_some() && survey.state != crate::pin::state::State::NotHeld;
         if drifted || !survey.blockers.is_empty() {
             return Err(Error::new(Status::No, "changed while it was being pinned; see daxfile check"));

@@ -20,10 +20,13 @@ use libdaxfile::{Errno, xattr};
 use crate::error::{Error, Result};
 use crate::file::target::{InodeState, Target};
 use crate::needs::{Hold, Needs};
-use crate::pin::record::{Record, Stored, attribute};
+use crate::pin::record::{Record, Stored, attribute, load_for};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::system::kernel::has_capability;
+
+/// What is left of a pin of a file that lost its name meanwhile.
+pub(crate) const NOT_PINNED: &str = "that file is not pinned";
 
 /// Returns the capabilities that this process lacks to clear these flags, and to remove the file's record in
 /// `security.*`.
@@ -79,20 +82,48 @@ fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> 
 }
 
 /// Writes the record of a file for an enforced hold that adds these flags, and `FS_XFLAG_NODEFRAG` where the filesystem
-/// keeps it. Returns the record and what it replaced.
-fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> Result<(Record, Replaced)> {
+/// keeps it. Removes a record in the attribute of hold none, which would come to light when the pin ends. Returns the
+/// record and what it replaced.
+fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> Result<(Record, Vec<Replaced>)> {
     let mut wanted = flags;
     wanted.set(Xflags::NODEFRAG, target.filesystem.keeps_nodefrag());
     let record = record(target, needs, wanted - recorded.survey.inode.xflags(), recorded);
     let size = record.size;
     let replaced = Replaced::read(target, needs.hold)?;
+    let mut undo = Vec::new();
+    if !matches!(recorded.survey.stored, Stored::Absent) {
+        // First, because there may be no room for both.
+        undo.extend(remove_other_record(target)?);
+    }
     let stored = record.store(target, |limit| survey::recorded_map(target, size, limit, recorded.note.as_ref()));
-    let record = stored.map_err(|error| match error.errno {
+    let error = match stored {
+        Ok(record) => {
+            undo.push(replaced);
+            return Ok((record, undo));
+        }
         // capget(2) reports the capabilities in the process's own user namespace.
-        Some(Errno::EPERM) => error.because("needs CAP_SYS_ADMIN in the initial user namespace"),
-        _ => error,
-    })?;
-    Ok((record, replaced))
+        Err(error) if error.errno == Some(Errno::EPERM) => {
+            error.because("needs CAP_SYS_ADMIN in the initial user namespace")
+        }
+        Err(error) => error,
+    };
+    restore(target, undo).map_or_else(|undo| Err(not_undone(error.clone(), &undo)), |()| Err(error.clone()))
+}
+
+/// Removes the record in the attribute of hold none, which the file's owner can write at any time that nothing holds the
+/// file. Leaves alone a record of an unknown version.
+fn remove_other_record(target: &Target) -> Result<Option<Replaced>> {
+    if matches!(load_for(target, Hold::None)?, Stored::Absent | Stored::UnknownVersion(..)) {
+        return Ok(None);
+    }
+    let replaced = Replaced::read(target, Hold::None)?;
+    remove_record(target, Hold::None)?;
+    Ok(Some(replaced))
+}
+
+/// Restores what a failed pin replaced. Durable after the next fsync.
+fn restore(target: &Target, replaced: Vec<Replaced>) -> Result<()> {
+    replaced.into_iter().try_for_each(|replaced| replaced.restore(target))
 }
 
 /// Returns those of the needed capabilities that this process lacks.

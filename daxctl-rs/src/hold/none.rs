@@ -9,8 +9,9 @@ use super::Replaced;
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
-use crate::pin::record::attribute;
+use crate::pin::record::{LIMIT, Record, Stored, attribute};
 use crate::pin::survey::{self, Recorded, Survey};
+use crate::status::Status;
 
 /// Records the map, and returns a survey taken after that. Removes a record in the attribute of enforced holds, which
 /// would hide this one.
@@ -33,13 +34,36 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
     let stored = super::record(target, needs, Xflags::empty(), recorded)
         .store(target, |limit| survey::recorded_map(target, survey.inode.statx.size, limit, recorded.note.as_ref()))
         .map_err(|error| not_permitted(error, "the record needs write access to the file"));
-    let undo: Vec<Replaced> = stored.is_ok().then_some(replaced).into_iter().chain(hiding).collect();
-    let pinned = stored.and_then(|_| target.fsync()).and_then(|()| survey::take(target, needs, lease, |_| ()));
-    pinned.inspect_err(|_| {
-        // Report the first failure to the user, not a failure of the cleanup.
-        let restored = undo.into_iter().try_for_each(|before| before.restore(target));
-        let _ = restored.and_then(|()| target.fsync());
+    let (pinned, written) = match stored {
+        Ok(record) => (prove(target, needs, &record, lease), Some(record.encode())),
+        Err(error) => (Err(error), None),
+    };
+    pinned.map_err(|error| {
+        let undone = undo(target, written.map(|written| (replaced, written)), hiding).and_then(|()| target.fsync());
+        undone.map_or_else(|undo| super::not_undone(error.clone(), &undo), |()| error.clone())
     })
+}
+
+/// Makes the record durable, and proves that it is the file's only one, and that the file is still at its name.
+fn prove(target: &Target, needs: Needs, record: &Record, lease: Option<&Lease<'_>>) -> Result<Survey> {
+    target.fsync()?;
+    let survey = survey::take(target, needs, lease, |_| ())?;
+    // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+    if !matches!(&survey.stored, Stored::Own(found) if found == record) {
+        return Err(Error::new(Status::Busy, "busy: another daxfile pinned or unpinned it meanwhile"));
+    }
+    target.require_named(super::NOT_PINNED)?;
+    Ok(survey)
+}
+
+/// Restores both attributes, unless another process has replaced what this one wrote.
+fn undo(target: &Target, replaced: Option<(Replaced, Vec<u8>)>, hiding: Option<Replaced>) -> Result<()> {
+    if let Some((replaced, written)) = replaced
+        && xattr::get(target, replaced.attribute, LIMIT + 1)?.is_some_and(|now| now == written)
+    {
+        replaced.restore(target)?;
+    }
+    hiding.map_or(Ok(()), |hiding| hiding.restore(target))
 }
 
 fn not_permitted(error: Error, why: &str) -> Error {

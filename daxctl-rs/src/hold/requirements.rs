@@ -13,6 +13,7 @@ use nix::unistd::{AccessFlags, faccessat};
 use super::writable::{self, MissingPart, Part};
 use super::{frozen, missing_among};
 use crate::error::{Error, Result, ResultExt};
+use crate::file::target::Target;
 use crate::needs::Hold;
 use crate::status::Status;
 use crate::system::filesystem::Filesystem;
@@ -40,11 +41,17 @@ impl Missing {
         Missing { status: Status::NotPermitted, what: what.into(), errno: None, caller_only: true }
     }
 
-    /// Returns what this process lacks to remove the record of an enforced hold.
+    /// Returns what this process lacks to remove the record in the attribute of another hold than this one.
     ///
     /// # Errors
     /// The kernel does not report the capabilities of the process.
-    pub fn to_remove_the_record() -> Result<Option<Self>> {
+    pub fn to_remove_the_record(target: &Target, hold: Hold) -> Result<Option<Self>> {
+        if hold != Hold::None {
+            return Ok(target.require_write_access().err().map(|error| Missing {
+                errno: error.errno,
+                ..Missing::of_caller("removing the record that is in the way needs write access")
+            }));
+        }
         let missing = missing_among(&[(Capability::CAP_SYS_ADMIN, true)])?;
         Ok((!missing.is_empty()).then(|| Missing {
             errno: Some(Errno::EPERM),

@@ -89,10 +89,16 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
     link(&target, &directory, name)?;
     // On XFS a directory's fsync succeeds even after a shutdown. The file's fsync reports the shutdown, and writes the
     // log that contains the name (xfs_dir_fsync(), xfs_file_fsync()).
-    fsync(&target).and_then(|()| fsync(&directory)).map_err(|errno| unlink(&target, &directory, name, errno))?;
+    let durable = fsync(&target).and_then(|()| fsync(&directory));
+    durable
+        .map_err(|errno| (Error::call("fsync", errno), "the new name is not durable"))
+        .and_then(|()| target.require_named("").map_err(|error| (error, MOVED)))
+        .map_err(|(error, why)| unlink(&target, &directory, name, error, why))?;
     report.action = Some(Action::Created);
     Ok(())
 }
+
+const MOVED: &str = "busy: another process moved or replaced the new file, or its directory";
 
 /// Refuses to create a file where no hold works.
 fn require_hold(directory: impl AsFd, filesystem: &Filesystem) -> Result<()> {
@@ -217,24 +223,20 @@ fn link(target: &Target, directory: impl AsFd, name: &OsStr) -> Result<()> {
     linked.map_err(|errno| if errno == Errno::EEXIST { exists() } else { Error::call("linkat", errno) })
 }
 
-/// Removes the name again after a failure to make it durable; returns the original error.
-fn unlink(target: &Target, directory: impl AsFd, name: &std::ffi::OsStr, errno: Errno) -> Error {
-    let error = Error::call("fsync", errno);
+/// Removes the name again after a failure; returns the original error, with the reason and what is left.
+fn unlink(target: &Target, directory: impl AsFd, name: &OsStr, error: Error, why: &str) -> Error {
     let ours =
         fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == target.identity.inode);
     // The name may refer to another file by now.
     if !ours {
-        return error.because("the new name is not durable, and is another file's by now");
+        return error.because(format!("{why}; no file was made, and the name is not its own by now"));
     }
     match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) => {
             // If this fails as well, nothing more can be done.
             let _ = fsync(&directory);
-            error.because("the new name is not durable; no file was made")
+            error.because(format!("{why}; no file was made"))
         }
-        Err(undo) => error.because(format!(
-            "the new name is not durable, and removing the file failed ({})",
-            libdaxfile::meaning(undo)
-        )),
+        Err(undo) => error.because(format!("{why}, and removing the file failed ({})", libdaxfile::meaning(undo))),
     }
 }

@@ -35,7 +35,7 @@ fn check(target: &Target, needs: &Needs, requirements: &Requirements, report: &m
         {
             report.notes.push(format!("pin would fail for this user: {error}"));
         }
-        note_privileges(&judge::with_record_in_the_way(missing, needs, &survey)?, report);
+        note_privileges(&judge::with_record_in_the_way(target, missing, needs, &survey)?, report);
     }
     match needs.hold {
         Hold::Frozen if target.filesystem.refusal(needs.hold).is_none() => note_writers(target, report),

@@ -145,18 +145,19 @@ pub(super) fn require_room(
     })
 }
 
-/// Adds to the unmet requirements the privilege to remove an enforced record that would hide a record of hold none.
+/// Adds to the unmet requirements what this process lacks to remove a record in the attribute of another hold.
 ///
 /// # Errors
 /// The kernel does not report the capabilities of the process.
 pub(super) fn with_record_in_the_way(
+    target: &Target,
     mut missing: Vec<Missing>,
     needs: &Needs,
     survey: &Survey,
 ) -> Result<Vec<Missing>> {
     let found = survey.stored.attribute();
-    if needs.hold == Hold::None && found.is_some_and(|found| found != attribute(Hold::None)) {
-        missing.extend(Missing::to_remove_the_record()?);
+    if found.is_some_and(|found| found != attribute(needs.hold)) {
+        missing.extend(Missing::to_remove_the_record(target, needs.hold)?);
     }
     Ok(missing)
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::file::blockers::Kind as Blocking;
 use crate::file::target::Target;
 use crate::hold::frozen::{self, Candidate};
-use crate::hold::{self, Requirements, none, writable};
+use crate::hold::{self, NOT_PINNED, Requirements, none, writable};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Note, Record, Stored};
 use crate::pin::state::State;
@@ -78,7 +78,7 @@ fn pin_batch(
             // If nothing can be pinned, locks may not work either.
             let lock = match target.filesystem.refuses_every_hold() {
                 true => None,
-                false => Some(retry_while_busy(deadline, progress, || target.lock())?),
+                false => Some(retry_while_busy(&target, deadline, progress, || target.lock())?),
             };
             let next = look(&target, options, requirements, deadline, progress, report)?;
             Ok(next.map(|next| (target, lock, next)))
@@ -93,8 +93,8 @@ fn pin_batch(
         }
     }
     let targets: Vec<&Target> = pinned.iter().map(|(_, target, _)| target).collect();
-    for ((index, ..), synced) in pinned.iter().zip(hold::sync(&targets)) {
-        match synced {
+    for ((index, target, _), synced) in pinned.iter().zip(hold::sync(&targets)) {
+        match synced.and_then(|()| target.require_named("that file was pinned before, and stays pinned")) {
             Ok(()) => reports[*index].action = Some(Action::AlreadyPinned),
             Err(error) => reports[*index].fail(&error),
         }
@@ -146,8 +146,10 @@ fn look(
     };
     let missing = requirements.missing(needs.hold, target, &target.statx()?, &target.filesystem)?;
     let probed = match needs.hold {
-        Hold::Frozen if missing.is_empty() => retry_while_busy(deadline, progress, || frozen::probe(target)),
-        Hold::Writable if missing.is_empty() => retry_while_busy(deadline, progress, || writable::probe(target)),
+        Hold::Frozen if missing.is_empty() => retry_while_busy(target, deadline, progress, || frozen::probe(target)),
+        Hold::Writable if missing.is_empty() => {
+            retry_while_busy(target, deadline, progress, || writable::probe(target))
+        }
         _ => Ok(()),
     };
     // Hold none also pins files in use. If nothing writes, a lease proves the map consistent.
@@ -181,7 +183,7 @@ fn look(
         report.action = Some(Action::AlreadyPinned);
         return Ok(None);
     }
-    if let Some(missing) = judge::with_record_in_the_way(missing, &needs, survey)?.first() {
+    if let Some(missing) = judge::with_record_in_the_way(target, missing, &needs, survey)?.first() {
         return Err(missing.error(needs.hold));
     }
     if options.dry_run {
@@ -211,8 +213,9 @@ fn look(
     }
 }
 
-/// Retries while the file is busy, until the deadline.
+/// Retries while the file is busy, until the deadline. Ends as well when the file is no longer at its name.
 fn retry_while_busy<T>(
+    target: &Target,
     deadline: Deadline,
     progress: &dyn Progress,
     mut attempt: impl FnMut() -> Result<T>,
@@ -220,6 +223,7 @@ fn retry_while_busy<T>(
     loop {
         match attempt() {
             Err(error) if error.status == Status::Busy && !deadline.passed() && !progress.interrupted() => {
+                target.require_named(NOT_PINNED)?;
                 sleep(Duration::from_millis(50));
             }
             result => return result,

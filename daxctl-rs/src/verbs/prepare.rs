@@ -81,6 +81,11 @@ fn prepare(
     let changed = change(&target, needs, survey, unsure, progress);
     progress.end();
     let survey = changed?;
+    // The file's owner takes another lock than root does.
+    if matches!(survey.stored, Stored::Own(_)) {
+        return Err(Error::new(Status::Busy, "busy: another daxfile pinned it meanwhile: see daxfile verify"));
+    }
+    target.require_named("that file is prepared")?;
     report.describe(&target, &survey);
     report.add_blockers(survey.blockers);
     if report.exit_status == Status::Done {

@@ -28,9 +28,9 @@ use libdaxfile::xattr;
 use super::Replaced;
 use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
-use crate::needs::Needs;
+use crate::needs::{Hold, Needs};
 use crate::pin::guarded;
-use crate::pin::record::{LIMIT, Record, attribute};
+use crate::pin::record::{LIMIT, Record, Stored, attribute, load_for};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::status::Status;
@@ -132,7 +132,7 @@ pub fn missing_capabilities() -> Result<Vec<String>> {
 /// An error of the calls that write the record, or of loading and pinning the guard; busy if the map changed meanwhile.
 /// The file is then in its former state.
 pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
-    let mut undo = Undo { target, replaced: None, added: Xflags::empty(), armed: false };
+    let mut undo = Undo { target, replaced: Vec::new(), added: Xflags::empty(), armed: false };
     engage(&mut undo, needs, recorded, found).map_err(|error| match undo.run() {
         Ok(()) => error,
         Err(undo) => super::not_undone(error, &undo),
@@ -141,7 +141,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, found: Option<&Re
 
 struct Undo<'a> {
     target: &'a Target,
-    replaced: Option<Replaced>,
+    replaced: Vec<Replaced>,
     added: Xflags,
     armed: bool,
 }
@@ -152,9 +152,7 @@ impl Undo<'_> {
             guard::disarm(self.target)?;
         }
         super::clear_flags(self.target, std::mem::take(&mut self.added))?;
-        if let Some(replaced) = self.replaced.take() {
-            replaced.restore(self.target)?;
-        }
+        super::restore(self.target, std::mem::take(&mut self.replaced))?;
         self.target.fsync()
     }
 }
@@ -173,10 +171,13 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
         ));
     }
     let record = match found {
-        Some(record) => record.clone(),
+        Some(record) => {
+            undo.replaced.extend(super::remove_other_record(target)?);
+            record.clone()
+        }
         None => {
             let (record, replaced) = super::store(target, needs, Xflags::empty(), recorded)?;
-            undo.replaced = Some(replaced);
+            undo.replaced = replaced;
             record
         }
     };
@@ -202,7 +203,11 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     target.fsync()?;
     let survey = survey::take(target, needs, None, |_| ())?;
     let same = xattr::get(target, attribute(needs.hold), LIMIT + 1)?.is_some_and(|bytes| bytes == written);
-    if !same || survey.state != State::Pinned || !survey.blockers.is_empty() {
+    // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+    let other = matches!(load_for(target, Hold::None)?, Stored::Own(_));
+    // The guard keeps the name in its place by now.
+    target.require_named(super::NOT_PINNED)?;
+    if !same || other || survey.state != State::Pinned || !survey.blockers.is_empty() {
         return Err(Error::new(
             Status::Busy,
             "busy: another process changed its map, size or record while it was being pinned",
