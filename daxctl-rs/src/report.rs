@@ -20,7 +20,7 @@ use crate::file::target::Target;
 use crate::name;
 use crate::needs::Hold;
 use crate::pin::drift::{self, Change, Drift};
-use crate::pin::record::{RecordedMap, Stored};
+use crate::pin::record::{Record, RecordedMap, Stored};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::size;
@@ -454,6 +454,43 @@ pub struct PinFacts {
     pub mtime_was: Option<Time>,
     /// Bytes that are shared now but were not when the file was pinned.
     pub shared_since: u64,
+    /// The pin that a record of another file describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<ForeignPin>,
+}
+
+/// The pin of another file, from whose copy the record came.
+#[derive(Debug, Serialize)]
+pub struct ForeignPin {
+    /// Its hold.
+    pub hold: Hold,
+    /// When that file was pinned.
+    #[serde(serialize_with = "time")]
+    pub pinned_at: Time,
+    /// The note on the pin.
+    pub note: Option<String>,
+    /// The required alignment, in bytes.
+    pub align: Option<u64>,
+    /// The allowed number of extents.
+    pub max_extents: Option<u64>,
+    /// Whether the pin requires DAX.
+    pub dax: bool,
+    /// Kinds of blockers that the pin allows.
+    pub allowed: Vec<&'static str>,
+}
+
+impl ForeignPin {
+    fn new(record: &Record) -> Self {
+        ForeignPin {
+            hold: record.needs.hold,
+            pinned_at: record.time,
+            note: record.note.as_ref().map(|note| note.as_str().to_owned()),
+            align: record.needs.align,
+            max_extents: record.needs.max_extents,
+            dax: record.needs.dax,
+            allowed: record.needs.allow.names(),
+        }
+    }
 }
 
 impl PinFacts {
@@ -479,6 +516,10 @@ impl PinFacts {
             size_was: own.map(|record| record.size).filter(|size| *size != survey.inode.statx.size),
             mtime_was: own.and_then(|record| state::mtime_drift(record, &survey.inode.statx)),
             shared_since,
+            foreign: match &survey.stored {
+                Stored::Foreign(record) => Some(ForeignPin::new(record)),
+                _ => None,
+            },
         }
     }
 }

@@ -719,3 +719,115 @@ fn other_attributes_are_left_alone() {
         }
     }
 }
+
+/// A record in the attribute of the other hold would come to light when the pin ends.
+#[test]
+fn pin_leaves_no_record_beside_its_own() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let (file, other) = (scratch.path("file"), scratch.path("other"));
+        for path in [&file, &other] {
+            run(&["alloc", "-s", "1M"], path).expect(0);
+        }
+        run(&["pin", "--hold", "none"], &other).expect(0);
+        let foreign = attribute(&other, UNENFORCED).unwrap();
+        for junk in [&b"junk"[..], &foreign] {
+            set_attribute(&file, UNENFORCED, junk);
+            let said = report(&["pin"], &file, 0);
+            assert!(notes(&said).contains("which pin overwrites"), "{said}");
+            assert_eq!(attribute(&file, UNENFORCED), None);
+            let unpinned = report(&["unpin"], &file, 0);
+            assert_eq!(notes(&unpinned), "");
+            assert_eq!(attribute(&file, ENFORCED), None);
+
+            // Behind a foreign enforced record.
+            set_attribute(&file, UNENFORCED, junk);
+            set_attribute(&file, ENFORCED, b"junk");
+            run(&["pin"], &file).expect(0);
+            assert_eq!(attribute(&file, UNENFORCED), None);
+            run(&["unpin"], &file).expect(0);
+
+            // Put there later, by someone who could end the pin as well.
+            run(&["pin"], &file).expect(0);
+            sh(on(&file, "chattr -i $F"));
+            set_attribute(&file, UNENFORCED, junk);
+            sh(on(&file, "chattr +i $F"));
+            let unpinned = report(&["unpin"], &file, 0);
+            let said = notes(&unpinned);
+            assert!(said.contains("as well, which is removed") && !said.contains("left alone"), "{unpinned}");
+            assert_eq!((attribute(&file, UNENFORCED), attribute(&file, ENFORCED)), (None, None));
+            assert!(!xflags(&file).contains(['i', 'f']), "the flags stay");
+
+            // Put there while nothing held the file, by its owner: that delays no pin of root's.
+            run(&["pin"], &file).expect(0);
+            let own = attribute(&file, ENFORCED).unwrap();
+            run(&["unpin"], &file).expect(0);
+            run(&["pin", "--hold", "none"], &file).expect(0);
+            set_attribute(&file, ENFORCED, &own);
+            assert_eq!(state(&file), "not_held");
+            run(&["pin"], &file).expect(0);
+            assert_eq!((attribute(&file, UNENFORCED), state(&file).as_str()), (None, "pinned"));
+            run(&["unpin"], &file).expect(0);
+
+            // A caller who may not remove it changes nothing, and check knows that.
+            set_attribute(&file, UNENFORCED, junk);
+            let with = ["linux_immutable", "sys_admin", "fowner", "lease"];
+            let as_other = |verb: &[&str]| Daxfile::new(verb).arg(&file).as_nobody_with(&with).run();
+            let check = as_other(&["check"]).expect(0);
+            assert!(check.text().contains("pin would fail for this user: removing the record"), "{check}");
+            for verb in [&["pin", "--dry-run"][..], &["pin"]] {
+                let refused = as_other(verb).expect(4);
+                assert!(
+                    refused.stderr.contains("removing the record that is in the way needs write access"),
+                    "{refused}"
+                );
+            }
+            assert_eq!(attribute(&file, UNENFORCED).as_deref(), Some(junk));
+            assert_eq!(attribute(&file, ENFORCED), None);
+            run(&["unpin"], &file).expect(0);
+        }
+    });
+}
+
+/// After a restore from a backup, the record is all that is left of the pin: every verb says how to pin the file again.
+#[test]
+fn a_foreign_record_names_the_pin_to_make_again() {
+    let scratch = Scratch::new(Kind::ext4());
+    let (file, copy) = (scratch.path("file"), scratch.path("a copy"));
+    run(&["alloc", "-s", "1M"], &file).expect(0);
+    let options = ["--hold", "none", "--align", "4K", "--max-extents", "9", "--allow", "hole,shared"];
+    Daxfile::new(["pin"]).args(options).args(["--note", "for\nwhom it's"]).arg(&file).run().expect(0);
+    sh(on(&file, "cp -a --reflink=never $F \"${F%/*}/a copy\"; sync \"${F%/*}/a copy\""));
+    let pinned = report(&["stat"], &file, 0)["pin"].clone();
+    let command = format!(
+        "daxfile pin --hold none --align 4096 --max-extents 9 --allow hole,shared --note=$'for\\nwhom it\\'s' '{}'",
+        copy.display()
+    );
+    let says = format!("to pin it like the recorded file: {command}");
+    for verb in ["stat", "verify", "unpin"] {
+        // The last one removes the record.
+        let foreign = report(&[verb], &copy, i32::from(verb == "verify"));
+        assert!(notes(&foreign).lines().any(|note| note == says), "{foreign}");
+        if verb != "unpin" {
+            assert_eq!(foreign["pin"]["state"], "foreign_record");
+            for name in ["hold", "pinned_at", "note", "align", "max_extents", "dax", "allowed"] {
+                assert_eq!(foreign["pin"]["foreign"][name], pinned[name], "{name}");
+            }
+            assert_eq!(foreign["pin"]["hold"], serde_json::Value::Null);
+        }
+    }
+    let program = Daxfile::new([""; 0]).command().get_program().to_owned();
+    let path = Path::new(&program).parent().unwrap().display().to_string();
+    sh(format!("PATH={path}:$PATH; {command}"));
+    let again = report(&["stat"], &copy, 0)["pin"].clone();
+    for name in ["hold", "note", "align", "max_extents", "dax", "allowed"] {
+        assert_eq!(again[name], pinned[name], "{name}");
+    }
+    assert_eq!((&again["state"], &again["foreign"]), (&"pinned".into(), &serde_json::Value::Null));
+    // What pin replaces is named as well.
+    run(&["unpin"], &copy).expect(0);
+    sh(on(&file, "cp -a --reflink=never $F \"${F%/*}/a copy\"; sync \"${F%/*}/a copy\""));
+    let said = notes(&report(&["pin"], &copy, 0));
+    assert!(said.contains("has another file's pin record (--hold none --align 4096"), "{said}");
+    run(&["unpin"], &copy).expect(0);
+}

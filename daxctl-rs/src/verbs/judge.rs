@@ -1,5 +1,7 @@
 //! The judgement that `check` and `pin` share: what prevents pinning a file.
 
+use std::path::Path;
+
 use libdaxfile::Errno;
 
 use crate::error::{Error, Result};
@@ -8,8 +10,9 @@ use crate::file::staging::Staging;
 use crate::file::swap_header;
 use crate::file::target::Target;
 use crate::hold::{Missing, Requirements};
+use crate::name::{for_shell, quote};
 use crate::needs::{Hold, Needs};
-use crate::pin::record::{self, Room, Stored, attribute};
+use crate::pin::record::{self, Record, Room, Stored, attribute};
 use crate::pin::state::{self, State};
 use crate::pin::survey::Survey;
 use crate::report::FileReport;
@@ -109,7 +112,7 @@ pub(super) fn judge(
         Stored::Own(_) if survey.state == State::Drifted || changed(survey) => {
             return Err(Error::new(Status::No, "changed since it was pinned: see daxfile verify; unpin first"));
         }
-        Stored::Foreign(_) => report.notes.push("has another file's pin record, which pin overwrites".into()),
+        Stored::Foreign(record) => report.notes.push(format!("has {}, which pin overwrites", foreign(record))),
         Stored::Bad(_, why) => report.notes.push(format!("has an unreadable pin record ({why}), which pin overwrites")),
         Stored::Own(_) | Stored::Absent => {}
     }
@@ -160,6 +163,27 @@ pub(super) fn with_record_in_the_way(
         missing.extend(Missing::to_remove_the_record(target, needs.hold)?);
     }
     Ok(missing)
+}
+
+/// Describes a record that belongs to another file.
+pub(super) fn foreign(record: &Record) -> String {
+    let options = options(record);
+    match options.is_empty() {
+        true => "another file's pin record".into(),
+        false => format!("another file's pin record ({})", options.join(" ")),
+    }
+}
+
+/// The command that pins this file like the one that a foreign record belongs to: after a restore from a backup, the
+/// record is all that is left of the pin.
+pub(super) fn pinned_alike(record: &Record, target: &Target) -> String {
+    let options: String = options(record).iter().map(|option| format!("{option} ")).collect();
+    format!("to pin it like the recorded file: daxfile pin {options}{}", for_shell(&target.path))
+}
+
+fn options(record: &Record) -> Vec<String> {
+    let note = record.note.as_ref().map(|note| format!("--note={}", quote(Path::new(note.as_str()))));
+    record.needs.options().into_iter().chain(note).collect()
 }
 
 /// Describes which processes have the file open for writing, and how to make them close it.

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::each;
+use super::{each, judge};
 use crate::error::Result;
 use crate::file::target::Target;
 use crate::needs::Needs;
+use crate::pin::record::Stored;
 use crate::pin::survey;
 use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
@@ -34,6 +35,9 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
     report.describe(target, &survey);
     if let Err(unsure) = survey.require_certainty() {
         report.notes.push(unsure.message);
+    }
+    if let Stored::Foreign(record) = &survey.stored {
+        report.notes.push(judge::pinned_alike(record, target));
     }
     report.extents = runs;
     report.add_drift(&survey);

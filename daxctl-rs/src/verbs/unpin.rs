@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use libdaxfile::Errno;
 use libdaxfile::fsxattr::Xflags;
 
-use super::each;
+use super::{each, judge};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::hold::{self, writable};
@@ -66,7 +66,7 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
         if stored == Stored::Absent || action == Action::WouldUnpin {
             continue;
         }
-        end(target, hold, &stored, dry_run, report)?;
+        end(target, hold, &stored, action == ended, dry_run, report)?;
         action = ended;
     }
     // The file's record does not show whether the guard has the file.
@@ -83,7 +83,15 @@ fn unpin(target: &Target, dry_run: bool, report: &mut FileReport) -> Result<Acti
     Ok(action)
 }
 
-fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut FileReport) -> Result<()> {
+/// Ends the pin that one record describes; `second` says that another one has been ended before.
+fn end(
+    target: &Target,
+    hold: Hold,
+    stored: &Stored,
+    second: bool,
+    dry_run: bool,
+    report: &mut FileReport,
+) -> Result<()> {
     let strange = match stored {
         Stored::UnknownVersion(_, version) => {
             return Err(Error::new(
@@ -92,8 +100,8 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
             ));
         }
         Stored::Own(_) | Stored::Absent => None,
-        Stored::Foreign(_) => Some("another file's pin record"),
-        Stored::Bad(..) => Some("an unreadable pin record"),
+        Stored::Foreign(record) => Some(judge::foreign(record)),
+        Stored::Bad(..) => Some("an unreadable pin record".into()),
     };
     if let Some(what) = strange {
         if target.inode_state()?.immutable() {
@@ -106,7 +114,13 @@ fn end(target: &Target, hold: Hold, stored: &Stored, dry_run: bool, report: &mut
                 ),
             ));
         }
-        report.notes.push(format!("has {what}: its flags are left alone"));
+        report.notes.push(match second {
+            true => format!("had {what} as well, which is removed"),
+            false => format!("has {what}: its flags are left alone"),
+        });
+        if let Stored::Foreign(record) = stored {
+            report.notes.push(judge::pinned_alike(record, target));
+        }
     }
     // The attribute of one enforced hold may contain the record of another.
     let hold = match stored {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use libdaxfile::Errno;
 
 use super::each;
-use super::judge::open_for_writing;
+use super::judge::{open_for_writing, pinned_alike};
 use crate::error::{Error, Result};
 use crate::file::map;
 use crate::file::open::Root;
@@ -52,6 +52,10 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         (State::WriterInside, _) => Some(format!("unchanged since the pin, but {}", open_for_writing(target)?)),
         (State::NotHeld, _) => {
             Some("recorded, but not held: if it is unchanged, pin it again; otherwise unpin it first".into())
+        }
+        (State::ForeignRecord, Stored::Foreign(record)) => {
+            report.notes.push(pinned_alike(record, target));
+            Some("not pinned: its pin record belongs to another file".into())
         }
         (State::ForeignRecord, _) => Some("not pinned: its pin record belongs to another file".into()),
         (State::BadRecord, Stored::UnknownVersion(_, version)) => {
