@@ -1282,3 +1282,12 @@ fn longest_wait_does_not_panic() {
     assert!(waiting.wait().unwrap().success());
     Daxfile::new(["unpin"]).arg(&file).run().expect(0);
 }
+
+/// Files of the kernel itself, of which none can be pinned.
+#[test]
+fn unpin_leaves_files_of_proc_and_sys_alone() {
+    for file in ["/proc/version", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        let unpin = run(&Daxfile::new(["unpin", file])).expect(0);
+        assert_eq!((unpin.text(), unpin.stderr.as_str()), (format!("{file}: not pinned\n").as_str(), ""), "{unpin}");
+    }
+}

@@ -48,6 +48,10 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
     for ((index, (.., action)), synced) in ended.iter().zip(hold::sync(&targets)) {
         match synced {
             Ok(()) => reports[*index].action = Some(*action),
+            // A filesystem that writes to no disk, such as procfs.
+            Err(error) if *action == Action::AlreadyUnpinned && error.errno == Some(Errno::EINVAL) => {
+                reports[*index].action = Some(*action);
+            }
             Err(error) => {
                 reports[*index].fail(&error.because("unpinned, but a crash may pin it again: unpin once more"));
             }
