@@ -28,6 +28,7 @@ use render::Printer;
 use render::progress::Meter;
 
 fn main() -> ExitCode {
+    render::progress::survive_file_size_limit();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(message) => return usage(&message),

@@ -325,3 +325,32 @@ fn failed_writes_leave_a_known_state() {
         umount();
     });
 }
+
+/// A write beyond the limit of the caller's file sizes fails, and kills nobody.
+#[test]
+fn a_limit_of_file_sizes_is_an_error() {
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let limited = |verb: &[&str], file: &Path| {
+            // In KiB.
+            let limit = ["bash", "-c", "ulimit -f 1024; exec \"$0\" \"$@\""];
+            Daxfile::new(verb).arg(file).wrap(limit).run()
+        };
+        for align in [&[][..], &["--align", "64K"]] {
+            let new = scratch.path("new");
+            let refused = limited(&[&["alloc", "-s", "2M"], align].concat(), &new).expect(2);
+            assert!(refused.stderr.contains("File too large") && refused.stderr.contains("ulimit -f"), "{refused}");
+            assert!(!new.exists());
+            limited(&[&["alloc", "-s", "512K"], align].concat(), &new).expect(0);
+            fs::remove_file(new).unwrap();
+        }
+        let holed = scratch.path("holed");
+        sh(on(&holed, "xfs_io -f -c 'pwrite -q 0 64k' -c 'pwrite -q 3m 64k' -c fsync $F"));
+        let before = checksum(&holed);
+        let refused = limited(&["prepare"], &holed).expect(2);
+        assert!(refused.stderr.contains("File too large"), "{refused}");
+        assert_eq!(checksum(&holed), before);
+        limited(&["pin", "--allow", "hole,unwritten"], &holed).expect(0);
+        limited(&["unpin"], &holed).expect(0);
+    });
+}

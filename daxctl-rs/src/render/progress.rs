@@ -110,6 +110,12 @@ impl Meter {
     }
 }
 
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) fail with EFBIG. By default it kills the process.
+pub(crate) fn survive_file_size_limit() {
+    // Without a handler, the program would end as it does now.
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
+}
+
 /// Ends the process by a signal, as its sender expects. The output is closed first: its reader should not wait for a
 /// thread that the kernel cannot end.
 pub(crate) fn die_of(signal: i32) {

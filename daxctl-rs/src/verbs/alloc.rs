@@ -79,7 +79,10 @@ fn alloc(path: &Path, options: &Options, progress: &dyn Progress, report: &mut F
         return Ok(());
     }
     let target = unnamed(&directory, path)?;
-    let survey = fill(&target, options, reserve, rounded, progress)?;
+    let survey = fill(&target, options, reserve, rounded, progress).map_err(|error| match error.errno {
+        Some(Errno::EFBIG) => error.because("more than the filesystem, or the limit of the caller (ulimit -f), allows"),
+        _ => error,
+    })?;
     report.describe(&target, &survey);
     stop_if_interrupted(progress)?;
     if !survey.blockers.is_empty() {
