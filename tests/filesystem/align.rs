@@ -352,3 +352,20 @@ fn align_refuses_other_numbers() {
     alloc(&file, MIB, "512").expect(0);
     check(&file, 512).expect(0);
 }
+
+/// The data of block groups begins at any block there, so that a large file is aligned piece by piece.
+#[test]
+fn alloc_aligns_where_groups_of_small_blocks_begin_anywhere() {
+    let scratch = Scratch::with_size(Ext4 { block_size: KIB as u32, ..Ext4::default() }, 512 * MIB);
+    for (align, sizes) in [(4 * KIB, [64 * MIB, 20 * MIB + 5 * KIB, 4 * KIB]), (2 * MIB, [64 * MIB, 17 * MIB + 3, 1])] {
+        for size in sizes {
+            let path = scratch.path(format!("{align}.{size}"));
+            let (align, size) = (align.to_string(), size.to_string());
+            Daxfile::new(["alloc", "-s", &size, "--align", &align]).arg(&path).run().expect(0);
+            Daxfile::new(["check", "--align", &align]).arg(&path).run().expect(0);
+            assert_eq!(misaligned(&stretches(&filefrag(&path)), size.parse().unwrap(), align.parse().unwrap()), []);
+            assert_eq!(std::fs::metadata(&path).unwrap().len().to_string(), size);
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! partial file behind.
 
 use std::ffi::OsStr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,7 +12,6 @@ use std::path::Path;
 use libdaxfile::Errno;
 use libdaxfile::f2fs;
 use libdaxfile::fallocate::{Mode, fallocate};
-use libdaxfile::fiemap::{Extents, Request};
 use libdaxfile::statx;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::sys::stat::fstatat;
@@ -21,6 +21,7 @@ use super::each;
 use crate::error::{Error, Result, ResultExt};
 use crate::file::blockers::{Blocker, Kind, turn_extents_on};
 use crate::file::layout::block_end;
+use crate::file::map;
 use crate::file::open;
 use crate::file::target::{Target, parent, unnamed};
 use crate::hold::Requirements;
@@ -148,7 +149,7 @@ fn fill(target: &Target, options: &Options, reserve: u64, rounded: u64, progress
         }
     })?;
     if let Some(align) = options.needs.align {
-        collapse_head(target, align)?;
+        align_pieces(target, align, rounded, reserve)?;
     }
     truncate(target, rounded)?;
     // Linux 6.17 and newer, on devices that can unmap and write zeros: the blocks are written from the start.
@@ -184,15 +185,80 @@ fn advise(blocker: Blocker) -> Blocker {
     Blocker { remedy: remedy.into(), ..blocker }
 }
 
-/// Aligns the file physically, which the extent-size hint does not do: allocate more than necessary, and give back the
-/// head.
-fn collapse_head(target: &Target, align: u64) -> Result<()> {
-    let Some(first) = Extents::new(target, 0..u64::MAX, Request::SYNC).next().transpose()? else { return Ok(()) };
-    let head = (align - (first.physical % align + target.start % align) % align) % align;
-    if head > 0 && head < first.length && head.is_multiple_of(target.filesystem.block_size) {
-        fallocate(target, Mode::COLLAPSE_RANGE, 0, head)?;
+/// Aligns the file physically, which the extent-size hint does not do: allocates more than necessary, and gives back what
+/// lies outside of whole, aligned pieces. What is then missing at the end is allocated in the same way.
+fn align_pieces(target: &Target, align: u64, rounded: u64, reserve: u64) -> Result<()> {
+    let (mut kept, mut end) = (0, reserve);
+    loop {
+        end -= collapse_unaligned(target, align, end)?;
+        // On a disk that has no more room in aligned pieces, another round would not help.
+        if end >= rounded || end <= kept {
+            break;
+        }
+        kept = end;
+        let more = (rounded - end).saturating_add(align);
+        let allocated = target
+            .filesystem
+            .require_space(target, more)
+            .is_ok_and(|()| fallocate(target, Mode::empty(), end, more).is_ok());
+        if !allocated {
+            break;
+        }
+        end += more;
+    }
+    if end < rounded {
+        // The survey then names the pieces that are not aligned.
+        fallocate(target, Mode::empty(), end, rounded - end)?;
     }
     Ok(())
+}
+
+/// Removes what lies outside of whole, aligned pieces from a file without holes that ends at `end`. The last piece may be
+/// incomplete. Returns how many bytes that are.
+fn collapse_unaligned(target: &Target, align: u64, end: u64) -> Result<u64> {
+    /// Each removal moves all extents behind it.
+    const MOST: usize = 1024;
+    let mut pieces: Vec<(Range<u64>, u64)> = Vec::new();
+    map::read(target, &target.inode_state()?, None, None, |run| {
+        let part = run.logical..end.min(run.logical + run.length);
+        match pieces.last_mut() {
+            // Allocated past the end.
+            _ if part.is_empty() => {}
+            Some((last, physical)) if *physical + (last.end - last.start) == run.physical => last.end = part.end,
+            _ => pieces.push((part, run.physical)),
+        }
+    })?;
+    let last = pieces.len().saturating_sub(1);
+    let mut cuts: Vec<Range<u64>> = Vec::new();
+    for (index, (piece, physical)) in pieces.into_iter().enumerate() {
+        let length = piece.end - piece.start;
+        let head = (align - (physical % align + target.start % align) % align) % align;
+        let head = head.min(length);
+        let tail = if index == last { 0 } else { (length - head) % align };
+        for cut in [piece.start..piece.start + head, piece.end - tail..piece.end] {
+            match cuts.last_mut() {
+                _ if cut.is_empty() => {}
+                Some(before) if before.end == cut.start => before.end = cut.end,
+                _ => cuts.push(cut),
+            }
+        }
+    }
+    let whole_blocks = |cut: &Range<u64>| (cut.end - cut.start).is_multiple_of(target.filesystem.block_size);
+    if cuts.len() > MOST || !cuts.iter().all(whole_blocks) {
+        return Ok(0);
+    }
+    let mut removed = 0;
+    // From the end, because each removal moves what is behind it.
+    for cut in cuts.into_iter().rev() {
+        let length = cut.end - cut.start;
+        if cut.end >= end - removed {
+            truncate(target, cut.start)?;
+        } else {
+            fallocate(target, Mode::COLLAPSE_RANGE, cut.start, length)?;
+        }
+        removed += length;
+    }
+    Ok(removed)
 }
 
 fn write_zeros(target: &Target, bytes: u64, progress: &dyn Progress) -> Result<()> {
