@@ -285,3 +285,31 @@ fn device_mapper_reads_the_file_in_the_lab() {
         assert_eq!(sh_status("test -e /dev/mapper/daxfile-test"), 1);
     }
 }
+
+/// On blocks smaller than a page the header can lie across two pages: then the message says how to make the file.
+#[test]
+fn resume_names_the_remedy_for_a_split_header() {
+    require(&["mkswap"]);
+    let scratch = Scratch::new(Ext4 { block_size: 1024, ..Ext4::default() });
+    let (plain, made) = (scratch.path("plain"), scratch.path("made"));
+    // One block in front of it is taken.
+    let split = (0..8).any(|_| {
+        sh(on(&plain, "rm -f $F; head -c 1024 /dev/zero >$F.$RANDOM; sync -f ${F%/*}; fallocate -l 64M $F; sync $F"));
+        !filefrag(&plain)[0].physical.is_multiple_of(4096)
+    });
+    assert!(split, "every file begins at a page");
+    run(&["pin", "--hold", "none", "--allow", "unwritten"], &plain).expect(0);
+    let refused = resume(&plain).expect(1);
+    assert!(refused.stderr.contains("a file that daxfile alloc --align 4096 makes"), "{refused}");
+    run(&["alloc", "--align", "4096", "-s", "64M"], &made).expect(0);
+    run(&["pin", "--hold", "none"], &made).expect(0);
+
+    // The numbers are right, but a kernel would find nothing there.
+    let told = resume(&made).expect(0);
+    assert!(told.stderr.contains("note: has no swap header yet: mkswap writes it"), "{told}");
+    let offset = filefrag(&made)[0].physical / 4096;
+    assert!(told.text().ends_with(&format!(" resume_offset={offset}\n")), "{told}");
+    sh(on(&made, "chmod 600 $F; mkswap $F >/dev/null; sync $F"));
+    assert_eq!(resume(&made).expect(0).stderr, "");
+    run(&["verify"], &made).expect(0);
+}

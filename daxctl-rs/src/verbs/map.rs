@@ -17,6 +17,7 @@ use super::each;
 use crate::error::{Error, Result, ResultExt};
 use crate::file::blockers::Kind;
 use crate::file::map::Run;
+use crate::file::swap_header;
 use crate::file::target::Target;
 use crate::hold;
 use crate::name::quote;
@@ -88,6 +89,9 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
         }
         Format::Resume => {
             let (resume_offset, page_size) = resume_offset(&runs)?;
+            if !swap_header::present(target, size) {
+                report.notes.push("has no swap header yet: mkswap writes it, and moves no blocks".into());
+            }
             // The number of a device can change from boot to boot, but the realtime device has no other name.
             let uuid = target.filesystem.uuid.filter(|_| !survey.inode.xflags().contains(Xflags::REALTIME));
             let resume = uuid.map_or_else(|| device.clone(), |uuid| format!("UUID={}", format_uuid(uuid)));
@@ -232,7 +236,13 @@ fn resume_offset(runs: &[Run]) -> Result<(u64, u64)> {
         Some(first) if first.physical.is_multiple_of(page_size) && first.length >= page_size => {
             Ok((first.physical / page_size, page_size))
         }
-        _ => Err(Error::new(Status::No, format!("its first {page_size} bytes are not in one page on the device"))),
+        _ => Err(Error::new(
+            Status::No,
+            format!(
+                "its first {page_size} bytes are not in one page on the device; those of a file that daxfile alloc --align \
+                 {page_size} makes are"
+            ),
+        )),
     }
 }
 
