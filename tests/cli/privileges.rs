@@ -665,3 +665,19 @@ fn unpin_dry_run_needs_the_privileges_of_unpin() {
         run(&["unpin"], &path).expect(0);
     }
 }
+
+/// Advice that a caller cannot follow is none.
+#[test]
+fn advice_to_an_unprivileged_caller_needs_no_privileges() {
+    let scratch = Scratch::new(Kind::xfs());
+    let file = scratch.path("file");
+    fs::write(&file, "contents").unwrap();
+    owned_by(NOBODY, &file);
+    sh(format!("sync '{}'", file.display()));
+    for verb in [&["pin", "--hold", "writable", "--dry-run"][..], &["pin", "--hold", "writable"]] {
+        let refused = daxfile_of_nobody(verb, &file).expect(4);
+        assert!(refused.stderr.contains("--hold none records the map with write access alone"), "{refused}");
+        assert!(!refused.stderr.contains("--hold frozen"), "{refused}");
+    }
+    daxfile_of_nobody(&["pin", "--hold", "none"], &file).expect(0);
+}

@@ -65,6 +65,7 @@ impl Missing {
         let instead = match hold {
             _ if self.status == Status::Unable && hold != Hold::Writable => "",
             Hold::Frozen => "; --hold none records the map with write access alone",
+            Hold::Writable if self.caller_only => "; --hold none records the map with write access alone",
             Hold::Writable => writable::ALTERNATIVES,
             Hold::None => "",
         };

@@ -42,7 +42,8 @@ pub use kernel_writers::probe;
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// What to do without the guard, as the end of a message.
-pub(super) const ALTERNATIVES: &str = "; --hold frozen holds the map without it, --hold none only records it";
+pub(super) const ALTERNATIVES: &str =
+    "; --hold frozen, which needs root as well, holds the map without it; --hold none only records it";
 
 /// What the guard lacks on this kernel, in this process, or in this build.
 #[derive(Debug, Clone, PartialEq, Eq)]
