@@ -660,3 +660,19 @@ fn a_path_with_dots_is_refused_below_a_root_alone() {
     assert_eq!(statuses(&verify(&["../file"]).expect(0)), [(0, "../file".into())]);
     assert!(verify(&["--root", "."]).expect(2).stderr.contains("'..'"));
 }
+
+/// Without the directory no file can be looked for, and none is called gone.
+#[test]
+fn a_missing_root_is_an_error() {
+    let scratch = Scratch::new(Kind::ext4());
+    let dir = scratch.mount_point();
+    make(scratch.path("a"));
+    make(scratch.path("b"));
+    let manifest = manifest(&scratch, dir, ["a", "b"]);
+    for (root, says) in [("none", "No such file or directory"), ("a", "Not a directory")] {
+        let root = scratch.path(root);
+        let run = against(&manifest, [Path::new("--root"), &root]).expect(2);
+        assert_eq!(statuses(&run), [(2, root.clone())], "{run}");
+        assert!(run.stderr.contains(says), "{run}");
+    }
+}

@@ -96,7 +96,11 @@ pub fn run_against(
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
 ) -> Status {
-    let below = root.map(Root::open).transpose();
+    let below = match root.map(|root| Root::open(root).map_err(|error| (root, error))).transpose() {
+        Ok(below) => below,
+        // No file could be looked for, so none is gone.
+        Err((root, error)) => return each::emit(FileReport::failed(root, &error), sink),
+    };
     let mut used = vec![false; manifest.entries().len()];
     let mut status = Status::Done;
     progress.begin((paths.len() + manifest.entries().len()) as u64, Unit::Files);
@@ -120,9 +124,8 @@ pub fn run_against(
         let path = entry.path_below(root);
         let mut report = FileReport::new(&path);
         let target = entry.require_below_root(root).and_then(|()| match &below {
-            Ok(None) => Target::open(&path),
-            Ok(Some(root)) => Target::open_below(root, &entry.path, &path),
-            Err(error) => Err(error.clone()),
+            None => Target::open(&path),
+            Some(root) => Target::open_below(root, &entry.path, &path),
         });
         if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
             compare(entry, target, &mut report);
