@@ -817,3 +817,43 @@ fn list_shows_files_without_a_record_in_the_lab() {
         }
     }
 }
+
+/// A guard that cannot be armed leaves nothing behind, at whichever of its calls the kernel refuses it.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn a_guard_that_fails_half_way_leaves_nothing_in_the_lab() {
+    let _turn = turn();
+    let scratch = Scratch::new(Kind::xfs());
+    let path = allocated(&scratch, "file");
+    let marks = (inode(&path).lines().skip(1).map(str::to_owned).collect::<Vec<_>>(), filefrag(&path));
+    let trace = scratch.path("trace");
+    let trace = trace.to_str().unwrap();
+    let traced = |inject: &[&str]| {
+        let strace = ["strace", "-f", "-o", trace, "-e", "trace=bpf,perf_event_open"];
+        Daxfile::new(PIN).arg(&path).wrap([&strace[..], inject].concat()).run()
+    };
+    traced(&[]).expect(0);
+    let calls = sh(format!("grep -c 'bpf(' '{trace}'")).trim().parse::<usize>().unwrap();
+    assert!(calls > 60, "{calls} calls");
+    done(&["unpin"], &path);
+    sh("test ! -e /sys/fs/bpf/daxfile");
+    let mut failed = 0;
+    // Each of the first calls, which make the maps, and some of the many that load and attach programs.
+    for call in (1..=60).chain((61..=calls).step_by(13)).chain(calls - 12..=calls) {
+        let pin = traced(&["-e", &format!("inject=bpf:error=ENOMEM:when={call}")]);
+        if pin.status == 0 {
+            done(&["unpin"], &path);
+        } else {
+            failed += 1;
+            assert_eq!(state(&path), "unpinned", "{call} of {calls}: {pin}");
+        }
+        let left = sh("ls -A /sys/fs/bpf/daxfile 2>/dev/null || :");
+        assert!(!Path::new("/sys/fs/bpf/daxfile").exists(), "call {call} of {calls} left {left}: {pin}");
+        let now = (inode(&path).lines().skip(1).map(str::to_owned).collect::<Vec<_>>(), filefrag(&path));
+        assert_eq!(now, marks, "call {call} of {calls}: {pin}");
+    }
+    assert!(failed > 20, "{failed} of {calls}");
+    done(&PIN, &path);
+    refused(&path, "truncate -s 0 $F");
+    done(&["unpin"], &path);
+}

@@ -449,10 +449,6 @@ impl Lists {
         Ok(find(&self.files, key)?.is_some())
     }
 
-    fn is_empty(&self) -> Result<bool> {
-        self.files.keys().next().transpose().map(|key| key.is_none()).map_err(|error| failed(&error))
-    }
-
     fn add(&mut self, key: &Key, generation: u32) -> Result<()> {
         let new = !self.has(key)?;
         if new {
@@ -518,21 +514,23 @@ pub(super) fn arm(target: &Target) -> Result<()> {
 /// Takes a file from the guard, and removes the guard after the last file.
 pub(super) fn disarm(target: &Target) -> Result<()> {
     let _lock = lock()?;
-    if has_lists() {
+    if !is_unused()? {
         Lists::open()?.remove(&key(target))?;
     }
     remove_if_unused()
 }
 
-fn has_lists() -> bool {
-    Path::new(PINS).join(FILES).exists()
+/// Whether the guard has no files. After a failure half-way, the other maps may be missing.
+fn is_unused() -> Result<bool> {
+    if !Path::new(PINS).join(FILES).exists() {
+        return Ok(true);
+    }
+    let files = HashMap::<_, Key, u32>::try_from(Map::HashMap(map(FILES)?)).map_err(|error| failed(&error))?;
+    files.keys().next().transpose().map(|key| key.is_none()).map_err(|error| failed(&error))
 }
 
 fn remove_if_unused() -> Result<()> {
-    if has_lists() && !Lists::open()?.is_empty()? {
-        return Ok(());
-    }
-    take_away()
+    if is_unused()? { take_away() } else { Ok(()) }
 }
 
 /// Returns the inode numbers of a filesystem's files that are under the guard.
