@@ -210,6 +210,12 @@ fn scripts_of_the_pages_work() {
     assert!(both.text().starts_with(said), "{both}");
     assert_eq!(both.text().lines().count(), 5, "{both}");
     assert_eq!(counts(), [0, 2, 1]);
+    // Metrics that could not be written do not replace the last ones.
+    let last = fs::read(dir.join("daxfile.prom")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", dir.join("daxfile.prom.new")).unwrap();
+    assert_ne!(script(&prometheus.replace("/srv", "."), dir).status, 0);
+    assert_eq!(fs::read(dir.join("daxfile.prom")).unwrap(), last);
+    assert!(dir.join("daxfile.prom").symlink_metadata().unwrap().is_file());
 }
 
 /// The literal displays in a section of a manual page.
