@@ -19,13 +19,13 @@ use clap_complete::Shell;
 use daxfile::error::ResultExt;
 use daxfile::name::quote;
 use daxfile::pin::manifest::Manifest;
-use daxfile::report::{FileReport, Sink};
+use daxfile::report::{ErrorReport, FileReport, Sink};
 use daxfile::status::Status;
 use daxfile::verbs::{alloc, check, list, map, pin, prepare, probe, stat, unpin, verify};
 
 use cli::{Cli, Files, Page, Verb};
-use render::Printer;
 use render::progress::Meter;
+use render::{Output, Printer};
 
 fn main() -> ExitCode {
     render::progress::survive_file_size_limit();
@@ -56,8 +56,16 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "daxfile {}: {error:#}", cli.verb.name());
-            let status = error.downcast_ref::<daxfile::error::Error>().map_or(Status::Failed, |error| error.status);
-            ExitCode::from(status as u8)
+            let cause = error.downcast_ref::<daxfile::error::Error>();
+            let status = cause.map_or(Status::Failed, |cause| cause.status);
+            let report = ErrorReport {
+                call: cause.and_then(|cause| cause.call),
+                errno: cause.and_then(|cause| cause.errno).map(|errno| errno as i32),
+                message: format!("{error:#}"),
+                interrupted: false,
+            };
+            let unprinted = printer.fail(status, &report).err().and_then(|error| report_print_error(&error));
+            ExitCode::from(status.max(unprinted.unwrap_or_default()) as u8)
         }
     }
 }
@@ -134,7 +142,10 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
 
 /// Prints help, the version, or what is wrong with the command line.
 fn usage(message: &clap::Error) -> ExitCode {
-    let printed = message.print().and_then(|()| std::io::stdout().flush());
+    let printed = match message.use_stderr() {
+        false if libdaxfile::process::stdout_was_closed() => Output::new().write_all(b"help"),
+        _ => message.print().and_then(|()| std::io::stdout().flush()),
+    };
     let failed = printed.err().filter(|_| !message.use_stderr()).and_then(|error| report_print_error(&error));
     failed.map_or(ExitCode::from(u8::try_from(message.exit_code()).unwrap_or(2)), |status| ExitCode::from(status as u8))
 }
@@ -207,7 +218,7 @@ fn man(page: Page) -> Status {
 }
 
 fn print(text: &[u8]) -> Status {
-    let mut stdout = std::io::stdout();
+    let mut stdout = Output::new();
     let printed = stdout.write_all(text).and_then(|()| stdout.flush());
     printed.err().and_then(|error| report_print_error(&error)).unwrap_or_default()
 }
@@ -223,6 +234,9 @@ fn paths(files: &Files) -> Result<Vec<PathBuf>> {
             names = contents(list)?;
         }
         let end = if files.null { b'\0' } else { b'\n' };
+        if !files.null && names.contains(&b'\0') {
+            bail!("{}: has NUL bytes, which no name contains: use -0 if each name ends with one", quote(list));
+        }
         let is_comment = |name: &[u8]| !files.null && name.starts_with(b"#");
         let names = names.split(|&byte| byte == end).filter(|name| !name.is_empty() && !is_comment(name));
         paths.extend(names.map(|name| PathBuf::from(OsString::from_vec(name.to_vec()))));

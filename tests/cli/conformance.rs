@@ -370,6 +370,16 @@ fn refused(verb: &Verb, path: &Path, answer: Answer) {
 }
 
 /// Refused before any file is examined.
+/// The reason why no file was processed, in JSON.
+#[track_caller]
+fn no_file(call: &Daxfile) -> String {
+    let ended = run(call).expect(2);
+    let report = ended.json();
+    assert_eq!((&report["files"], &report["exit_status"]), (&json!([]), &json!(2)), "{ended}");
+    assert!(ended.stderr.ends_with(&format!(": {}\n", report["error"]["message"].as_str().unwrap())), "{ended}");
+    report["error"]["message"].as_str().unwrap().to_owned()
+}
+
 #[track_caller]
 fn usage(call: &Daxfile, text: &str) {
     let run = run(call);
@@ -614,16 +624,34 @@ fn lists_of_files() {
         for (flags, input) in
             [(&[][..], &b""[..]), (&[], b"\n\n"), (&[], b"# none yet\n"), (&["-0"], b""), (&["--null"], b"\0\0")]
         {
-            for flags in [flags, &[flags, &["--json"]].concat()] {
-                let (stdin, file) = from(flags, input);
-                usage(&stdin, "no files named");
-                usage(&file, "no files named");
-            }
+            let (stdin, file) = from(flags, input);
+            usage(&stdin, "no files named");
+            usage(&file, "no files named");
+            let (stdin, file) = from(&[flags, &["--json"]].concat(), input);
+            assert_eq!(no_file(&stdin), "no files named");
+            assert_eq!(no_file(&file), "no files named");
         }
         let error = |text: &str| format!("daxfile {}: {text}\n", verb.name);
         let none = error("none: No such file or directory (open)");
         usage(&verb.call(&["--files-from", "none"], &[""; 0]).dir(dir), &none);
         usage(&verb.call(&["--files-from", "."], &["x"]).dir(dir), &error(".: Is a directory (read)"));
+        let missing = verb.call(&["--json", "--files-from", "none"], &[""; 0]).dir(dir);
+        assert_eq!(no_file(&missing), "none: No such file or directory (open)");
+        // A list in the other format, as long as a pipe may bring it.
+        let names = b"some/where/a file\0".repeat(1 << 17);
+        let (stdin, file) = from(&[], &names);
+        for list in [stdin, file] {
+            let refused = run(&list).expect(2);
+            assert!(refused.stderr.contains("has NUL bytes, which no name contains: use -0"), "{}", refused.command);
+            assert!(refused.stderr.len() < 300, "{} bytes", refused.stderr.len());
+        }
+        let (_, endless) = from(&[], &b"x".repeat(1 << 20));
+        let refused = run(&endless).expect(2);
+        assert!(
+            refused.stderr.contains("File name too long") && refused.stderr.len() < 5_000,
+            "{}",
+            refused.stderr.len()
+        );
         fs::write(list.path(), "x").unwrap();
         let hidden = run(&verb.call(&["--files-from", path], &[""; 0]).as_nobody()).expect(4);
         assert_eq!(hidden.stderr, error(&format!("{path}: Permission denied (open)")));
@@ -1000,6 +1028,11 @@ fn failed_output_sets_the_status() {
 /// Files opened in place of closed descriptors must not receive the output.
 #[test]
 fn closed_descriptors() {
+    for option in ["--help", "-V", "man", "completions"] {
+        let words: &[&str] = if option == "completions" { &[option, "bash"] } else { &[option] };
+        let closed = Daxfile::new(words).wrap(["bash", "-c", "exec >&-; exec \"$@\"", "bash"]).run().expect(2);
+        assert!(closed.stderr.contains("standard output: Bad file descriptor"), "{closed}");
+    }
     let scratch = Scratch::new(Kind::xfs());
     let (file, missing) = (scratch.path("file"), scratch.path("none/below"));
     for verb in &VERBS {
@@ -1010,13 +1043,22 @@ fn closed_descriptors() {
             };
             verb.put_subject(&file);
             let contents = fs::read(&file).ok();
-            run(&through(&file)).expect(0);
+            let silenced = closed.split(' ').any(|redirection| redirection == ">&-");
+            let ended = run(&through(&file)).expect(if silenced { 2 } else { 0 });
+            if closed == ">&-" {
+                let why = "daxfile: standard output: Bad file descriptor (os error 9)\n";
+                assert_eq!(ended.stderr, why, "{}", verb.name);
+            }
             match contents {
                 Some(contents) => assert_eq!(fs::read(&file).unwrap(), contents, "{} {closed}", verb.name),
                 None => assert!(fs::read(&file).unwrap().iter().all(|byte| *byte == 0), "{} {closed}", verb.name),
             }
             let missing = run(&through(&missing));
-            assert_eq!(missing.status, if verb.name == "verify" { 1 } else { 2 }, "{missing}");
+            assert_eq!(missing.status, if verb.name == "verify" && !silenced { 1 } else { 2 }, "{missing}");
+            // Nothing was to be printed.
+            verb.put_subject(&file);
+            let script = format!("exec {closed}; exec \"$@\"");
+            run(&verb.call(&["-qq"], &[&file]).wrap(["bash", "-c", &script, "bash"])).expect(0);
         }
         if verb.many() {
             let script = "exec <&-; exec \"$@\"";

@@ -5,12 +5,16 @@ pub(crate) mod progress;
 mod tally;
 mod text;
 
+use std::borrow::Cow;
 use std::io::{BufWriter, ErrorKind, IsTerminal, Result, StdoutLock, Write};
+use std::path::Path;
 
 use daxfile::name::quote;
 use daxfile::pin::state::State;
-use daxfile::report::{FileReport, SCHEMA_VERSION};
+use daxfile::report::{ErrorReport, FileReport, SCHEMA_VERSION};
 use daxfile::status::Status;
+use libdaxfile::process::stdout_was_closed;
+use nix::libc::EBADF;
 
 use crate::cli::{Cli, Color, Verb};
 use indented::Indented;
@@ -81,12 +85,42 @@ fn is_well(file: &FileReport) -> bool {
         && (file.action.is_some() || !matches!(state, Some(state) if !matches!(state, State::Pinned | State::Unpinned)))
 }
 
+/// Standard output. If it was closed when the program started, the Rust runtime has put /dev/null in its place, and writing
+/// would seem to succeed.
+pub(crate) struct Output(Option<StdoutLock<'static>>);
+
+impl Output {
+    pub(crate) fn new() -> Self {
+        Output((!stdout_was_closed()).then(|| std::io::stdout().lock()))
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.as_mut().map_or_else(|| Err(std::io::Error::from_raw_os_error(EBADF)), |stdout| stdout.write(bytes))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.0.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+/// A name for a message. No path that the kernel accepts is shortened much, but a line of a list can have any length.
+fn named(path: &Path) -> Cow<'_, str> {
+    const MOST: usize = 4096;
+    let name = quote(path);
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}… ({} bytes)", &name[..end], path.as_os_str().len()).into(),
+        None => name,
+    }
+}
+
 /// Prints reports one by one as they arrive.
 pub(crate) struct Printer<'a> {
     cli: &'a Cli,
     style: Style,
     watched: bool,
-    out: BufWriter<StdoutLock<'static>>,
+    out: BufWriter<Output>,
     begun: bool,
     tally: Tally,
     printed: Result<()>,
@@ -109,7 +143,7 @@ impl<'a> Printer<'a> {
                 verbose: cli.common.verbose,
                 width: stdout.is_terminal().then(textwrap::termwidth),
             },
-            out: BufWriter::with_capacity(1 << 16, stdout.lock()),
+            out: BufWriter::with_capacity(1 << 16, Output::new()),
             begun: false,
             tally: Tally::default(),
             printed: Ok(()),
@@ -125,7 +159,7 @@ impl<'a> Printer<'a> {
         }
         // One line at the end reports all files that an interrupt left.
         if let Some(error) = file.error.as_ref().filter(|error| alone || !error.interrupted) {
-            self.say(&format!("{}: {}", quote(&file.path), error.message));
+            self.say(&format!("{}: {}", named(&file.path), error.message));
         }
         // The standard output of map is for another program.
         if matches!(self.cli.verb, Verb::Map { .. }) && !self.cli.common.json {
@@ -175,6 +209,28 @@ impl<'a> Printer<'a> {
         }
     }
 
+    /// Ends the output when no file was processed.
+    pub(crate) fn fail(mut self, status: Status, error: &ErrorReport) -> Result<()> {
+        if self.cli.common.json {
+            self.begin_json()?;
+            self.end_json(status as i32, Some(error))?;
+        }
+        self.out.flush()
+    }
+
+    fn end_json(&mut self, status: i32, error: Option<&ErrorReport>) -> Result<()> {
+        let error = error.map(serde_json::to_string).transpose()?;
+        let [error, end] = match (error, self.watched) {
+            (None, false) => [String::new(), format!(r#"],"exit_status":{status}}}"#)],
+            (Some(error), false) => [format!(r#"],"error":{error}"#), format!(r#","exit_status":{status}}}"#)],
+            (None, true) => [String::new(), format!("\n  ],\n  \"exit_status\": {status}\n}}")],
+            (Some(error), true) => {
+                [format!("\n  ],\n  \"error\": {error}"), format!(",\n  \"exit_status\": {status}\n}}")]
+            }
+        };
+        writeln!(self.out, "{error}{end}")
+    }
+
     /// Whether the reader has closed the output.
     pub(crate) fn closed(&self) -> bool {
         self.printed.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe)
@@ -200,11 +256,7 @@ impl<'a> Printer<'a> {
                 if !self.begun {
                     self.begin_json()?;
                 }
-                let status = signal.map_or(status as i32, |signal| 128 + signal);
-                match self.watched {
-                    false => writeln!(self.out, r#"],"exit_status":{status}}}"#)?,
-                    true => writeln!(self.out, "\n  ],\n  \"exit_status\": {status}\n}}")?,
-                }
+                self.end_json(signal.map_or(status as i32, |signal| 128 + signal), None)?;
             }
             Verb::List { null: true, .. } => {}
             verb if self.cli.common.quiet == 0 && signal.is_none() && files > 1 && verb.ends_in_totals() => {
