@@ -26,7 +26,7 @@ impl<T> BoundedList<T> {
     pub fn push(&mut self, item: T) {
         if self.first.len() < MOST {
             if self.first.len() == self.first.capacity() {
-                // Twice as much, but no more than will ever be used.
+                // Doubles the room, but never beyond the limit.
                 let room = MOST - self.first.len();
                 self.first.reserve_exact(room.min(self.first.len().max(4)));
             }

@@ -22,12 +22,12 @@ pub enum Staging {
     None,
     /// There is some.
     Found {
-        /// At least so much.
+        /// At least this many bytes.
         bytes: u64,
     },
-    /// There may be some within the bounds of the map's btree.
+    /// The size of the map's btree is not known, so there may be some.
     CannotTell {
-        /// At most so much.
+        /// At most this many bytes.
         bytes: u64,
     },
 }

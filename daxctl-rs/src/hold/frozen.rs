@@ -33,7 +33,7 @@ const MTIME_AGE: Duration = Duration::from_millis(20);
 /// How long to retry the lease once the flag is set: openers that come and go make a single try fail nearly always.
 const LEASE_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Time for openers past their permission check to become visible. The wait proves nothing; the checks after it do.
+/// Time for openers that are past their permission check to become visible. The proof is in the checks after the wait.
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// Returns the capabilities that this process lacks to freeze a file.

@@ -173,7 +173,7 @@ struct Collector<'a> {
     found: &'a OnFound<'a>,
     unvisited: Option<&'a Unvisited>,
     known: Known,
-    /// Inodes already reported; a file may have several names.
+    /// Inodes already reported: a file with several names is reported once.
     seen: Mutex<BTreeSet<u64>>,
 }
 

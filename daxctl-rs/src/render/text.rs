@@ -163,7 +163,7 @@ impl<W: Write> Page<'_, W> {
         self.notes(file)
     }
 
-    /// Prints only what the reading program takes: blockers go to standard error.
+    /// Prints only the map, for the program that reads it; blockers go to standard error.
     fn mapping(&mut self, file: &FileReport) -> Result<()> {
         match &file.mapping {
             None => Ok(()),

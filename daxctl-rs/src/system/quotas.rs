@@ -1,5 +1,5 @@
-//! Disk quotas: the files that store them, to which the kernel writes whatever their flags, and the space that they
-//! leave.
+//! Disk quotas: the files that store them, to which the kernel writes whatever their flags, and the space that a file's
+//! owners may still use.
 
 use std::os::fd::AsFd;
 
@@ -26,7 +26,7 @@ pub(crate) fn kept_in(fd: impl AsFd, inode: u64) -> Result<bool> {
     Ok(quota::state(fd)?.files.contains(&inode))
 }
 
-/// What quotas leave.
+/// Whether quotas leave enough space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Left {
     Enough,
@@ -48,7 +48,7 @@ pub(crate) fn left(fd: impl AsFd, enforced: &[Type], owners: &[(Type, u32)], byt
             Ok(usage) if exceeds(&usage, bytes, jiff::Timestamp::now().as_second()) => {
                 return Ok(Left::TooLittle(owner(*of, *id)));
             }
-            // XFS keeps nothing about an owner without files and limits.
+            // XFS stores nothing about an owner that has neither files nor limits.
             Ok(_) | Err(libdaxfile::Error { errno: Errno::ESRCH | Errno::ENOENT, .. }) => {}
             Err(libdaxfile::Error { errno: Errno::EPERM, .. }) => left = Left::Hidden(owner(*of, *id)),
             Err(error) => return Err(error.into()),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::{Error, Result, ResultExt};
 use crate::status::Status;
 
-/// The parameter that makes the kernel not resume at all.
+/// The parameter with which the kernel does not resume at all.
 const NORESUME: &str = "noresume";
 
 /// The place to resume from, according to one source.

@@ -89,7 +89,7 @@ type Begun = (usize, Instant);
 struct State {
     /// The next file to look at.
     next: usize,
-    /// The first file that must wait for reports to be passed on.
+    /// The first file that no thread may look at until more reports have been passed on.
     limit: usize,
     begun: Vec<Begun>,
     reports: Vec<(usize, thread::Result<FileReport>)>,

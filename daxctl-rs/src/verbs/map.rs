@@ -63,7 +63,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
         return Err(Error::new(Status::Unable, unreliable(target, format, why)));
     }
     let mut runs = Vec::new();
-    // The first run determines where to resume.
+    // The first run alone says where to resume.
     let wanted = if format == Format::Resume { 1 } else { usize::MAX };
     let mut survey = survey::of_opened(target, Needs::default(), |run| {
         if runs.len() < wanted {
@@ -110,7 +110,7 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
     Ok(())
 }
 
-/// Says why numbers of a file on such a filesystem mean nothing.
+/// Describes why the numbers of a file on such a filesystem have no meaning.
 fn unreliable(target: &Target, format: Format, why: &str) -> String {
     let name = target.filesystem.name();
     let mut message = format!("the map cannot be relied on with {name}: {why}");

@@ -23,9 +23,9 @@ use crate::system::quotas::{self, Left};
 pub enum Room {
     /// There is room.
     Enough,
-    /// This process cannot know whether there is room, and why.
+    /// This process cannot know whether there is room, for this reason.
     Unknown(String),
-    /// There is room for root; this process would fail so.
+    /// There is room for root; a pin by this process would fail with this error.
     ForRoot(Error),
 }
 
