@@ -75,7 +75,7 @@ pub const DM_BUFFER_FULL_FLAG: u32 = 1 << 8;
 #[doc(hidden)]
 pub const DM_NOFLUSH_FLAG: u32 = 1 << 11;
 
-/// What [`targets`] asks each target for.
+/// The part of each target's state that [`targets`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     /// Its status.
@@ -93,7 +93,7 @@ pub struct Target {
     pub length: u64,
     /// Kind of target, such as `linear`.
     pub kind: String,
-    /// Its answer, in a format of its kind.
+    /// The status or the arguments, in the format of this kind of target.
     pub answer: String,
 }
 
@@ -135,7 +135,7 @@ pub fn targets(control: impl AsFd, device: (u32, u32), question: Question) -> Re
     data.and_then(|data| parse(data, answer.head.target_count)).ok_or(DM_TABLE_STATUS.error(Errno::EIO))
 }
 
-/// The targets in `data`; `None` if one leads out of the slice.
+/// Parses the targets in `data`; `None` if an offset leads out of the slice.
 fn parse(data: &[u8], count: u32) -> Option<Vec<Target>> {
     let mut at = 0;
     let mut targets = Vec::new();
@@ -150,7 +150,7 @@ fn parse(data: &[u8], count: u32) -> Option<Vec<Target>> {
             kind: until_nul(kind),
             answer: until_nul(raw.get(size_of::<RawTarget>()..)?),
         });
-        // `next` counts from the first target, and must lead forward.
+        // `next` is an offset from the first target, and must lead forward.
         at = usize::try_from(next).ok().filter(|&next| next > at)?;
     }
     Some(targets)

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 pub struct Error {
     /// The call as strace(1) prints it, with the ioctl or command in parentheses: `ioctl(FS_IOC_FIEMAP)`.
     ///
-    /// It is for messages. Nothing needs to be decided by it.
+    /// It is for messages; programs should decide by [`errno`](Error::errno).
     pub call: &'static str,
     /// The errno that the kernel returned.
     pub errno: Errno,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, check};
 /// ```compile_fail,E0308
 /// # let file = std::fs::File::open("/proc/self/exe")?;
 /// let mut wrong = 0u32;
-/// // SAFETY: not needed, since this does not compile.
+/// // SAFETY: none; this does not compile.
 /// unsafe { libdaxfile::fsxattr::FS_IOC_FSGETXATTR.call(&file, &raw mut wrong) };
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -77,8 +77,7 @@ impl<T> Ioctl<T> {
     /// # Safety
     /// `argument` must point to a value that lives through the call and that nothing else uses meanwhile, unless the kernel
     /// only reads it. Counts and pointers in it must be true, and there must be room behind it for all that the kernel
-    /// writes.
-    /// Whatever bits the kernel writes must be valid for the types there.
+    /// writes. Whatever bits the kernel writes must be valid for the types there.
     pub unsafe fn call(&self, fd: impl AsFd, argument: *mut T) -> Result<()> {
         #[allow(clippy::useless_conversion, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
         let request = self.number as libc::Ioctl;

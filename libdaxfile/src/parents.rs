@@ -19,7 +19,8 @@ use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::ioctl::Ioctl;
 
-/// Bytes for one call's records: the kernel clears as many each time, and a record takes 40 to 288.
+/// Bytes in the buffer for the records of one call. The kernel clears the whole buffer each time; a record takes 40 to
+/// 288 bytes.
 const ROOM: usize = 4096;
 
 /// `struct xfs_handle`.
@@ -94,7 +95,7 @@ pub struct Parent {
 
 /// Iterates over the directory entries that name a file: one for each hard link, in no particular order.
 ///
-/// The filesystem's root directory has none, and neither has a file that was unlinked while open. The calls together are
+/// The root directory of the filesystem has no entries, and neither has a file that was unlinked while open. The calls together are
 /// not atomic.
 ///
 /// # Errors
@@ -104,7 +105,7 @@ pub struct Parent {
 /// - `ENOTTY`: the filesystem is not XFS, or the kernel is older than 6.10.
 /// - `EIO`: the filesystem was shut down, or the kernel's records make no sense.
 ///
-/// [`Parents::of_inode`] has these as well:
+/// With [`Parents::of_inode`] also:
 /// - `ENOTDIR`: the descriptor is not of a directory.
 /// - `ESTALE`: no inode has this number, or the inode has another generation.
 ///
@@ -153,7 +154,7 @@ impl Fetch for Query<'_> {
     type Item = Parent;
 
     fn fetch(&mut self) -> Result<(VecDeque<Parent>, bool)> {
-        // The kernel writes nothing where it has no record.
+        // If the kernel has no record to return, it leaves the buffer as it is.
         self.buffer[..size_of::<RawParent>()].fill(0);
         #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
         let gp_bufsize = ROOM as u32;
@@ -197,7 +198,8 @@ impl Debug for Parents<'_> {
     }
 }
 
-/// The records in `buffer`, which the last record fills to its end. `None` if a length leads out of the buffer, or is 0.
+/// Parses the records in `buffer`, the last of which reaches the buffer's end. `None` if a length is 0, or leads out of
+/// the buffer.
 fn parse(mut buffer: &[u8]) -> Option<VecDeque<Parent>> {
     let mut parents = VecDeque::new();
     while !buffer.is_empty() {

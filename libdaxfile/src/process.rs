@@ -1,7 +1,7 @@
-//! fork(2): another process that does the work of this one; and whether standard output was open at the start.
+//! fork(2): a copy of this process, for work that may hang; and whether standard output was open at the start.
 //!
 //! A thread that waits for a device or a server that does not answer often cannot be killed, and then its process cannot
-//! end, either. A parent that has such a process as its child can.
+//! end. If a child does such work, its parent can still end.
 //!
 //! Reference: fork(2).
 
@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 /// Copies the process. Returns the child's process ID to the parent, and `None` to the child.
 ///
 /// # Errors
-/// - `EBUSY`: the process has more than one thread, or /proc is not mounted. Of several threads only the calling one would
-///   be in the child, and locks of the others would stay locked there.
+/// - `EBUSY`: the process has more than one thread, or /proc is not mounted. The child would have only the calling thread,
+///   and locks that other threads hold would stay locked in it.
 /// - `EAGAIN`, `ENOMEM`: limits of processes or memory.
 pub fn fork() -> Result<Option<Pid>> {
     let failed = |errno| Error { call: "fork", errno };

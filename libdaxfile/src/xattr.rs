@@ -57,12 +57,12 @@ pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<[boo
     listed("flistxattr", &list, length, names)
 }
 
-/// The same of a file that is not open: `file` is its name in `directory`, and a symbolic link is not followed. Takes the
-/// right to search the directory, and none to the file.
+/// Like [`may_have`], for a file that is not open: `file` is its name in `directory`. Does not follow a symbolic link.
+/// Needs search permission on the directory, and none on the file.
 ///
 /// # Errors
-/// `EOPNOTSUPP` where the filesystem has no attributes, `ENOENT` where there is no such name; before Linux 6.13 also where
-/// /proc is not mounted.
+/// - `EOPNOTSUPP`: the filesystem has no attributes.
+/// - `ENOENT`: the directory has no such name; before Linux 6.13 also: /proc is not mounted.
 #[doc(alias = "listxattrat")]
 #[doc(alias = "llistxattr")]
 pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&CStr; N]) -> Result<[bool; N]> {
@@ -70,7 +70,7 @@ pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&C
     const SYS_LISTXATTRAT: libc::c_long = 465;
     let directory = directory.as_fd().as_raw_fd();
     let mut list = [0u8; 1024];
-    // SAFETY: file is NUL-terminated, and the buffer is live, exclusively borrowed and as long as is said.
+    // SAFETY: file is NUL-terminated, and the buffer is live, exclusively borrowed and has the length given.
     let returned = unsafe {
         libc::syscall(
             SYS_LISTXATTRAT,
@@ -85,14 +85,14 @@ pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&C
     if length == Err(Errno::ENOSYS) {
         let path = [format!("/proc/self/fd/{directory}/").as_bytes(), file.to_bytes()].concat();
         let path = CString::new(path).map_err(|_| Error { call: "llistxattr", errno: Errno::EINVAL })?;
-        // SAFETY: path is NUL-terminated, and the buffer is live, exclusively borrowed and as long as is said.
+        // SAFETY: path is NUL-terminated, and the buffer is live, exclusively borrowed and has the length given.
         let returned = unsafe { libc::llistxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
         length = Errno::result(returned).map(|length| usize::try_from(length).unwrap_or(0));
     }
     listed("listxattrat", &list, length, names)
 }
 
-/// Which of these names are in a list; all may be where it is too long for the buffer.
+/// Returns for each name whether it may be in the list: all may, if the list is too long for the buffer.
 fn listed<const N: usize>(
     call: &'static str,
     list: &[u8],
@@ -116,10 +116,10 @@ fn listed<const N: usize>(
 /// `EOPNOTSUPP`: the filesystem has no attributes.
 #[doc(alias = "flistxattr")]
 pub fn names(fd: impl AsFd) -> Result<Vec<CString>> {
-    /// `XATTR_LIST_MAX`: the kernel lists no more.
+    /// `XATTR_LIST_MAX`: the kernel returns no longer list.
     const MOST: usize = 65536;
     let mut list = vec![0u8; MOST];
-    // SAFETY: the buffer is live, exclusively borrowed and as long as is said.
+    // SAFETY: the buffer is live, exclusively borrowed and has the length given.
     let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
     let length = Errno::result(returned).map_err(|errno| Error { call: "flistxattr", errno })?;
     let listed = list[..usize::try_from(length).unwrap_or(0)].split_inclusive(|&byte| byte == 0);
