@@ -124,8 +124,8 @@ pub fn targets(control: impl AsFd, device: (u32, u32), question: Question) -> Re
     };
     let mut answer = Box::new(RawAnswer { head, data: [0; ROOM] });
     let raw: *mut RawAnswer = &raw mut *answer;
-    // SAFETY: `data_size` announces the live, exclusively borrowed answer, head and room; the kernel writes no more than
-    // that, and every bit pattern is a valid value of these integer fields.
+    // SAFETY: `data_size` announces the live, exclusively borrowed answer, head and room; the kernel writes no more
+    // than that, and every bit pattern is a valid value of these integer fields.
     unsafe { DM_TABLE_STATUS.call(control, raw.cast::<RawDm>()) }?;
     if answer.head.flags & DM_BUFFER_FULL_FLAG != 0 {
         return Err(DM_TABLE_STATUS.error(Errno::EOVERFLOW));

@@ -1,7 +1,7 @@
 //! `XFS_IOC_GETPARENTS`: the directory entries of a file, from the file upwards.
 //!
-//! Linux 6.10 and later, on an XFS filesystem made with parent pointers (`mkfs.xfs -n parent=1`). Needs `CAP_SYS_ADMIN` in
-//! the initial user namespace.
+//! Linux 6.10 and later, on an XFS filesystem made with parent pointers (`mkfs.xfs -n parent=1`). Needs `CAP_SYS_ADMIN`
+//! in the initial user namespace.
 //!
 //! Reference: ioctl_xfs_getparents(2); `xfs_getparents()` in `fs/xfs/xfs_handle.c`.
 
@@ -95,8 +95,8 @@ pub struct Parent {
 
 /// Iterates over the directory entries that name a file: one for each hard link, in no particular order.
 ///
-/// The root directory of the filesystem has no entries, and neither has a file that was unlinked while open. The calls together are
-/// not atomic.
+/// The root directory of the filesystem has no entries, and neither has a file that was unlinked while open. The calls
+/// together are not atomic.
 ///
 /// # Errors
 /// Each item may be an error, and nothing follows an error.

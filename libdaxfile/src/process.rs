@@ -1,7 +1,7 @@
 //! fork(2): a copy of this process, for work that may hang; and whether standard output was open at the start.
 //!
-//! A thread that waits for a device or a server that does not answer often cannot be killed, and then its process cannot
-//! end. If a child does such work, its parent can still end.
+//! A thread that waits for a device or a server that does not answer often cannot be killed, and then its process
+//! cannot end. If a child does such work, its parent can still end.
 //!
 //! Reference: fork(2).
 
@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 /// Copies the process. Returns the child's process ID to the parent, and `None` to the child.
 ///
 /// # Errors
-/// - `EBUSY`: the process has more than one thread, or /proc is not mounted. The child would have only the calling thread,
-///   and locks that other threads hold would stay locked in it.
+/// - `EBUSY`: the process has more than one thread, or /proc is not mounted. The child would have only the calling
+///   thread, and locks that other threads hold would stay locked in it.
 /// - `EAGAIN`, `ENOMEM`: limits of processes or memory.
 pub fn fork() -> Result<Option<Pid>> {
     let failed = |errno| Error { call: "fork", errno };
@@ -27,7 +27,8 @@ pub fn fork() -> Result<Option<Pid>> {
     if threads != 1 {
         return Err(failed(Errno::EBUSY));
     }
-    // SAFETY: the process has one thread, which is this one, so nothing in the child's memory is in the middle of a change.
+    // SAFETY: the process has one thread, which is this one, so nothing in the child's memory is in the middle of a
+    // change.
     match unsafe { unistd::fork() } {
         Ok(ForkResult::Parent { child }) => Ok(Some(child)),
         Ok(ForkResult::Child) => Ok(None),

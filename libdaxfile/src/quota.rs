@@ -1,6 +1,10 @@
-//! quotactl_fd(2): which disk quotas a filesystem enforces, in which files it keeps them, and what they leave to an owner.
+//! quotactl_fd(2): which disk quotas a filesystem enforces, which files store them, and how much space an owner may
+//! use.
 //!
-//! Reference: quotactl(2), `include/uapi/linux/dqblk_xfs.h`, `quota_getxstatev()` and `quota_getquota()` in `fs/quota/quota.c`.
+//! Linux 5.14 and later.
+//!
+//! Reference: quotactl(2), `include/uapi/linux/dqblk_xfs.h`, `quota_getxstatev()` and `quota_getquota()` in
+//! `fs/quota/quota.c`.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -47,9 +51,9 @@ pub struct RawState {
 #[doc(hidden)]
 pub const SYS_QUOTACTL_FD: libc::c_long = libc::SYS_openat2 - 437 + 443;
 
-/// `QCMD(Q_XGETQSTATV, USRQUOTA)`: it tells of all types of quotas.
+/// `Q_XGETQSTATV`.
 #[doc(hidden)]
-pub const GET_STATE: libc::c_uint = 0x5808 << 8;
+pub const Q_XGETQSTATV: libc::c_uint = 0x5808;
 
 #[doc(hidden)]
 pub const FS_QSTATV_VERSION1: i8 = 1;
@@ -96,26 +100,27 @@ impl Type {
 /// Which quotas are on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
-    /// The inode numbers of the files that keep them.
+    /// Inode numbers of the files that store the quotas.
     pub files: Vec<u64>,
-    /// Those with limits that the filesystem enforces.
+    /// The types whose limits the filesystem enforces.
     pub enforced: Vec<Type>,
 }
 
-/// The space that the files of one owner take, and may take.
+/// The space that the files of one owner use, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes in use.
     pub used: u64,
-    /// The most bytes, if there is a limit.
+    /// The hard limit in bytes, if there is one.
     pub limit: Option<u64>,
-    /// The most bytes for longer than the grace time, if there is a limit.
+    /// The soft limit in bytes, if there is one. The files may exceed it for the grace time.
     pub soft_limit: Option<u64>,
-    /// When the grace time ends, in seconds since 1970; 0 while the soft limit is kept.
+    /// When the grace time ends, in seconds since 1970; 0 while the soft limit is not exceeded.
     pub grace_ends: u64,
 }
 
-/// Reads which quotas of users, groups and projects are on in the filesystem that holds `fd`. No privilege is needed.
+/// Returns which quotas of users, groups and projects are on in the filesystem of an open file: none if the filesystem
+/// or the kernel has no quotas. Needs no privilege.
 ///
 /// # Errors
 /// - `EBADF`: the descriptor was opened with `O_PATH`.
@@ -129,12 +134,9 @@ pub struct Usage {
 #[doc(alias = "quotactl_fd")]
 pub fn state(fd: impl AsFd) -> Result<State> {
     let mut raw = RawState { qs_version: FS_QSTATV_VERSION1, ..RawState::default() };
-    let no_id: libc::c_uint = 0;
-    // SAFETY: the structure lives through the call, is borrowed exclusively, and consists of integers, which the kernel fills
-    // as its version says.
-    let returned = unsafe { libc::syscall(SYS_QUOTACTL_FD, fd.as_fd().as_raw_fd(), GET_STATE, no_id, &raw mut raw) };
-    match Errno::result(returned) {
-        Ok(_) => {
+    // The answer has the quotas of all types, and no ID.
+    match query(fd, Type::User, 0, &mut raw) {
+        Ok(()) => {
             let files = [raw.qs_uquota, raw.qs_gquota, raw.qs_pquota];
             // FS_QUOTA_UDQ_ENFD, FS_QUOTA_GDQ_ENFD, FS_QUOTA_PDQ_ENFD.
             let enforced = Type::ALL.into_iter().zip([1 << 1, 1 << 3, 1 << 5]);
@@ -143,25 +145,26 @@ pub fn state(fd: impl AsFd) -> Result<State> {
                 enforced: enforced.filter(|(_, flag)| raw.qs_flags & flag != 0).map(|(of, _)| of).collect(),
             })
         }
-        // Quotas are off, the filesystem has none, or the kernel.
-        Err(Errno::ENOSYS | Errno::ESRCH | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOTBLK) => Ok(State::default()),
-        Err(errno) => Err(Error { call: "quotactl_fd", errno }),
+        // Quotas are off, or the filesystem or the kernel has none.
+        Err(Error {
+            errno: Errno::ENOSYS | Errno::ESRCH | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOTBLK, ..
+        }) => Ok(State::default()),
+        Err(error) => Err(error),
     }
 }
 
-/// Reads what the quota of a user, a group or a project leaves in the filesystem that holds `fd`.
+/// Returns how much space the files of a user, a group or a project use in the filesystem of an open file, and the
+/// limits.
 ///
 /// # Errors
-/// - `EPERM`: only `CAP_SYS_ADMIN` may read the quota of another user, of a group that the process is not in, and of a
-///   project.
-/// - `ESRCH`: quotas of this type are off.
+/// - `EPERM`: the quota is that of another user, of a group that the process is not in, or of a project, and the caller
+///   lacks `CAP_SYS_ADMIN`.
+/// - `ESRCH`: quotas of this type are off. `ENOENT`: XFS has no files and no limits of this owner.
+/// - `ENOSYS`: the kernel is older than 5.14, or was built without quotas.
 #[doc(alias = "quotactl_fd")]
 pub fn usage(fd: impl AsFd, of: Type, id: u32) -> Result<Usage> {
     let mut raw = RawUsage::default();
-    let command = Q_GETQUOTA << 8 | of as libc::c_uint;
-    // SAFETY: the structure lives through the call, is borrowed exclusively, and consists of integers, which the kernel fills.
-    let returned = unsafe { libc::syscall(SYS_QUOTACTL_FD, fd.as_fd().as_raw_fd(), command, id, &raw mut raw) };
-    Errno::result(returned).map_err(|errno| Error { call: "quotactl_fd", errno })?;
+    query(fd, of, id, &mut raw)?;
     let limit = |units: u64| (units > 0).then(|| units.saturating_mul(QIF_DQBLKSIZE));
     Ok(Usage {
         used: raw.dqb_curspace,
@@ -169,4 +172,25 @@ pub fn usage(fd: impl AsFd, of: Type, id: u32) -> Result<Usage> {
         soft_limit: limit(raw.dqb_bsoftlimit),
         grace_ends: raw.dqb_btime,
     })
+}
+
+/// An answer of quotactl_fd(2), with the command that asks for it.
+trait Answer {
+    const COMMAND: libc::c_uint;
+}
+
+impl Answer for RawState {
+    const COMMAND: libc::c_uint = Q_XGETQSTATV;
+}
+
+impl Answer for RawUsage {
+    const COMMAND: libc::c_uint = Q_GETQUOTA;
+}
+
+fn query<T: Answer>(fd: impl AsFd, of: Type, id: u32, answer: &mut T) -> Result<()> {
+    let (fd, command) = (fd.as_fd().as_raw_fd(), T::COMMAND << 8 | of as libc::c_uint);
+    // SAFETY: the kernel fills the structure of this command. It lives through the call, is borrowed exclusively, and
+    // consists of integers.
+    let returned = unsafe { libc::syscall(SYS_QUOTACTL_FD, fd, command, id, &raw mut *answer) };
+    Errno::result(returned).map(drop).map_err(|errno| Error { call: "quotactl_fd", errno })
 }

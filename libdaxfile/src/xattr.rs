@@ -1,8 +1,8 @@
 //! Extended attributes of an open file.
 //!
 //! On XFS, ext4, f2fs, btrfs and others. Reading and writing `user.*` needs the same rights as reading and writing the
-//! contents. Everyone can read `security.*`; writing it needs `CAP_SYS_ADMIN` in the user namespace of the mount. Before
-//! Linux 6.11, a kernel with `bpf` among its active LSMs skips that check.
+//! contents. Everyone can read `security.*`; writing it needs `CAP_SYS_ADMIN` in the user namespace of the mount.
+//! Before Linux 6.11, a kernel with `bpf` among its active LSMs skips that check.
 //!
 //! Reference: xattr(7), fgetxattr(2), flistxattr(2), fsetxattr(2), fremovexattr(2); `fs/xattr.c`.
 
@@ -41,8 +41,8 @@ pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> 
     }
 }
 
-/// Returns for each name whether the file may have this attribute. `false` is certain; if the list of names is longer than
-/// 1,024 bytes, all are `true`.
+/// Returns for each name whether the file may have this attribute. `false` is certain; if the list of names is longer
+/// than 1,024 bytes, all are `true`.
 ///
 /// Where most files lack the attributes, this one call is cheaper than one call for each.
 ///

@@ -285,8 +285,9 @@ pub(super) fn in_batches(
     status
 }
 
-/// Opens the first few of the files, at least one, and passes each to `act`. Returns their reports, and what `act` leaves
-/// to do for the whole batch, each with the index of the file's report. `stop` ends the batch after the first file.
+/// Opens the first few of the files, at least one, and passes each to `act`. Returns their reports, and what `act`
+/// leaves to do for the whole batch, each with the index of the file's report. `stop` ends the batch after the first
+/// file.
 pub(super) fn open_batch<T>(
     paths: &[PathBuf],
     stop: impl Fn() -> bool,

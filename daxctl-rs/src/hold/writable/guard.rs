@@ -38,8 +38,8 @@ const MAPS: [&str; 3] = [FILES, FILESYSTEMS, FILTER];
 
 type Key = [u8; 24];
 
-/// A program, the hook or kernel function that it attaches to, and what stays unprotected if the kernel lacks that place;
-/// `None` if everything stays protected.
+/// A program, the hook or kernel function that it attaches to, and what stays unprotected if the kernel lacks that
+/// place; `None` if everything stays protected.
 struct Place {
     program: &'static str,
     hook: &'static str,
