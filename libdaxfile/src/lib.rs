@@ -20,7 +20,6 @@ pub mod ioctl;
 pub mod kprobe;
 pub mod lease;
 pub mod mapping;
-pub mod parents;
 pub mod process;
 pub mod quota;
 pub mod statx;

@@ -38,30 +38,6 @@ struct cachestat {
 };
 #endif
 
-#ifndef XFS_IOC_GETPARENTS
-struct xfs_getparents_rec {
-	struct xfs_handle gpr_parent;
-	__u32 gpr_reclen;
-	__u32 gpr_reserved;
-	char gpr_name[];
-};
-struct xfs_getparents {
-	struct xfs_attrlist_cursor gp_cursor;
-	__u16 gp_iflags;
-	__u16 gp_oflags;
-	__u32 gp_bufsize;
-	__u64 gp_reserved;
-	__u64 gp_buffer;
-};
-struct xfs_getparents_by_handle {
-	struct xfs_handle gph_handle;
-	struct xfs_getparents gph_request;
-};
-#define XFS_GETPARENTS_OFLAG_DONE (1U << 1)
-#define XFS_IOC_GETPARENTS _IOWR('X', 62, struct xfs_getparents)
-#define XFS_IOC_GETPARENTS_BY_HANDLE _IOWR('X', 63, struct xfs_getparents_by_handle)
-#endif
-
 #if __has_include(<linux/ext4.h>)
 #include <linux/ext4.h>
 #else
@@ -335,33 +311,6 @@ int main(void)
 	FIELD(xfs_bulkstat, bs_pad2);
 	FIELD(xfs_bulkstat, bs_extents64);
 	FIELD(xfs_bulkstat, bs_pad);
-
-	NUMBER(XFS_IOC_GETPARENTS);
-	NUMBER(XFS_IOC_GETPARENTS_BY_HANDLE);
-	NUMBER(XFS_GETPARENTS_OFLAG_DONE);
-	SIZE(xfs_handle);
-	PRINT("xfs_handle.fid_len", offsetof(struct xfs_handle, ha_fid.fid_len));
-	PRINT("sizeof(xfs_handle.fid_len)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_len));
-	PRINT("xfs_handle.fid_pad", offsetof(struct xfs_handle, ha_fid.fid_pad));
-	PRINT("sizeof(xfs_handle.fid_pad)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_pad));
-	PRINT("xfs_handle.fid_gen", offsetof(struct xfs_handle, ha_fid.fid_gen));
-	PRINT("sizeof(xfs_handle.fid_gen)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_gen));
-	PRINT("xfs_handle.fid_ino", offsetof(struct xfs_handle, ha_fid.fid_ino));
-	PRINT("sizeof(xfs_handle.fid_ino)", sizeof(((struct xfs_handle *)NULL)->ha_fid.fid_ino));
-	SIZE(xfs_getparents);
-	FIELD(xfs_getparents, gp_cursor);
-	FIELD(xfs_getparents, gp_iflags);
-	FIELD(xfs_getparents, gp_oflags);
-	FIELD(xfs_getparents, gp_bufsize);
-	FIELD(xfs_getparents, gp_reserved);
-	FIELD(xfs_getparents, gp_buffer);
-	SIZE(xfs_getparents_by_handle);
-	FIELD(xfs_getparents_by_handle, gph_handle);
-	FIELD(xfs_getparents_by_handle, gph_request);
-	SIZE(xfs_getparents_rec);
-	FIELD(xfs_getparents_rec, gpr_parent);
-	FIELD(xfs_getparents_rec, gpr_reclen);
-	FIELD(xfs_getparents_rec, gpr_reserved);
 
 	PRINT("SYS_CACHESTAT", __NR_cachestat);
 	SIZE(cachestat_range);

@@ -23,7 +23,6 @@ use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
 use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
-use libdaxfile::parents::{self, RawByHandle, RawGetparents, RawHandle, RawParent};
 use libdaxfile::quota::{self, RawFile, RawState, RawUsage};
 use libdaxfile::statx::{self, Attributes};
 use libdaxfile::xfs::{self, GeometryFlags, RawBmapx, RawEofblocks, RawGeometry};
@@ -180,7 +179,6 @@ fn ours() -> Abi {
         kprobe::BPF_PERF_EVENT,
         kprobe::PERF_FLAG_FD_CLOEXEC,
         lease::F_SETSIG,
-        parents::XFS_GETPARENTS_OFLAG_DONE,
         statx::STATX_DIOALIGN,
         statx::STATX_DIO_READ_ALIGN,
         statx::S_IFDIR,
@@ -209,8 +207,6 @@ fn ours() -> Abi {
         fsxattr::FS_IOC_FSGETXATTR,
         fsxattr::FS_IOC_FSSETXATTR,
         inode::FS_IOC_GETVERSION,
-        parents::XFS_IOC_GETPARENTS,
-        parents::XFS_IOC_GETPARENTS_BY_HANDLE,
         xfs::XFS_IOC_FREE_EOFBLOCKS,
         xfs::XFS_IOC_FSGEOMETRY,
         xfs::XFS_IOC_GETBMAPX,
@@ -391,7 +387,6 @@ fn ours() -> Abi {
         &fields!(RawEofblocks { eof_version, eof_flags, eof_uid, eof_gid, eof_prid, pad32, eof_min_file_size, pad64 }),
     );
     enter_bulkstat(&mut abi);
-    enter_parents(&mut abi);
 
     abi.structure::<RawRange>("cachestat_range", &fields!(RawRange { off, len }));
     abi.structure::<RawCachestat>(
@@ -484,23 +479,6 @@ fn enter_bulkstat(abi: &mut Abi) {
     assert_eq!(end_of_last("RawBulkCall", &call), size_of::<RawBulkCall>());
     abi.enter_type::<RawBulkCall>();
     abi.enter("xfs_bulkstat_req.bulkstat", offset_of!(RawBulkCall, inodes));
-}
-
-fn enter_parents(abi: &mut Abi) {
-    let handle = fields!(RawHandle { ha_fsid, fid_len, fid_pad, fid_gen, fid_ino });
-    assert_eq!(end_of_last("xfs_handle", &handle), size_of::<RawHandle>());
-    abi.enter_type::<RawHandle>();
-    abi.enter("sizeof(xfs_handle)", size_of::<RawHandle>());
-    // In C, these fields are in a union and a structure within.
-    for field in &handle[1..] {
-        abi.fields("xfs_handle", &[Field { name: field.name, ..*field }]);
-    }
-    abi.structure::<RawGetparents>(
-        "xfs_getparents",
-        &fields!(RawGetparents { gp_cursor, gp_iflags, gp_oflags, gp_bufsize, gp_reserved, gp_buffer }),
-    );
-    abi.structure::<RawByHandle>("xfs_getparents_by_handle", &fields!(RawByHandle { gph_handle, gph_request }));
-    abi.structure::<RawParent>("xfs_getparents_rec", &fields!(RawParent { gpr_parent, gpr_reclen, gpr_reserved }));
 }
 
 fn linux_raw_sys() -> Abi {

@@ -14,7 +14,6 @@ use libdaxfile::bulkstat::Inodes;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::lease::{Kind, Lease};
-use libdaxfile::parents::Parents;
 use libdaxfile::{Errno, Result, cachestat, fsuuid, fsxattr, inode, statx, xattr, xfs};
 use tempfile::{NamedTempFile, TempDir, tempdir_in, tempfile_in};
 
@@ -233,12 +232,6 @@ fn tmpfs_refuses_xfs_ioctls() {
     let mut inodes = Inodes::new(&file, 0);
     assert_error(inodes.next().unwrap(), "ioctl(XFS_IOC_BULKSTAT)", &[Errno::ENOTTY]);
     assert_eq!(inodes.next(), None);
-    let mut parents = Parents::new(&file);
-    assert_error(parents.next().unwrap(), "ioctl(XFS_IOC_GETPARENTS)", &[Errno::ENOTTY]);
-    assert_eq!(parents.next(), None);
-    let mut parents = Parents::of_inode(&file, 128, 0);
-    assert_error(parents.next().unwrap(), "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)", &[Errno::ENOTTY]);
-    assert_eq!(parents.next(), None);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! libdaxfile's calls that need a filesystem of their own, or root. libdaxfile/tests has the others.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,8 +12,7 @@ use daxfile_tests::{Kind, Scratch, Xfs};
 use libdaxfile::bulkstat::{Inode, Inodes};
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fsxattr::{self, Xflags};
-use libdaxfile::parents::{Parent, Parents};
-use libdaxfile::{Errno, cachestat, inode};
+use libdaxfile::{cachestat, inode};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 fn inodes(scratch: &Scratch) -> HashMap<u64, Inode> {
@@ -94,83 +92,6 @@ fn bulkstat_starts_at_the_number_it_is_given() {
     assert_eq!(numbers(all[50] + 1), all[51..]);
     assert_eq!(numbers(all[100] + 1), [0; 0]);
     assert_eq!(numbers(u64::MAX), [0; 0]);
-}
-
-fn parents(path: impl AsRef<Path>) -> Vec<Parent> {
-    let mut parents: Vec<Parent> =
-        Parents::new(&File::open(path).unwrap()).collect::<Result<_, _>>().expect("parent pointers");
-    parents.sort_by(|one, other| one.name.cmp(&other.name));
-    parents
-}
-
-fn parent(directory: &Path, name: impl AsRef<OsStr>) -> Parent {
-    let file = File::open(directory).unwrap();
-    let (inode, generation) = (file.metadata().unwrap().ino(), inode::generation(&file).unwrap());
-    Parent { inode, generation, name: name.as_ref().to_owned() }
-}
-
-#[test]
-fn getparents_names_every_hard_link() {
-    let scratch = Scratch::with_parent_pointers();
-    let directories = [scratch.path("one"), scratch.path("two")];
-    directories.iter().for_each(|directory| fs::create_dir(directory).unwrap());
-    let file = directories[0].join("file");
-    fs::write(&file, "").unwrap();
-    assert_eq!(parents(&file), [parent(&directories[0], "file")]);
-    assert_eq!(parents(&directories[0]), [parent(scratch.mount_point(), "one")]);
-    assert_eq!(parents(scratch.mount_point()), []);
-
-    // The longest names there can be: more than one call has room for.
-    let names: Vec<String> = (0..60).map(|number| format!("{number:0255}")).collect();
-    for name in &names {
-        fs::hard_link(&file, directories[1].join(name)).unwrap();
-    }
-    let mut all: Vec<Parent> = names.iter().map(|name| parent(&directories[1], name)).collect();
-    all.push(parent(&directories[0], "file"));
-    assert_eq!(parents(&file), all);
-
-    let root = File::open(scratch.mount_point()).unwrap();
-    let (number, generation) =
-        (fs::metadata(&file).unwrap().ino(), inode::generation(File::open(&file).unwrap()).unwrap());
-    let mut by_handle: Vec<Parent> = Parents::of_inode(&root, number, generation).collect::<Result<_, _>>().unwrap();
-    by_handle.sort_by(|one, other| one.name.cmp(&other.name));
-    assert_eq!(by_handle, all);
-}
-
-#[test]
-fn getparents_of_an_unlinked_file_is_empty() {
-    let scratch = Scratch::with_parent_pointers();
-    let never_linked =
-        OpenOptions::new().write(true).custom_flags(nix::libc::O_TMPFILE).open(scratch.mount_point()).unwrap();
-    assert_eq!(Parents::new(&never_linked).count(), 0);
-    let path = scratch.path("file");
-    let unlinked = File::create(&path).unwrap();
-    fs::remove_file(path).unwrap();
-    assert_eq!(Parents::new(&unlinked).count(), 0);
-}
-
-#[test]
-fn getparents_names_its_errors() {
-    let error = |mut parents: Parents<'_>| {
-        let error = parents.next().unwrap().unwrap_err();
-        assert_eq!(parents.next(), None);
-        (error.call, error.errno)
-    };
-    let (by_descriptor, by_handle) = ("ioctl(XFS_IOC_GETPARENTS)", "ioctl(XFS_IOC_GETPARENTS_BY_HANDLE)");
-    let scratch = Scratch::with_parent_pointers();
-    let file = File::create(scratch.path("file")).unwrap();
-    let root = File::open(scratch.mount_point()).unwrap();
-    let (number, generation) = (file.metadata().unwrap().ino(), inode::generation(&file).unwrap());
-    assert_eq!(error(Parents::of_inode(&file, number, generation)), (by_handle, Errno::ENOTDIR));
-    assert_eq!(error(Parents::of_inode(&root, number, generation ^ 1)), (by_handle, Errno::ESTALE));
-    assert_eq!(error(Parents::of_inode(&root, number + 32, 0)), (by_handle, Errno::ESTALE));
-    assert_eq!(error(Parents::of_inode(&root, u64::MAX, 0)), (by_handle, Errno::ESTALE));
-    assert_eq!(error(Parents::of_inode(&root, 0, 0)), (by_handle, Errno::ESTALE));
-
-    let without = Scratch::new(Kind::xfs());
-    let root = File::open(without.mount_point()).unwrap();
-    assert_eq!(error(Parents::new(&root)), (by_descriptor, Errno::EOPNOTSUPP));
-    assert_eq!(error(Parents::of_inode(&root, 128, 0)), (by_handle, Errno::EOPNOTSUPP));
 }
 
 #[test]
