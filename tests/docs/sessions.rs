@@ -191,7 +191,7 @@ fn scripts_of_the_pages_work() {
     };
 
     let no_list = script(monitor, dir).expect(0);
-    assert!(no_list.text().starts_with("could not look:\ndaxfile verify: pins: No such file"), "{no_list}");
+    assert!(no_list.text().starts_with("not examined:\ndaxfile verify: pins: No such file"), "{no_list}");
     assert_eq!(counts(), [0, 0, 1], "no list");
     fs::write(dir.join("pins"), "# held for the boot loader\ndisk.img\n").unwrap();
     assert_eq!(script(monitor, dir).expect(0).text(), "");
@@ -206,7 +206,7 @@ fn scripts_of_the_pages_work() {
     fs::write(dir.join("pins"), "disk.img\ndir\nnone\n").unwrap();
     let both = script(monitor, dir).expect(0);
     let said =
-        "changed, unpinned or gone:\ndisk.img: not pinned\nnone: gone\ncould not look:\ndaxfile verify: dir: a dir";
+        "changed, unpinned or gone:\ndisk.img: not pinned\nnone: gone\nnot examined:\ndaxfile verify: dir: a dir";
     assert!(both.text().starts_with(said), "{both}");
     assert_eq!(both.text().lines().count(), 5, "{both}");
     assert_eq!(counts(), [0, 2, 1]);
