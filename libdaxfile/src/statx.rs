@@ -82,9 +82,9 @@ pub struct Statx {
     /// Alignment that direct I/O needs, of memory and of offsets. `None` if the file has no direct I/O or the filesystem
     /// does not report it (Linux 6.1 and later do).
     pub direct_io: Option<(u32, u32)>,
-    /// Whether the filesystem reports the alignment of direct reads apart from that of writes (Linux 6.14 and later). Then
-    /// `direct_io` is exact for this file.
-    pub direct_io_told_apart: bool,
+    /// Whether `direct_io` is exact for this file: the filesystem reports the alignment of direct reads apart from that of
+    /// writes (Linux 6.14 and later).
+    pub direct_io_is_exact: bool,
 }
 
 /// Returns the state of the inode.
@@ -116,6 +116,6 @@ pub fn get(fd: impl AsFd) -> Result<Statx> {
         attributes_mask: Attributes::from_bits_retain(raw.stx_attributes_mask),
         direct_io: (raw.stx_mask & STATX_DIOALIGN != 0 && raw.stx_dio_offset_align != 0)
             .then_some((raw.stx_dio_mem_align, raw.stx_dio_offset_align)),
-        direct_io_told_apart: raw.stx_mask & STATX_DIO_READ_ALIGN != 0,
+        direct_io_is_exact: raw.stx_mask & STATX_DIO_READ_ALIGN != 0,
     })
 }

@@ -221,7 +221,7 @@ struct Walk {
     rest: Vec<OsString>,
     trusted: Trusted,
     /// Whether other users can change a component already walked. If so, they may have chosen everything after it.
-    astray: bool,
+    redirectable: bool,
     links: usize,
 }
 
@@ -230,7 +230,8 @@ impl Walk {
         if path.as_os_str().is_empty() {
             return Err(Error::call("open", Errno::ENOENT));
         }
-        let mut walk = Walk { at: start(path)?, rest: Vec::new(), trusted: Trusted::look()?, astray: false, links: 0 };
+        let mut walk =
+            Walk { at: start(path)?, rest: Vec::new(), trusted: Trusted::look()?, redirectable: false, links: 0 };
         walk.add(path);
         Ok(walk)
     }
@@ -249,14 +250,14 @@ impl Walk {
 
     fn walk_to_end(mut self, follow: bool) -> Result<OwnedFd> {
         while let Some(name) = self.rest.pop() {
-            if self.astray && name == OsStr::new("..") {
+            if self.redirectable && name == OsStr::new("..") {
                 return Err(refused("another user could have moved the directory that '..' leaves"));
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let next = openat(&self.at, name.as_os_str(), flags, Mode::empty()).call("open")?;
             let (here, entry) = (fstat(&self.at).call("fstat")?, fstat(&next).call("fstat")?);
             let climbs = [OsStr::new("."), OsStr::new("..")].contains(&name.as_os_str());
-            self.astray |= !climbs && self.trusted.changeable(&here, &entry);
+            self.redirectable |= !climbs && self.trusted.changeable(&here, &entry);
             if entry.st_mode & S_IFMT != S_IFLNK || self.rest.is_empty() && !follow {
                 self.at = next;
                 continue;
@@ -265,7 +266,7 @@ impl Walk {
             if self.links > LINKS {
                 return Err(Error::call("open", Errno::ELOOP));
             }
-            if self.astray {
+            if self.redirectable {
                 let name = quote(Path::new(&name)).into_owned();
                 return Err(refused(&format!(
                     "{name} in its path is a symbolic link that another user could have put there; name the file without it"

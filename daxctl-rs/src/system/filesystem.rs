@@ -280,7 +280,7 @@ impl Filesystem {
     /// block only if no block was shared since the file was last unshared (`xfs_report_dioalign()`).
     #[must_use]
     pub fn overwrites_in_place(&self, statx: &Statx) -> bool {
-        let smallest = statx.direct_io.map(|(_, offsets)| offsets).filter(|_| statx.direct_io_told_apart);
+        let smallest = statx.direct_io.map(|(_, offsets)| offsets).filter(|_| statx.direct_io_is_exact);
         self.xfs.is_some_and(|geometry| smallest.is_some_and(|offsets| offsets < geometry.block_size))
     }
 
