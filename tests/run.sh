@@ -52,7 +52,7 @@ while (($# > 0)); do
             quick=yes
             slow=(lab_modules attacks/ programs/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
-                ten_thousand_extents record_of_100_000_extents the_btree_is_within_its_bounds
+                ten_thousand_extents record_of_100_000_extents btree_size_is_within_the_assumed_bounds
                 five_gibibytes an_aligned_gibibyte check_agrees_with_pin)
             ;;
         -*)

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn formatted_size_parses_back() {
         for power in 0..63 {
             let bytes = 1u64 << power;
             assert_eq!(parse(&format(bytes, false).to_string().replace(' ', "")), Ok(bytes));

@@ -408,7 +408,7 @@ fn the_table_has_every_verb() {
 }
 
 #[test]
-fn usage_errors() {
+fn usage_errors_exit_with_2() {
     usage(&Daxfile::new([""; 0]), "Usage: daxfile");
     usage(&Daxfile::new(["no-such-verb"]), "no-such-verb");
     usage(&Daxfile::new(["no-such-verb\x1b[31m"]), "no-such-verb");
@@ -432,7 +432,7 @@ fn usage_errors() {
 }
 
 #[test]
-fn help_and_version() {
+fn every_verb_prints_help_and_version() {
     for option in ["-h", "--help", "-V", "--version"] {
         let mut calls = vec![Daxfile::new([option])];
         calls.extend(VERBS.iter().map(|verb| Daxfile::new([verb.name, option])));
@@ -557,7 +557,7 @@ const NAMES: [(&[u8], &str); 9] = [
 ];
 
 #[test]
-fn odd_names() {
+fn odd_file_names_are_handled_and_escaped() {
     let scratch = Scratch::new(Kind::xfs());
     let dir = scratch.mount_point();
     for (name, fragment) in NAMES {
@@ -727,7 +727,7 @@ fn bad_file_does_not_stop_the_others() {
 
 /// A name given twice, or two names of one file, is no reason to fail: at the second, the work is already done.
 #[test]
-fn one_file_twice() {
+fn file_named_twice_is_no_failure() {
     let scratch = Scratch::new(Kind::ext4());
     let (one, other) = (scratch.path("one"), scratch.path("other"));
     for verb in listing() {
@@ -741,7 +741,7 @@ fn one_file_twice() {
 }
 
 #[test]
-fn unprivileged_user_and_files_of_others() {
+fn unprivileged_users_change_no_files_of_others() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let own = scratch.path("own");
@@ -783,7 +783,7 @@ fn unprivileged_user_and_files_of_others() {
 
 /// Where nothing can be pinned, or nothing written.
 #[test]
-fn other_filesystems() {
+fn other_filesystems_have_the_declared_answers() {
     let btrfs = Scratch::new(Kind::Btrfs);
     let shm = tempfile::Builder::new().prefix("daxfile-tests.").tempdir_in("/dev/shm").unwrap();
     for verb in &VERBS {
@@ -802,7 +802,7 @@ fn other_filesystems() {
 }
 
 #[test]
-fn read_only_mounts() {
+fn read_only_mounts_have_the_declared_answers() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let mut scratch = Scratch::new(kind);
         let path = |scratch: &Scratch, verb: &Verb| scratch.path(format!("of-{}", verb.name));
@@ -829,7 +829,7 @@ fn same_when_dry(verb: &Verb, path: &Path, turn: impl Fn(Daxfile) -> Daxfile) {
 }
 
 #[test]
-fn full_disks() {
+fn full_disk_fails_only_verbs_that_need_space() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let path = |verb: &Verb| scratch.path(format!("of-{}", verb.name));
@@ -901,7 +901,7 @@ fn fill(scratch: &Scratch) {
 
 /// Larger than the disk by little, by much, and beyond all measure: nothing is made, and no space is lost.
 #[test]
-fn too_large_for_the_disk() {
+fn size_beyond_the_disk_leaves_nothing() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         let free = free_bytes(&scratch);
@@ -1027,7 +1027,7 @@ fn failed_output_sets_the_status() {
 
 /// Files opened in place of closed descriptors must not receive the output.
 #[test]
-fn closed_descriptors() {
+fn output_avoids_files_that_took_closed_descriptors() {
     for option in ["--help", "-V", "man", "completions"] {
         let words: &[&str] = if option == "completions" { &[option, "bash"] } else { &[option] };
         let closed = Daxfile::new(words).wrap(["bash", "-c", "exec >&-; exec \"$@\"", "bash"]).run().expect(2);
@@ -1157,7 +1157,7 @@ fn expect_interrupted(child: Child) {
 }
 
 #[test]
-fn interrupted_while_it_waits() {
+fn interrupt_ends_a_verb_that_waits() {
     let scratch = Scratch::new(Kind::ext4());
     let file = scratch.path("file");
     for verb in listing() {
@@ -1214,7 +1214,7 @@ fn an_interrupted_alloc_leaves_nothing() {
 /// SIGINT at each call that touches the file: a verb that only reads leaves it unchanged; a verb that makes changes has
 /// made them completely or not at all.
 #[test]
-fn interrupted_at_every_call() {
+fn interrupt_at_any_call_leaves_no_partial_work() {
     require(&["strace"]);
     const CALLS: &str =
         "ioctl,fcntl,flock,statx,fsync,fsetxattr,fremovexattr,fgetxattr,flistxattr,fallocate,ftruncate,pwrite64,linkat";

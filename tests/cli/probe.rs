@@ -33,7 +33,7 @@ fn is_so(place: &Path) -> Value {
     let said = probe(place);
     assert_eq!(said["kernel"], line("uname -r"));
     assert_eq!(said["lease_break_time"].to_string(), line("cat /proc/sys/fs/lease-break-time"));
-    // Where the kernel does not tell them, they are unknown, not none: see the_active_lsms_in_the_lab.
+    // Where the kernel does not tell them, they are unknown, not none: see probe_reads_the_active_lsms_in_the_lab.
     if !Path::new("/sys/kernel/security/lsm").exists() {
         assert_eq!((&said["lsm"], &said["lockdown"]), (&Value::Null, &Value::Null));
     }
@@ -75,7 +75,7 @@ fn pins_end_so(place: &Path, call: impl Fn(&mut Daxfile)) {
 
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL cli probe"]
-fn the_active_lsms_in_the_lab() {
+fn probe_reads_the_active_lsms_in_the_lab() {
     let said = probe(Path::new("/"));
     let told: Vec<_> = said["lsm"].as_array().unwrap().iter().map(|lsm| lsm.as_str().unwrap()).collect();
     assert_eq!(told.join(","), line("cat /sys/kernel/security/lsm"));

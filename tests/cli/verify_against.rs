@@ -234,7 +234,7 @@ fn a_file_without_an_entry_is_an_error() {
 
 /// A file that cannot be examined is neither equal nor drifted.
 #[test]
-fn replaced_by_a_directory_is_an_error() {
+fn file_replaced_by_a_directory_is_an_error() {
     let scratch = Scratch::new(Kind::xfs());
     let names = ["directory", "link", "secret"].map(|name| scratch.path(name));
     names.iter().for_each(make);

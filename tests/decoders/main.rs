@@ -342,7 +342,7 @@ fn a_key_given_twice_is_refused() {
 
 /// The largest input of each kind that fits into this many bytes.
 #[test]
-fn memory_stays_in_proportion() {
+fn decoders_take_memory_in_proportion_to_input() {
     const BYTES: usize = 16 << 10;
     let repeated = |head: &str, piece: &str| format!("{head}{}", piece.repeat((BYTES - head.len()) / piece.len()));
     let files = r#"{"schema_version": 1, "files": ["#;
@@ -364,7 +364,7 @@ fn memory_stays_in_proportion() {
 
 /// The seeds of the fuzzer are real output of daxfile.
 #[test]
-fn seeds_are_real() {
+fn fuzzer_seeds_are_real_output() {
     let seeds = |decoder: &str| {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("decoders/seeds").join(decoder);
         let files: Vec<_> =

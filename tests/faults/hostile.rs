@@ -493,19 +493,19 @@ fn small_blocks() -> [Kind; 2] {
 }
 
 #[test]
-fn fifty_thousand_extents() {
+fn verbs_handle_fifty_thousand_extents() {
     small_blocks().into_iter().for_each(|kind| many_extents(kind, 50_000, 64 << 10));
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn a_million_extents() {
+fn verbs_handle_a_million_extents() {
     small_blocks().into_iter().for_each(|kind| many_extents(kind, 1_000_000, 512 << 10));
 }
 
 /// A file of the largest possible size, nearly empty.
 #[test]
-fn the_largest_sparse_file() {
+fn verbs_handle_the_largest_sparse_file() {
     const ENOSPC: i32 = 28;
     let largest = [(Kind::xfs(), i64::MAX as u64), (Kind::ext4(), (16 << 40) - 4096)];
     for (kind, size) in largest {
@@ -569,7 +569,7 @@ fn the_largest_sparse_file() {
 
 /// Two names of one file, given together and one after the other.
 #[test]
-fn two_names_of_one_file() {
+fn two_names_of_one_file_have_one_pin() {
     for kind in Kind::xfs_and_ext4() {
         let scratch = Scratch::new(kind);
         let [one, other, link] = ["one", "other", "link"].map(|name| scratch.path(name));

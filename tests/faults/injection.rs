@@ -690,58 +690,58 @@ fn message(panic: &dyn Any) -> &str {
 }
 
 #[test]
-fn killed_on_xfs() {
+fn kill_at_any_call_leaves_a_known_state_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Kill], false);
 }
 
 #[test]
-fn killed_on_ext4() {
+fn kill_at_any_call_leaves_a_known_state_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Kill], false);
 }
 
 #[test]
-fn failing_on_xfs() {
+fn failed_call_leaves_a_known_state_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Error("EIO")], false);
 }
 
 #[test]
-fn failing_on_ext4() {
+fn failed_call_leaves_a_known_state_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Error("ENOSPC")], false);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn failing_with_the_other_error_on_xfs() {
+fn call_that_fails_with_another_errno_leaves_a_known_state_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Error("ENOSPC")], false);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn failing_with_the_other_error_on_ext4() {
+fn call_that_fails_with_another_errno_leaves_a_known_state_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Error("EIO")], false);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn killed_and_finished_everywhere_on_xfs() {
+fn killed_work_can_be_finished_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Kill], true);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn killed_and_finished_everywhere_on_ext4() {
+fn killed_work_can_be_finished_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Kill], true);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn failing_for_good_on_xfs() {
+fn call_that_keeps_failing_leaves_a_known_state_on_xfs() {
     sweep(&Kind::xfs(), &[Fault::Errors("EIO")], false);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn failing_for_good_on_ext4() {
+fn call_that_keeps_failing_leaves_a_known_state_on_ext4() {
     sweep(&Kind::ext4(), &[Fault::Errors("EIO")], false);
 }
 

@@ -1,4 +1,4 @@
-//! Root on names, locks and directories that others can change.
+//! Root beside other users: they change names, directories and maps, and hold locks and pages.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::{self, File};
@@ -52,7 +52,7 @@ impl Places {
 }
 
 #[track_caller]
-fn led_astray(run: &Run, victim: &Path) {
+fn assert_link_is_refused(run: &Run, victim: &Path) {
     assert_eq!(run.status, 2, "{run}");
     assert!(run.stderr.contains("symbolic link") && run.stderr.contains("another user"), "{run}");
     assert!(!immutable(victim), "{run}");
@@ -70,18 +70,18 @@ fn links_of_other_users_are_refused() {
         for verb in
             [&["stat"][..], &["check"], &["prepare"], &["pin"], &["pin", "--hold", "none"], &["verify"], &["unpin"]]
         {
-            led_astray(&run(verb, &path), victim);
+            assert_link_is_refused(&run(verb, &path), victim);
         }
-        led_astray(&run(&["alloc", "-s", "4k"], &home.join("d/new")), victim);
+        assert_link_is_refused(&run(&["alloc", "-s", "4k"], &home.join("d/new")), victim);
         assert!(!places.scratch.path("secret/new").exists());
 
         // Root's link in nobody's directory is not trusted; a link of nobody in root's directory belongs to nobody.
         lchown(home.join("d"), Some(0), None).unwrap();
-        led_astray(&run(&["pin"], &path), victim);
+        assert_link_is_refused(&run(&["pin"], &path), victim);
         // Below nobody's directory, a link never counts as root's.
         fs::create_dir(home.join("roots")).unwrap();
         symlink("../../secret", home.join("roots/link")).unwrap();
-        led_astray(&run(&["pin"], &home.join("roots/link/f")), victim);
+        assert_link_is_refused(&run(&["pin"], &home.join("roots/link/f")), victim);
     }
 }
 
@@ -123,7 +123,7 @@ fn links_of_root_are_followed() {
         let path = directory.join("link/f");
         match followed {
             true => pins(&path),
-            false => led_astray(&run(&["pin"], &path), victim),
+            false => assert_link_is_refused(&run(&["pin"], &path), victim),
         }
     }
 }

@@ -375,24 +375,24 @@ fn crashes(kind: Kind, which: Calls) {
 }
 
 #[test]
-fn crashed_at_some_calls_on_xfs() {
+fn crash_at_some_calls_can_be_finished_on_xfs() {
     crashes(Kind::xfs(), Calls::Few);
 }
 
 #[test]
-fn crashed_at_some_calls_on_ext4() {
+fn crash_at_some_calls_can_be_finished_on_ext4() {
     crashes(Kind::ext4(), Calls::Few);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn crashed_at_every_call_on_xfs() {
+fn crash_at_every_call_can_be_finished_on_xfs() {
     crashes(Kind::xfs(), Calls::Every);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn crashed_at_every_call_on_ext4() {
+fn crash_at_every_call_can_be_finished_on_ext4() {
     crashes(Kind::ext4(), Calls::Every);
 }
 
@@ -446,11 +446,11 @@ fn control(kind: Kind) {
 }
 
 #[test]
-fn control_half_a_file_on_xfs() {
+fn control_crash_leaves_half_a_file_on_xfs() {
     control(Kind::xfs());
 }
 
 #[test]
-fn control_half_a_file_on_ext4() {
+fn control_crash_leaves_half_a_file_on_ext4() {
     control(Kind::ext4());
 }

@@ -104,17 +104,17 @@ fn shut_down(kind: Kind, way: Way, wanted: &[&str], each: usize) {
 }
 
 #[test]
-fn shut_down_under_a_lease_on_xfs() {
+fn shutdown_under_a_lease_loses_nothing_on_xfs() {
     shut_down(Kind::xfs(), Way::Leased, &["pwrite64", "ftruncate"], 1);
 }
 
 #[test]
-fn shut_down_under_a_lease_on_ext4() {
+fn shutdown_under_a_lease_loses_nothing_on_ext4() {
     shut_down(Kind::ext4(), Way::Leased, &["pwrite64", "ftruncate"], 1);
 }
 
 #[test]
-fn shut_down_beside_others_on_xfs() {
+fn shutdown_beside_others_loses_nothing_on_xfs() {
     shut_down(Kind::xfs(), Way::Deduped, &["fallocate"], 1);
 }
 
@@ -122,13 +122,13 @@ const CHANGING: [&str; 5] = ["fallocate", "pwrite64", "ftruncate", "fsync", "fcn
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn shut_down_at_every_call_under_a_lease() {
+fn shutdown_at_every_call_under_a_lease_loses_nothing() {
     shut_down(Kind::xfs(), Way::Leased, &CHANGING, usize::MAX);
     shut_down(Kind::ext4(), Way::Leased, &CHANGING, usize::MAX);
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn shut_down_at_every_call_beside_others() {
+fn shutdown_at_every_call_beside_others_loses_nothing() {
     shut_down(Kind::xfs(), Way::Deduped, &["ioctl", "fallocate", "pwrite64", "fsync"], usize::MAX);
 }

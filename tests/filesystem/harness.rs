@@ -38,7 +38,7 @@ fn a_panic_tears_down() {
 }
 
 #[test]
-fn a_drop_in_use_detaches() {
+fn scratch_in_use_is_detached_when_dropped() {
     let mut image = PathBuf::new();
     let mut open = None;
     // With a panic, because the drop then waits less.
@@ -153,7 +153,7 @@ fn a_remount_keeps_files() {
 }
 
 #[test]
-fn a_size_is_respected() {
+fn scratch_has_the_requested_size() {
     let scratch = Scratch::with_size(Kind::xfs(), 320 << 20);
     assert_eq!(fs::metadata(scratch.image()).unwrap().len(), 320 << 20);
 }

@@ -671,7 +671,7 @@ fn pin_waits_for_writers() {
 
 /// More than two batches, with files in use at the seams.
 #[test]
-fn three_hundred_files_at_once() {
+fn three_hundred_files_are_done_in_batches() {
     const FILES: usize = 300;
     const BUSY: [usize; 6] = [0, 5, 127, 128, 200, 299];
     on_each(Kind::xfs_and_ext4(), |kind| {

@@ -384,7 +384,7 @@ fn staging_is_never_found_without_sharing() {
 
 /// No file's map has a btree outside the bounds that the detector assumes.
 #[test]
-fn the_btree_is_within_its_bounds() {
+fn btree_size_is_within_the_assumed_bounds() {
     let counts: Vec<u64> = (1..=30).chain([60, 125, 126, 250, 251, 252, 253, 1000, 5000]).collect();
     for rmapbt in [true, false] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));

@@ -159,7 +159,7 @@ fn life_of_a_writable_pin_in_the_lab() {
 /// place for another operation, or miss the purpose of one.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn a_crowd_of_tasks_on_one_processor_in_the_lab() {
+fn preempted_tasks_keep_their_own_notes_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
@@ -270,7 +270,7 @@ fn guard_with_a_missing_link_does_not_count_in_the_lab() {
 /// `unpin` still releases a file whose record root removed.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn unpinned_without_its_record_in_the_lab() {
+fn unpin_releases_a_file_without_its_record_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = pinned(&scratch, "file");
@@ -357,7 +357,7 @@ const DONE: &str = "done";
 /// f2fs pins files while they are empty, and lets their owner unpin them: the guard keeps them pinned.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn a_file_of_f2fs_in_the_lab() {
+fn guard_keeps_f2fs_files_pinned_in_the_lab() {
     const ATTACKS: [(&str, &str); 14] = [
         ("rw", "f2fs-unpin"),
         ("rw", "f2fs-move-from"),

@@ -292,13 +292,13 @@ fn leases_broken_by_force(ways: &[&str], few: Option<usize>) {
 }
 
 #[test]
-fn a_lease_is_broken_by_force() {
+fn pin_notices_a_lease_broken_by_force() {
     leases_broken_by_force(&["map"], Some(6));
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn a_lease_is_broken_by_force_in_every_way() {
+fn pin_notices_a_lease_broken_by_force_in_every_way() {
     leases_broken_by_force(&WAYS, None);
 }
 
@@ -372,12 +372,12 @@ fn pairs(few: Option<usize>) {
 }
 
 #[test]
-fn two_at_once_at_some_calls() {
+fn second_daxfile_is_excluded_at_some_calls() {
     pairs(Some(8));
 }
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn two_at_once_at_every_call() {
+fn second_daxfile_is_excluded_at_every_call() {
     pairs(None);
 }

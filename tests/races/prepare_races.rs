@@ -431,19 +431,19 @@ macro_rules! races {
 }
 
 races! {
-    stamps_by_write, stamps_by_write_long: stamper("buffered", "held");
-    stamps_by_mapping, stamps_by_mapping_long: stamper("mmap", "held");
-    stamps_directly, stamps_directly_long: stamper("direct", "held");
-    stamps_directly_beside_a_reader, stamps_directly_beside_a_reader_long:
+    prepare_keeps_writes, prepare_keeps_writes_long: stamper("buffered", "held");
+    prepare_keeps_mapped_stores, prepare_keeps_mapped_stores_long: stamper("mmap", "held");
+    prepare_keeps_direct_writes, prepare_keeps_direct_writes_long: stamper("direct", "held");
+    prepare_keeps_direct_writes_beside_a_reader, prepare_keeps_direct_writes_beside_a_reader_long:
         Writer { reader: true, ..stamper("direct", "held") };
-    stamps_by_write_opened_anew, stamps_by_write_opened_anew_long: stamper("buffered", "reopen");
-    stamps_by_mapping_opened_anew, stamps_by_mapping_opened_anew_long: stamper("mmap", "reopen");
-    stamps_directly_opened_anew, stamps_directly_opened_anew_long: stamper("direct", "nonblock");
-    appends, appends_long: appender("buffered", "held");
-    appends_directly, appends_directly_long: appender("direct", "held");
-    appends_opened_anew, appends_opened_anew_long: appender("buffered", "reopen");
-    appends_directly_opened_anew, appends_directly_opened_anew_long: appender("direct", "nonblock");
-    starts_over_and_appends, starts_over_and_appends_long: Writer {
+    prepare_keeps_writes_of_reopened_files, prepare_keeps_writes_of_reopened_files_long: stamper("buffered", "reopen");
+    prepare_keeps_mapped_stores_of_reopened_files, prepare_keeps_mapped_stores_of_reopened_files_long: stamper("mmap", "reopen");
+    prepare_keeps_direct_writes_of_reopened_files, prepare_keeps_direct_writes_of_reopened_files_long: stamper("direct", "nonblock");
+    prepare_keeps_appends, prepare_keeps_appends_long: appender("buffered", "held");
+    prepare_keeps_direct_appends, prepare_keeps_direct_appends_long: appender("direct", "held");
+    prepare_keeps_appends_of_reopened_files, prepare_keeps_appends_of_reopened_files_long: appender("buffered", "reopen");
+    prepare_keeps_direct_appends_of_reopened_files, prepare_keeps_direct_appends_of_reopened_files_long: appender("direct", "nonblock");
+    prepare_keeps_appends_after_truncation, prepare_keeps_appends_after_truncation_long: Writer {
         truncates: true,
         makes: &["hole", "unwritten", "delalloc", "staging", "past_eof", "empty"],
         ..appender("buffered", "reopen")
@@ -471,7 +471,7 @@ fn delayed(subject: &Subject, call: &str, nth: usize, delay: &str, seconds: u64)
 }
 
 #[test]
-fn emptied_between_the_look_and_the_lease() {
+fn file_emptied_before_the_lease_stays_empty() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let scratch = Scratch::new(kind);
         for others in [false, true] {
@@ -525,7 +525,7 @@ fn broken_by_force(subject: &Subject, call: &str, nth: usize, write: impl FnOnce
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn no_zeros_after_the_lease_was_broken_by_force() {
+fn prepare_writes_no_zeros_after_its_lease_was_broken() {
     for kind in [Kind::ext4(), Kind::xfs()] {
         let scratch = Scratch::new(kind);
         let subject = Subject::new(&scratch, &appender("direct", "held"), &mut Random::new());
@@ -539,7 +539,7 @@ fn no_zeros_after_the_lease_was_broken_by_force() {
 
 #[test]
 #[ignore = "long: tests/run.sh --full"]
-fn no_cut_after_the_lease_was_broken_by_force() {
+fn prepare_cuts_nothing_after_its_lease_was_broken() {
     let scratch = Scratch::new(Kind::ext4());
     let contents = appended(0, 1 << 20);
     let make = || {

@@ -120,7 +120,7 @@ mod tests {
     use crate::file::map::extent;
 
     #[test]
-    fn what_lies_past_the_end_is_not_placed() {
+    fn blocks_past_the_end_are_not_judged() {
         let mut alignment = Alignment::new(65536, 0, 100_000);
         assert_eq!(alignment.push(&extent(0, 65536, 102_400, ExtentFlags::empty())), None);
         let placed = alignment.push(&extent(1 << 20, 4096, 4096, ExtentFlags::UNWRITTEN));

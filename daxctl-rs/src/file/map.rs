@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_place_or_flags_stays_apart() {
+    fn extents_with_other_place_or_flags_are_not_joined() {
         let none = ExtentFlags::empty();
         for second in [
             extent(8192, 8192, 4096, none),

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_not_found() {
+    fn allowed_blockers_are_not_found() {
         let needs = Needs { allow: Allow::HOLE | Allow::SHARED, ..Needs::default() };
         assert!(scan(needs, 8192, &[(4096, 40960, 4096, ExtentFlags::SHARED)]).is_empty());
     }

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back_and_fits() {
+    fn written_record_fits_and_reads_back() {
         let notes = [None, Note::new("x").ok(), Note::new("ö".repeat(128)).ok()];
         for (limit, note) in [LIMIT, TIGHT_LIMIT].into_iter().flat_map(|limit| notes.clone().map(|note| (limit, note)))
         {
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_pin_writes_is_refused_though_its_checksum_is_right() {
+    fn impossible_record_with_a_right_checksum_is_refused() {
         let seal = |mut bytes: Vec<u8>| {
             bytes.truncate(bytes.len() - CHECKSUM);
             let sum = checksum(&bytes);
