@@ -96,7 +96,10 @@ impl Page {
         assert!(made.len() == keys.len(), "two rows of one name");
         if let Some(rows) = self.kernels.get(&self.kernel) {
             let others: Vec<_> = rows.iter().map(|(key, _)| key).filter(|key| !made.contains(key)).collect();
-            assert!(others.is_empty(), "daxfile-attacks(7) has what is no attack, {others:?}: {UPDATE}=1 rewrites it");
+            assert!(
+                others.is_empty(),
+                "daxfile-attacks(7) has rows without an attack, {others:?}: {UPDATE}=1 rewrites it"
+            );
             // A hold has either all its cells or none.
             for column in 0..FILESYSTEMS.len() * HOLDS.len() {
                 let (empty, full): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, cells)| cells[column].is_empty());

@@ -658,7 +658,7 @@ fn allocation() -> Vec<Attack> {
         holed("write-zeroes", "fallocate WRITE_ZEROES", "write-zeroes")
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes"),
-        strike_at("zeroes-over", "WRITE_ZEROES of what is written", Contents, "write-zeroes", 4)
+        strike_at("zeroes-over", "WRITE_ZEROES over written blocks", Contents, "write-zeroes", 4)
             .may_lack(Xfs, "EOPNOTSUPP", "Linux 7.3 has it")
             .may_lack(Ext4, "EOPNOTSUPP", "Linux 6.17 has it, over devices that unmap by writing zeroes")
             .writing(Rw, [EPERM, SEEN], [EPERM, SEEN]),
@@ -915,7 +915,7 @@ fn names() -> Vec<Attack> {
             .writable(SEEN)
             .through(Path, [EPERM, SEEN], [EPERM, SEEN])
             .through(Ro, [EPERM, SEEN], [EPERM, SEEN]),
-        strike("remove-by-handle", "XFS_IOC_ATTRMULTI_BY_HANDLE of it", Itself)
+        strike("remove-by-handle", "XFS_IOC_ATTRMULTI_BY_HANDLE, remove", Itself)
             .grouped(Group::Record)
             .writable(SEEN)
             .not_on(Ext4, "ENOTTY", "an ioctl of XFS")

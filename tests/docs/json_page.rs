@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 const BEGIN: &str = ".\\\" Written from the schema.\n";
-const END: &str = ".\\\" End of what is written from the schema.\n";
+const END: &str = ".\\\" End of the text made from the schema.\n";
 
 fn page() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../man/daxfile-json.5")

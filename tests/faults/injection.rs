@@ -67,7 +67,7 @@ const HARMLESS: &[Harmless] = &[
     ("openat", "/proc/self/status", "which signals were ignored from the start: not told, they are caught"),
     ("statx", "/status>", "as above"),
     ("read", "/status>", "as above"),
-    ("newfstatat", "AT_FDCWD<", "what was opened is looked at again"),
+    ("newfstatat", "AT_FDCWD<", "the opened file is looked at again"),
     ("statx", "AT_FDCWD<", "another test's swap file, named as in that test's mount namespace"),
     ("statx", "/proc/swaps", "it only hints at how much there is to read"),
     ("futex", "", "a wait proves nothing"),
@@ -418,11 +418,11 @@ impl<'a> Bench<'a> {
     }
 
     fn expect_as_before(&self) {
-        assert_eq!(self.looks(), *self.before.borrow(), "not (left) as it was before (right)");
+        assert_eq!(self.looks(), *self.before.borrow(), "the state (left) is not the one before (right)");
     }
 
     fn expect_clean(&self) {
-        assert_eq!(self.looks(), *self.clean.borrow(), "not (left) as it was without a pin (right)");
+        assert_eq!(self.looks(), *self.clean.borrow(), "the state (left) is not the one without a pin (right)");
     }
 
     fn expect_same_contents(&self) -> Looks {

@@ -90,7 +90,7 @@ set -e
 lsattr /srv/one | grep -q '^----i'
 grep -q '^  /srv/one$' /tmp/warned
 ! grep -q /srv/two /tmp/warned
-# What it says there of a way out.
+# The command in that message ends the pin.
 way=$(sed -n 's/^To unpin one by hand: //p' /tmp/warned)
 FILE=/srv/one
 eval "${way//FILE/\$FILE}"
@@ -306,7 +306,7 @@ journal:
 /data/frozen: unchanged, 1 extent
 /data/three: not pinned
 BOOTED
-    echo "the list is held; what is wrong makes a service fail, and is in the journal"
+    echo "the list is held; an entry that cannot be held makes the service fail, and is in the journal"
 
     # While no guard holds it, one of them is moved.
     mount -o loop "$image" "$scratch/boot/data"
@@ -326,7 +326,7 @@ journal:
 /data/one: pinned (writable), 1 extent
 daxfile pin: /data/two: changed since it was pinned: see daxfile verify; unpin first
 BOOTED
-    echo "after a reset the list is held again, but for what was moved meanwhile"
+    echo "after a reset the list is held again, except for a file that moved meanwhile"
 }
 
 checks=(deny msrv publish deb rpm install static boot)

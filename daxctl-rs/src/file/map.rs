@@ -1,4 +1,5 @@
-//! Extent maps: read in one pass, joined into runs, and proved consistent where possible.
+//! Extent maps: read in one pass, joined into runs, and proved consistent where possible. The verb `map` is
+//! in verbs/map.rs.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::sync_channel;

@@ -181,7 +181,7 @@ impl<'a> Candidate<'a> {
         if xattr::get(self.target, name, LIMIT + 1)? != self.written {
             return Err(slipped("changed its pin record"));
         }
-        // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+        // The file's owner takes another lock than root. The process that writes the second record notices the first.
         if matches!(load_for(self.target, Hold::None)?, Stored::Own(_)) {
             return Err(slipped("pinned it with --hold none"));
         }

@@ -48,7 +48,7 @@ pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Le
 fn prove(target: &Target, needs: Needs, record: &Record, lease: Option<&Lease<'_>>) -> Result<Survey> {
     target.fsync()?;
     let survey = survey::take(target, needs, lease, |_| ())?;
-    // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+    // The file's owner takes another lock than root. The process that writes the second record notices the first.
     if !matches!(&survey.stored, Stored::Own(found) if found == record) {
         return Err(Error::new(Status::Busy, "busy: another daxfile pinned or unpinned it meanwhile"));
     }

@@ -33,7 +33,7 @@ fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec
                 return Err(Error::new(Status::Unable, format!("no file can be pinned on {name}: {why}")));
             }
             let lock = target.lock()?;
-            target.require_named("that file is as it was")?;
+            target.require_named("that file is unchanged")?;
             let action = unpin(&target, dry_run, report)?;
             // If nothing can be written, nothing needs to become durable.
             if dry_run || target.filesystem.read_only {

@@ -1,4 +1,4 @@
-// pins pin|unpin LIST: the floor of pin and unpin. Does to each file of LIST what has to become durable, in the batches and
+// pins pin|unpin LIST: the floor of pin and unpin. Makes the changes to each file of LIST that must become durable, in the batches and
 // with the waits of daxfile: pin sets an attribute, waits for the device, sets the immutable flag, and waits again; unpin
 // clears the flag, removes the attribute, and waits. It proves nothing about the files.
 #define _GNU_SOURCE

@@ -104,7 +104,7 @@ impl Scan {
         if off != 0 {
             return self.add_off(Kind::Misaligned, from, to, Some(off));
         }
-        // The run is aligned, but not all of it forms whole pieces: its start or end cuts a piece in two.
+        // The run is aligned, but its start or end cuts a piece in two.
         let (first, last) = whole.unwrap_or((to, to));
         self.add_off(Kind::Misaligned, from, first, None);
         self.add_off(Kind::Misaligned, last, to, None);

@@ -204,7 +204,7 @@ fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<
     target.fsync()?;
     let survey = survey::take(target, needs, None, |_| ())?;
     let same = xattr::get(target, attribute(needs.hold), LIMIT + 1)?.is_some_and(|bytes| bytes == written);
-    // The file's owner takes another lock than root. Whoever of the two writes the second record notices the first.
+    // The file's owner takes another lock than root. The process that writes the second record notices the first.
     let other = matches!(load_for(target, Hold::None)?, Stored::Own(_));
     // The guard keeps the name in its place by now.
     target.require_named(super::NOT_PINNED)?;
