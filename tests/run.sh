@@ -53,7 +53,8 @@ while (($# > 0)); do
             slow=(lab_modules attacks/ programs/ injection:: pin_crash:: prepare_crash:: prepare_races:: pin_leases::
                 in_files_of_40_000_extents fifty_thousand_extents thousands_of_extents_are_read_whole
                 ten_thousand_extents record_of_100_000_extents btree_size_is_within_the_assumed_bounds
-                five_gibibytes an_aligned_gibibyte check_agrees_with_pin)
+                five_gibibytes an_aligned_gibibyte check_agrees_with_pin holes_unwritten_and_past_eof
+                directory_swapped_for_a_link failed_reads_leave many_shared_extents)
             ;;
         -*)
             echo "usage: tests/run.sh [--full | --quick] [--kernel PATH] [NAME...]" >&2
@@ -161,6 +162,8 @@ elif ((${#names[@]} == 0)); then
     own=(--target-dir target/lint)
     lint clippy clippy "${own[@]}" --workspace --all-targets "${guard[@]}" -- -D warnings
     lint clippy clippy "${own[@]}" --workspace --all-targets -- -D warnings
+    # Alone: in the workspace, others turn on features of its dependencies.
+    lint clippy clippy "${own[@]}" --package libdaxfile --all-targets -- -D warnings
     RUSTDOCFLAGS='-D warnings' step cargo doc "${own[@]}" --workspace "${guard[@]}" --no-deps
 fi
 step cargo test "${tested[@]}" --no-fail-fast --all-targets --config "target.'cfg(unix)'.runner = [$runner]" \
