@@ -137,7 +137,7 @@ fn pin_stops_waiting_for_a_file_that_was_replaced() {
     for gone in [false, true] {
         let [file, old, new] = three(&scratch, &["pin"]);
         let writer = fs::File::options().write(true).open(&file).unwrap();
-        let mut command = Daxfile::new(["pin", "--allow", "hole", "--wait", "600"]).arg(&file).command();
+        let mut command = Daxfile::new(["pin", "--allow", "hole", "--wait", "90"]).arg(&file).command();
         let child = spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let inside = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", child.id())).unwrap_or_default();
         wait_until("it waits", || inside("wchan").contains("nanosleep"));
