@@ -78,14 +78,18 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
         meter.catch_signals().context("sigaction")?;
         Ok(paths)
     };
-    let looking = |files: &Files| -> Result<Vec<PathBuf>> {
-        let paths = paths(files)?;
-        named.set(paths.len());
+    let look_at = |files: usize| -> Result<()> {
+        named.set(files);
         // Work on one file has no point at which it could stop, so a signal may end the program.
-        if paths.len() > 1 {
+        if files > 1 {
             Meter::work_in_child();
             meter.catch_signals_briefly().context("sigaction")?;
         }
+        Ok(())
+    };
+    let looking = |files: &Files| -> Result<Vec<PathBuf>> {
+        let paths = paths(files)?;
+        look_at(paths.len())?;
         Ok(paths)
     };
     Ok(match &cli.verb {
@@ -133,8 +137,13 @@ fn run(cli: &Cli, meter: &Meter, named: &Cell<usize>, sink: &mut Sink<'_>) -> Re
         Verb::Stat { extents, files } => stat::run(&looking(files)?, *extents, meter, sink),
         Verb::Verify { against: Some(manifest), root, files, .. } => {
             let manifest = read_manifest(manifest)?;
-            let files = if files.files.is_empty() && files.files_from.is_none() { Vec::new() } else { looking(files)? };
-            verify::run_against(&manifest, &files, root.as_deref(), meter, sink)
+            let files = if files.files.is_empty() && files.files_from.is_none() {
+                look_at(manifest.entries().len())?;
+                Vec::new()
+            } else {
+                looking(files)?
+            };
+            verify::run_against(manifest, &files, root.as_deref(), meter, sink)
         }
         Verb::Verify { strict, files, .. } => verify::run(&looking(files)?, *strict, meter, sink),
     })

@@ -48,14 +48,27 @@ pub(super) fn in_parallel(
 }
 
 /// Like `in_parallel`, but also passes on files that cannot be opened.
-///
-/// Reports are passed on in order. A file on a device or a server that does not answer stalls the thread that looks at
-/// it, and the kernel may not let that thread end. After a while the reports on the other files no longer wait for it.
 pub(super) fn in_parallel_with_errors(
     paths: &[PathBuf],
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
     look: impl Fn(Result<Target>, &mut FileReport) -> Result<()> + Send + Sync + 'static,
+) -> Status {
+    in_parallel_unopened(paths, progress, sink, move |open, report| look(open(), report))
+}
+
+/// Opens a file by its name.
+type Open<'a> = dyn Fn() -> Result<Target> + 'a;
+
+/// Like `in_parallel`, but passes on how to open each file.
+///
+/// Reports are passed on in order. A file on a device or a server that does not answer stalls the thread that looks at
+/// it, and the kernel may not let that thread end. After a while the reports on the other files no longer wait for it.
+pub(super) fn in_parallel_unopened(
+    paths: &[PathBuf],
+    progress: &dyn Progress,
+    sink: &mut Sink<'_>,
+    look: impl Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static,
 ) -> Status {
     progress.begin(paths.len() as u64, Unit::Files);
     let mut pass_on = |report| {
@@ -63,7 +76,7 @@ pub(super) fn in_parallel_with_errors(
         emit(report, sink)
     };
     let status = match paths {
-        [path] => pass_on(attempt(path, |report| look(Target::open(path), report))),
+        [path] => pass_on(attempt(path, |report| look(&|| Target::open(path), report))),
         paths => Work::new(paths, look).run(&|| progress.interrupted(), &mut pass_on),
     };
     progress.end();
@@ -95,7 +108,7 @@ struct State {
     reports: Vec<(usize, thread::Result<FileReport>)>,
 }
 
-impl<L: Fn(Result<Target>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Work<L> {
+impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Work<L> {
     fn new(paths: &[PathBuf], look: L) -> Arc<Self> {
         Arc::new(Work {
             paths: paths.to_owned(),
@@ -171,7 +184,7 @@ impl<L: Fn(Result<Target>, &mut FileReport) -> Result<()> + Send + Sync + 'stati
         let known = Known::default();
         while let Some(index) = self.next() {
             let path = &self.paths[index];
-            let look = || attempt(path, |report| (self.look)(Target::open_on(path, &known), report));
+            let look = || attempt(path, |report| (self.look)(&|| Target::open_on(path, &known), report));
             let report = catch_unwind(AssertUnwindSafe(look));
             let mut state = self.lock();
             state.begun.retain(|(begun, _)| *begun != index);

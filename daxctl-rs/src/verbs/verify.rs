@@ -1,6 +1,8 @@
 //! `verify`: compares the current map with the record, or with the output of `stat --json --extents`; names what moved.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libdaxfile::Errno;
 
@@ -17,7 +19,7 @@ use crate::pin::manifest::{Entry, Manifest};
 use crate::pin::record::{RecordedMap, Stored};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Survey};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
 
@@ -90,7 +92,7 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
 /// Compares files with a manifest: the named ones, or all in the manifest. An entry whose file is missing counts as
 /// drift.
 pub fn run_against(
-    manifest: &Manifest,
+    manifest: Manifest,
     paths: &[PathBuf],
     root: Option<&Path>,
     progress: &dyn Progress,
@@ -101,40 +103,81 @@ pub fn run_against(
         // No file could be looked for, so none is gone.
         Err((root, error)) => return each::emit(FileReport::failed(root, &error), sink),
     };
-    let mut used = vec![false; manifest.entries().len()];
+    let used = Mutex::new(vec![false; manifest.entries().len()]);
+    let against = Arc::new(Against { manifest, root: root.map(Path::to_owned), below, used });
     let mut status = Status::Done;
-    progress.begin((paths.len() + manifest.entries().len()) as u64, Unit::Files);
-    for path in paths {
-        let mut report = FileReport::new(path);
-        let target = Target::open(path);
-        let file = target.as_ref().ok().map(|target| (target.identity, target.filesystem.uuid));
-        let index = manifest.find(file, path, root);
-        match (index, target) {
-            (Some(index), target) => {
-                used[index] = true;
-                compare(&manifest.entries()[index], target, &mut report);
-            }
-            (None, Err(error)) => report.fail(&error),
-            (None, Ok(_)) => report.fail(&Error::new(Status::Failed, "the manifest has no entry for it")),
-        }
-        status = status.max(each::emit(report, sink));
-        progress.advance(1);
-    }
-    for (entry, _) in manifest.entries().iter().zip(used).filter(|(_, used)| !used) {
-        let path = entry.path_below(root);
-        let mut report = FileReport::new(&path);
-        let target = entry.require_below_root(root).and_then(|()| match &below {
-            None => Target::open(&path),
-            Some(root) => Target::open_below(root, &entry.path, &path),
+    if !paths.is_empty() {
+        let against = Arc::clone(&against);
+        status = each::in_parallel_with_errors(paths, progress, sink, move |target, report| {
+            against.compare_named(target, report)
         });
-        if paths.is_empty() || matches!(&target, Err(error) if gone(error)) {
-            compare(entry, target, &mut report);
-            status = status.max(each::emit(report, sink));
-        }
-        progress.advance(1);
     }
-    progress.end();
-    status
+    let only_gone = !paths.is_empty();
+    let mut rest = BTreeMap::<PathBuf, Vec<usize>>::new();
+    let mut unnamed = Vec::new();
+    for (index, entry) in against.manifest.entries().iter().enumerate() {
+        if !against.used.lock().unwrap_or_else(PoisonError::into_inner)[index] {
+            let path = entry.path_below(root);
+            rest.entry(path.clone()).or_default().insert(0, index);
+            unnamed.push(path);
+        }
+    }
+    if unnamed.is_empty() {
+        return status;
+    }
+    let rest = Mutex::new(rest);
+    // Of files that the user did not name, only those that are gone concern the user.
+    let mut pass_on = |report: FileReport| {
+        if !only_gone || report.gone {
+            sink(report);
+        }
+    };
+    status.max(each::in_parallel_unopened(&unnamed, progress, &mut pass_on, move |open, report| {
+        // A path that several entries have is there as often.
+        let index = rest.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&report.path).and_then(Vec::pop);
+        let Some(index) = index else { return Ok(()) };
+        match against.open(index, &report.path, open) {
+            Ok(_) if only_gone => Ok(()),
+            Err(error) if only_gone && !gone(&error) => Ok(()),
+            target => compare(&against.manifest.entries()[index], target, report),
+        }
+    }))
+}
+
+/// A manifest, and where its files are.
+struct Against {
+    manifest: Manifest,
+    root: Option<PathBuf>,
+    below: Option<Root>,
+    /// Which entries belong to files that the user named.
+    used: Mutex<Vec<bool>>,
+}
+
+impl Against {
+    /// Compares a file that the user named with its entry.
+    fn compare_named(&self, target: Result<Target>, report: &mut FileReport) -> Result<()> {
+        let file = target.as_ref().ok().map(|target| (target.identity, target.filesystem.uuid));
+        match (self.manifest.find(file, &report.path, self.root.as_deref()), target) {
+            (Some(index), target) => {
+                self.used.lock().unwrap_or_else(PoisonError::into_inner)[index] = true;
+                compare(&self.manifest.entries()[index], target, report)
+            }
+            (None, Err(error)) => Err(error),
+            (None, Ok(_)) => Err(Error::new(Status::Failed, "the manifest has no entry for it")),
+        }
+    }
+
+    /// Opens the file of an entry.
+    fn open(&self, index: usize, path: &Path, open: &dyn Fn() -> Result<Target>) -> Result<Target> {
+        let entry = &self.manifest.entries()[index];
+        match &self.below {
+            None => open(),
+            Some(root) => {
+                entry.require_below_root(self.root.as_deref())?;
+                Target::open_below(root, &entry.path, path)
+            }
+        }
+    }
 }
 
 /// Whether the file is gone: its name is missing, or a directory in the path is no longer one.
@@ -142,23 +185,18 @@ fn gone(error: &Error) -> bool {
     matches!(error.errno, Some(Errno::ENOENT | Errno::ENOTDIR))
 }
 
-fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) {
+fn compare(entry: &Entry, target: Result<Target>, report: &mut FileReport) -> Result<()> {
     // Without a map nothing is known about the file, not even that it existed.
     let recorded = entry.map.as_ref().ok_or_else(|| {
         Error::new(Status::Failed, "the manifest has no extents for it: make it with stat --json --extents")
-    });
-    let compared = match (recorded, target) {
-        (Err(error), _) => Err(error),
-        (Ok(_), Err(error)) if gone(&error) => {
+    })?;
+    match target {
+        Err(error) if gone(&error) => {
             report.notes.push("in the manifest, but the file does not exist".into());
             report.mark_gone();
             Ok(())
         }
-        (Ok(_), Err(error)) => Err(error),
-        (Ok(recorded), Ok(target)) => compare_with(entry, recorded, &target, report),
-    };
-    if let Err(error) = compared {
-        report.fail(&error);
+        target => compare_with(entry, recorded, &target?, report),
     }
 }
 
