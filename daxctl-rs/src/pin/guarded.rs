@@ -5,6 +5,8 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread::park_timeout;
+use std::time::Duration;
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -22,13 +24,18 @@ pub(crate) const UNSEEN: &str = "the guard has it, but only root can see whether
 /// The note on a file that the guard has, though it has no record.
 pub(crate) const UNRECORDED: &str = "held by the guard, but without a record";
 
+/// The kernel passes over a kprobe while a change of a BPF map is preempted on the same processor. Probes that see a write
+/// at none of these looks are silent.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Whether the guard has the file, is complete and running, and f2fs keeps the file's blocks in place. `None` if the
 /// guard has the file, but this process cannot look at the guard's pins.
 ///
 /// # Errors
 /// An error of the ioctls that query guard and f2fs, or of reading the guard's pins.
 pub fn is_held(target: &Target) -> Result<Option<bool>> {
-    if !target.filesystem.keeps_blocks(target)? || !is_listed(target)? || !libdaxfile::guard::sees_writes(target)? {
+    if !target.filesystem.keeps_blocks(target)? || !is_listed(target)? || !sees_writes(target)? {
         return Ok(Some(false));
     }
     is_complete()
@@ -40,6 +47,18 @@ pub fn is_held(target: &Target) -> Result<Option<bool>> {
 /// An error of the ioctl that queries the guard.
 pub fn is_listed(target: &Target) -> Result<bool> {
     Ok(libdaxfile::guard::has(target)?)
+}
+
+fn sees_writes(target: &Target) -> Result<bool> {
+    for look in 0..LOOKS {
+        if look > 0 {
+            park_timeout(PAUSE);
+        }
+        if libdaxfile::guard::sees_writes(target)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Directories of links, each with the number of links that its name states.
