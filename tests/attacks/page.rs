@@ -372,7 +372,12 @@ fn summary(kernels: &Kernels, attacks: &[Attack]) -> String {
         }
     }
     if !same.is_empty() {
-        let _ = writeln!(text, "Linux {} give the same results for the operations that they have.", same.join(", "));
+        let give = if same.len() == 1 {
+            "gives the same results for the operations that it has"
+        } else {
+            "give the same results for the operations that they have"
+        };
+        let _ = writeln!(text, "Linux {} {give}.", same.join(", "));
     }
     text + &notes
 }
