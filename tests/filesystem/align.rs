@@ -356,7 +356,7 @@ fn align_refuses_other_numbers() {
 /// The data of block groups begins at any block there, so that a large file is aligned piece by piece.
 #[test]
 fn alloc_aligns_where_groups_of_small_blocks_begin_anywhere() {
-    let scratch = Scratch::with_size(Ext4 { block_size: KIB as u32, ..Ext4::default() }, 512 * MIB);
+    let scratch = Scratch::with_size(Ext4 { block_size: 1 << 10, ..Ext4::default() }, 512 * MIB);
     for (align, sizes) in [(4 * KIB, [64 * MIB, 20 * MIB + 5 * KIB, 4 * KIB]), (2 * MIB, [64 * MIB, 17 * MIB + 3, 1])] {
         for size in sizes {
             let path = scratch.path(format!("{align}.{size}"));
