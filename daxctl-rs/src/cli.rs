@@ -125,7 +125,7 @@ pub(crate) enum Verb {
     /// Record a file's map, and hold it as it is
     ///
     /// Check the file for blockers, record its map in an extended attribute, and keep the map from changing. The map
-    /// itself is not touched: prepare does that. A file that is already pinned with the same options is compared again
+    /// stays as it is; prepare changes it. A file that is already pinned with the same options is compared again
     /// and stays pinned; if it has changed, or is pinned with other options, unpin it first.
     #[command(after_long_help = below(include_str!("help/pin.txt")))]
     Pin {
@@ -164,7 +164,7 @@ pub(crate) enum Verb {
         /// Look up the manifest's paths below DIR
         #[arg(long, value_name = "DIR", requires = "against")]
         root: Option<PathBuf>,
-        /// Count blocks that other files began to share since the pin as drift
+        /// Report drift if other files began to share blocks since the pin
         #[arg(long, conflicts_with = "against")]
         strict: bool,
         #[command(flatten)]
