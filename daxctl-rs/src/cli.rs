@@ -440,3 +440,16 @@ fn below(text: &str) -> StyledStr {
     });
     StyledStr::from(lines.collect::<String>().trim_end().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hold_marks_what_this_build_lacks() {
+        let help = |hold| HoldArg(hold).to_possible_value().and_then(|value| value.get_help().map(ToString::to_string));
+        let lacking = |hold| help(hold).is_some_and(|help| help.contains("which this build lacks"));
+        assert_eq!(Hold::ALL.map(lacking), [false, !HAS_GUARD, false]);
+        assert_eq!(VERSION.ends_with("(features: none)"), !HAS_GUARD);
+    }
+}

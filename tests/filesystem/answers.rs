@@ -274,6 +274,36 @@ fn verbs_refuse_filesystems_without_a_hold() {
     }
 }
 
+/// Only the guard holds files on f2fs. Where it cannot be loaded, every verb says so, `alloc` too: Linux 6.1 tells no UUID,
+/// and `--boot lsm=apparmor` leaves out BPF.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL filesystem answers"]
+fn verbs_agree_on_f2fs_in_the_lab() {
+    require(&["mkfs.f2fs"]);
+    let scratch = Scratch::new(Kind::F2fs);
+    let (dir, file, new) = (scratch.mount_point(), scratch.path("file"), scratch.path("new"));
+    make(&file, "");
+    for hold in ["frozen", "none"] {
+        for verb in [&["check"][..], &["pin", "--dry-run"], &["pin"]] {
+            run(&[verb, &["--hold", hold]].concat(), &file).expect(3);
+        }
+        run(&["probe", "--hold", hold], dir).expect(3);
+    }
+    let available = run(&["probe", "--hold", "writable"], dir).status;
+    assert!([0, 3, 4].contains(&available), "{available}");
+    let pin = run(&["pin", "--hold", "writable"], &file).status;
+    // f2fs has not pinned the file, which comes on top.
+    assert_eq!(pin, available.max(1));
+    for verb in [&["check"][..], &["pin", "--dry-run"]] {
+        run(&[verb, &["--hold", "writable"]].concat(), &file).expect(pin);
+    }
+    for verb in [&["alloc", "--dry-run", "-s", "2M"][..], &["alloc", "-s", "2M"]] {
+        let said = run(verb, &new).expect(available);
+        assert!(available == 0 || said.stderr.contains("no hold is available on f2fs: "), "{said}");
+    }
+    assert_eq!(new.exists(), available == 0);
+}
+
 /// Exports a directory by the kernel's own NFS server, and mounts it over the loopback device. The caches that
 /// rpc.mountd(8) would fill on demand are filled before.
 const EXPORT: &str = r#"
