@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Formatter};
 use std::iter::FusedIterator;
+use std::mem::replace;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,7 +17,11 @@ use crate::batches::{Batches, Fetch};
 use crate::error::Result;
 use crate::ioctl::Ioctl;
 
-/// Extents fetched by one call. Calls of 128 extents cost 1.4 times as much for the same map; larger calls gain nothing.
+/// Extents fetched by the first call.
+const SHORT: u32 = 32;
+
+/// Extents fetched by each further call. Calls of 128 extents cost 1.4 times as much for the same map; larger calls gain
+/// nothing.
 const BATCH: u32 = 4096;
 
 bitflags::bitflags! {
@@ -107,6 +112,14 @@ pub struct RawCall {
     pub extents: [RawExtent; BATCH as usize],
 }
 
+/// The same with a short array.
+#[doc(hidden)]
+#[repr(C)]
+pub struct RawShortCall {
+    pub header: RawHeader,
+    pub extents: [RawExtent; SHORT as usize],
+}
+
 /// `_IOWR('f', 11, struct fiemap)`
 #[doc(hidden)]
 pub const FS_IOC_FIEMAP: Ioctl<RawHeader> = Ioctl::read_write::<RawHeader>("ioctl(FS_IOC_FIEMAP)", b'f', 11);
@@ -150,8 +163,8 @@ pub fn count(fd: impl AsFd, range: Range<u64>, request: Request) -> Result<u32> 
 
 /// Iterates over the extents that overlap a range, in logical order.
 ///
-/// One call fetches up to 4,096 extents into a buffer of 224 KiB. The calls together are not atomic: if the file changes
-/// between two of them, the result mixes two maps.
+/// The first call fetches up to 32 extents. Each further call fetches up to 4,096, into a buffer of 224 KiB. The calls together
+/// are not atomic: if the file changes between two of them, the result mixes two maps.
 ///
 /// # Errors
 /// Each item may be an error, and nothing follows an error.
@@ -166,15 +179,16 @@ struct Query<'fd> {
     fd: BorrowedFd<'fd>,
     rest: Range<u64>,
     request: Request,
-    call: Box<RawCall>,
+    begun: bool,
+    /// The buffer of the second call and those after it.
+    call: Option<Box<RawCall>>,
 }
 
 impl<'fd> Extents<'fd> {
     /// Reads the extents of `fd` that overlap `range`, in bytes.
     pub fn new<F: AsFd + ?Sized>(fd: &'fd F, range: Range<u64>, request: Request) -> Self {
-        let call = RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH as usize] };
         let empty = range.is_empty();
-        Extents(Batches::new(Query { fd: fd.as_fd(), rest: range, request, call: Box::new(call) }, empty))
+        Extents(Batches::new(Query { fd: fd.as_fd(), rest: range, request, begun: false, call: None }, empty))
     }
 
     /// Returns the extents of one call, or the rest of them, for callers that handle many at a time. Empty after the
@@ -191,16 +205,36 @@ impl Fetch for Query<'_> {
     type Item = Extent;
 
     fn fetch(&mut self) -> Result<(VecDeque<Extent>, bool)> {
-        // The kernel overwrites fm_flags, so each call gets a new header.
-        self.call.header = header(&self.rest, self.request, BATCH);
-        let call: *mut RawCall = &raw mut *self.call;
-        // SAFETY: `call` points to a header followed by room for the BATCH extents that fm_extent_count announces, it is
-        // borrowed exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
-        unsafe { FS_IOC_FIEMAP.call(self.fd, call.cast::<RawHeader>()) }?;
-        let mapped = self.call.header.fm_mapped_extents.min(BATCH) as usize;
-        let mut extents = VecDeque::with_capacity(mapped);
+        // Most files have few extents, and clearing the long array would take longer than the call. The kernel overwrites
+        // fm_flags, so each call gets a new header.
+        if !replace(&mut self.begun, true) {
+            let header = header(&self.rest, self.request, SHORT);
+            let mut call = RawShortCall { header, extents: [RawExtent::default(); SHORT as usize] };
+            let pointer: *mut RawShortCall = &raw mut call;
+            // SAFETY: `pointer` points to a header followed by room for the SHORT extents that fm_extent_count announces, it is
+            // borrowed exclusively, and every bit pattern that the kernel may write is a valid value of these integer fields.
+            unsafe { FS_IOC_FIEMAP.call(self.fd, pointer.cast::<RawHeader>()) }?;
+            return self.keep(&call.extents[..call.header.fm_mapped_extents.min(SHORT) as usize]);
+        }
+        let mut call = self.call.take().unwrap_or_else(|| {
+            Box::new(RawCall { header: RawHeader::default(), extents: [RawExtent::default(); BATCH as usize] })
+        });
+        call.header = header(&self.rest, self.request, BATCH);
+        let pointer: *mut RawCall = &raw mut *call;
+        // SAFETY: as above, with room for BATCH extents.
+        unsafe { FS_IOC_FIEMAP.call(self.fd, pointer.cast::<RawHeader>()) }?;
+        let kept = self.keep(&call.extents[..call.header.fm_mapped_extents.min(BATCH) as usize]);
+        self.call = Some(call);
+        kept
+    }
+}
+
+impl Query<'_> {
+    /// Keeps what a call fetched.
+    fn keep(&mut self, mapped: &[RawExtent]) -> Result<(VecDeque<Extent>, bool)> {
+        let mut extents = VecDeque::with_capacity(mapped.len());
         let mut last = false;
-        for raw in &self.call.extents[..mapped] {
+        for raw in mapped {
             let end = raw.fe_logical.checked_add(raw.fe_length);
             let Some(end) = end.filter(|&end| end > self.rest.start) else {
                 return Err(FS_IOC_FIEMAP.error(Errno::EIO));

@@ -10,12 +10,32 @@
 //!
 //! Reference: fcntl(2), section "Leases"; `generic_add_lease()` and `__break_lease()` in `fs/locks.c`.
 
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Result, check};
+use nix::errno::Errno;
+
+use crate::error::{Error, Result, check};
 
 #[doc(hidden)]
 pub const F_SETSIG: libc::c_int = 10;
+
+static SIGNAL_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Makes the process ignore `SIGIO`, by which the kernel announces a conflict with a lease. Then [`Lease::take`] need not
+/// choose another signal for each descriptor. For programs that use `SIGIO` for nothing else; their children inherit this.
+///
+/// # Errors
+/// None is expected: sigaction(2) cannot fail here.
+pub fn ignore_signal() -> Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so nothing runs when the signal arrives.
+    if unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(Error { call: "sigaction", errno: Errno::last() });
+    }
+    SIGNAL_IGNORED.store(true, Ordering::Relaxed);
+    Ok(())
+}
 
 /// Which openers conflict with a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +66,7 @@ impl<'fd> Lease<'fd> {
     /// Takes a lease.
     ///
     /// Sets the signal that announces a conflict to `SIGURG`, whose default action is to be ignored; the default signal,
-    /// `SIGIO`, would end a process that does not expect it.
+    /// `SIGIO`, would end a process that does not expect it. After [`ignore_signal`] this is not needed.
     ///
     /// # Errors
     /// - `EAGAIN`: the file is open in a way that conflicts with the lease.
@@ -67,9 +87,11 @@ impl<'fd> Lease<'fd> {
     #[doc(alias = "F_SETLEASE")]
     pub fn take<F: AsFd + ?Sized>(fd: &'fd F, kind: Kind) -> Result<Self> {
         let fd = fd.as_fd();
+        if !SIGNAL_IGNORED.load(Ordering::Relaxed) {
+            // SAFETY: fcntl with an integer argument on a descriptor that is open for the borrow's length.
+            check("fcntl(F_SETSIG)", unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
+        }
         // SAFETY: fcntl with an integer argument on a descriptor that is open for the borrow's length.
-        check("fcntl(F_SETSIG)", unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, libc::SIGURG) })?;
-        // SAFETY: as above.
         check("fcntl(F_SETLEASE)", unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind.raw()) })?;
         Ok(Lease { fd, kind })
     }
@@ -84,6 +106,12 @@ impl<'fd> Lease<'fd> {
         // SAFETY: fcntl without argument on a descriptor that is open for the borrow's length.
         let kind = check("fcntl(F_GETLEASE)", unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_GETLEASE) })?;
         Ok(kind == self.kind.raw())
+    }
+
+    /// Leaves the release to the kernel, which releases a lease when its file is closed. Saves a call where the caller closes
+    /// the file next, and has no duplicate of the descriptor.
+    pub fn release_at_close(self) {
+        mem::forget(self);
     }
 }
 

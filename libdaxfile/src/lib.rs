@@ -14,6 +14,7 @@ pub mod fsmap;
 pub mod fsuuid;
 pub mod fsxattr;
 pub mod guard;
+pub mod handle;
 pub mod inode;
 #[doc(hidden)]
 pub mod ioctl;

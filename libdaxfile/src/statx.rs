@@ -4,6 +4,7 @@
 //!
 //! Reference: statx(2); `include/uapi/linux/stat.h`.
 
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -93,11 +94,24 @@ pub struct Statx {
 /// None is expected on a local filesystem. Network and FUSE filesystems ask their server: `ESTALE`, `EIO`, `ENOTCONN`.
 #[doc(alias = "statx")]
 pub fn get(fd: impl AsFd) -> Result<Statx> {
+    look(fd, c"", libc::AT_EMPTY_PATH)
+}
+
+/// Returns the state of the inode with this name in a directory. Does not open it, does not follow a symbolic link, and
+/// triggers no automount.
+///
+/// # Errors
+/// `ENOENT`: there is no such name. Otherwise as for [`get`].
+#[doc(alias = "statx")]
+pub fn at(directory: impl AsFd, name: &CStr) -> Result<Statx> {
+    look(directory, name, libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT)
+}
+
+fn look(fd: impl AsFd, name: &CStr, flags: libc::c_int) -> Result<Statx> {
     let mut raw = MaybeUninit::<libc::statx>::zeroed();
     let mask = libc::STATX_BASIC_STATS | STATX_DIOALIGN | STATX_DIO_READ_ALIGN;
-    // SAFETY: the path is a NUL-terminated literal, and the buffer is a live `struct statx`, which the kernel fills.
-    let returned =
-        unsafe { libc::statx(fd.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, mask, raw.as_mut_ptr()) };
+    // SAFETY: name is NUL-terminated, and the buffer is a live `struct statx`, which the kernel fills.
+    let returned = unsafe { libc::statx(fd.as_fd().as_raw_fd(), name.as_ptr(), flags, mask, raw.as_mut_ptr()) };
     check("statx", returned)?;
     // SAFETY: all bytes were zeroed before the kernel wrote integers over them, and zeros are valid integers.
     let raw = unsafe { raw.assume_init() };

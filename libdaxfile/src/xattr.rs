@@ -7,7 +7,7 @@
 //! Reference: xattr(7), fgetxattr(2), flistxattr(2), fsetxattr(2), fremovexattr(2); `fs/xattr.c`.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 
@@ -21,11 +21,19 @@ use crate::error::{Error, Result, check};
 /// - `EACCES`: the attribute is in `user.*`, and the caller may not read the file.
 #[doc(alias = "fgetxattr")]
 pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> {
+    /// Longer than most values, and short enough that clearing it takes less than the call.
+    const SHORT: usize = 1024;
+    match get_of(fd.as_fd(), name, limit.min(SHORT)) {
+        Err(Error { errno: Errno::ERANGE, .. }) if limit > SHORT => get_of(fd.as_fd(), name, limit),
+        read => read,
+    }
+}
+
+fn get_of(fd: BorrowedFd<'_>, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> {
     const CALL: &str = "fgetxattr";
     let mut value = vec![0u8; limit];
     // SAFETY: name is NUL-terminated, and the buffer is live, exclusively borrowed and has the length given.
-    let returned =
-        unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let returned = unsafe { libc::fgetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
     match Errno::result(returned) {
         Ok(length) => {
             let length = usize::try_from(length).unwrap_or(0);
@@ -41,15 +49,24 @@ pub fn get(fd: impl AsFd, name: &CStr, limit: usize) -> Result<Option<Vec<u8>>> 
     }
 }
 
-/// Returns for each name whether the file may have this attribute. `false` is certain; if the list of names is longer
-/// than 1,024 bytes, all are `true`.
+/// What a file's list of attributes says about some names. `false` is certain; if the list is longer than 1,024 bytes, all
+/// are `true`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<const N: usize> {
+    /// Whether the file may have the attribute of each name.
+    pub names: [bool; N],
+    /// Whether the file may have attributes of other names.
+    pub others: bool,
+}
+
+/// Returns for each name whether the file may have this attribute, and whether it may have others.
 ///
 /// Where most files lack the attributes, this one call is cheaper than one call for each.
 ///
 /// # Errors
 /// `EOPNOTSUPP`: the filesystem has no attributes.
 #[doc(alias = "flistxattr")]
-pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<[bool; N]> {
+pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<Listed<N>> {
     let mut list = [0u8; 1024];
     // SAFETY: the buffer is live, exclusively borrowed and has the length given.
     let returned = unsafe { libc::flistxattr(fd.as_fd().as_raw_fd(), list.as_mut_ptr().cast(), list.len()) };
@@ -65,7 +82,7 @@ pub fn may_have<const N: usize>(fd: impl AsFd, names: [&CStr; N]) -> Result<[boo
 /// - `ENOENT`: the directory has no such name; before Linux 6.13 also: /proc is not mounted.
 #[doc(alias = "listxattrat")]
 #[doc(alias = "llistxattr")]
-pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&CStr; N]) -> Result<[bool; N]> {
+pub fn may_have_at<const N: usize>(directory: impl AsFd, file: &CStr, names: [&CStr; N]) -> Result<Listed<N>> {
     /// The number on every architecture that Rust's standard library knows: `include/uapi/asm-generic/unistd.h`.
     const SYS_LISTXATTRAT: libc::c_long = 465;
     let directory = directory.as_fd().as_raw_fd();
@@ -98,14 +115,17 @@ fn listed<const N: usize>(
     list: &[u8],
     length: std::result::Result<usize, Errno>,
     names: [&CStr; N],
-) -> Result<[bool; N]> {
+) -> Result<Listed<N>> {
     match length {
-        Ok(0) => Ok([false; N]),
         Ok(length) => {
             let listed = list[..length].split_inclusive(|&byte| byte == 0);
-            Ok(names.map(|name| listed.clone().any(|listed| listed == name.to_bytes_with_nul())))
+            let is = |listed: &[u8], name: &CStr| listed == name.to_bytes_with_nul();
+            Ok(Listed {
+                names: names.map(|name| listed.clone().any(|listed| is(listed, name))),
+                others: listed.clone().any(|listed| !names.iter().any(|name| is(listed, name))),
+            })
         }
-        Err(Errno::ERANGE | Errno::E2BIG) => Ok([true; N]),
+        Err(Errno::ERANGE | Errno::E2BIG) => Ok(Listed { names: [true; N], others: true }),
         Err(errno) => Err(Error { call, errno }),
     }
 }

@@ -212,6 +212,12 @@ int main(void)
 	PRINT("bpf_attr.bpf_fd", offsetof(union bpf_attr, bpf_fd));
 	PRINT("bpf_attr.file_flags", offsetof(union bpf_attr, file_flags));
 
+	SIZE(file_handle);
+	FIELD(file_handle, handle_bytes);
+	FIELD(file_handle, handle_type);
+	OFFSET(file_handle, f_handle);
+	NUMBER(MAX_HANDLE_SZ);
+
 	SIZE(fsuuid2);
 	FIELD(fsuuid2, len);
 	FIELD(fsuuid2, uuid);

@@ -16,10 +16,11 @@ use libdaxfile::dedupe::{self, RawDedupe, RawDedupeOne, RawDestination};
 use libdaxfile::dm::{self, RawAnswer, RawDm, RawTarget};
 use libdaxfile::f2fs;
 use libdaxfile::fallocate::Mode;
-use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, Request};
+use libdaxfile::fiemap::{self, ExtentFlags, RawCall, RawExtent, RawHeader, RawShortCall, Request};
 use libdaxfile::fsmap::{self, RawHead, RawQuery, RawRecord, RecordFlags};
 use libdaxfile::fsuuid::{self, RawExt4Fsuuid, RawFsuuid2};
 use libdaxfile::fsxattr::{self, Fsxattr, Xflags};
+use libdaxfile::handle::{self, RawFileHandle};
 use libdaxfile::inode;
 use libdaxfile::kprobe::{self, RawEvent, RawLink, RawPin};
 use libdaxfile::lease;
@@ -44,6 +45,7 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "FS_QSTATV_",
     "FS_IOC_GETFSUUID",
     "FS_XFLAG_VERITY",
+    "MAX_HANDLE_SZ",
     "PERF_",
     "QIF_",
     "Q_GETQUOTA",
@@ -55,12 +57,14 @@ const ONLY_IN_HEADERS: &[&str] = &[
     "fiemap",
     "fsmap",
     "fsuuid.",
+    "file_handle",
     "getbmapx",
     "if_dqblk.",
     "link_create.",
     "perf_event_attr.",
     "sizeof(dm_",
     "sizeof(fs_q",
+    "sizeof(file_handle",
     "sizeof(fiemap",
     "sizeof(fsmap",
     "sizeof(fsuuid)",
@@ -173,6 +177,7 @@ fn ours() -> Abi {
         fsmap::FMR_OWN_UNKNOWN,
         fsmap::XFS_FMR_OWN_COW,
         fsmap::XFS_FMR_OWN_LOG,
+        handle::MAX_HANDLE_SZ,
         inode::FS_EXTENT_FL,
         kprobe::BPF_LINK_CREATE,
         kprobe::BPF_OBJ_PIN,
@@ -228,6 +233,10 @@ fn ours() -> Abi {
     assert_eq!(end_of_last("RawCall", &call), size_of::<RawCall>());
     abi.enter_type::<RawCall>();
     abi.enter("fiemap.fm_extents", offset_of!(RawCall, extents));
+    let call = fields!(RawShortCall { header, extents });
+    assert_eq!(end_of_last("RawShortCall", &call), size_of::<RawShortCall>());
+    assert_eq!(offset_of!(RawShortCall, extents), offset_of!(RawCall, extents));
+    abi.enter_type::<RawShortCall>();
     abi.structure::<RawExtent>(
         "fiemap_extent",
         &fields!(RawExtent { fe_logical, fe_physical, fe_length, fe_reserved64, fe_flags, fe_reserved }),
@@ -311,6 +320,13 @@ fn ours() -> Abi {
     }
     abi.enter_type::<RawLink>();
     abi.enter_type::<RawPin>();
+
+    let file_handle = fields!(RawFileHandle { handle_bytes, handle_type, f_handle });
+    assert_eq!(end_of_last("file_handle", &file_handle), size_of::<RawFileHandle>());
+    abi.enter_type::<RawFileHandle>();
+    abi.fields("file_handle", &file_handle[..2]);
+    abi.enter("sizeof(file_handle)", offset_of!(RawFileHandle, f_handle));
+    abi.enter("file_handle.f_handle", offset_of!(RawFileHandle, f_handle));
 
     abi.structure::<RawFsuuid2>("fsuuid2", &fields!(RawFsuuid2 { len, uuid }));
     // In C, the array at the end has no size, and the structure ends before it.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use libdaxfile::bulkstat::Inodes;
 use libdaxfile::fallocate::{Mode, fallocate};
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
+use libdaxfile::handle::Handle;
 use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::{Errno, Result, cachestat, fsuuid, fsxattr, inode, statx, xattr, xfs};
 use tempfile::{NamedTempFile, TempDir, tempdir_in, tempfile_in};
@@ -157,18 +158,60 @@ fn xattr_absent_returns_none() {
 fn xattr_list_rules_out_absent_names() {
     let file = tempfile_in(ON_DISK).unwrap();
     let names = [c"user.daxfile.test", c"user.daxfile.other"];
-    assert_eq!(xattr::may_have(&file, names).unwrap(), [false, false]);
-    xattr::set(&file, c"user.daxfile.test.longer", b"").unwrap();
-    assert_eq!(xattr::may_have(&file, names).unwrap(), [false, false]);
+    let listed = || {
+        let listed = xattr::may_have(&file, names).unwrap();
+        (listed.names, listed.others)
+    };
+    assert_eq!(listed(), ([false, false], false));
     xattr::set(&file, names[1], b"").unwrap();
-    assert_eq!(xattr::may_have(&file, names).unwrap(), [false, true]);
+    assert_eq!(listed(), ([false, true], false));
+    xattr::set(&file, c"user.daxfile.test.longer", b"").unwrap();
+    assert_eq!(listed(), ([false, true], true));
     xattr::remove(&file, names[1]).unwrap();
+    assert_eq!(listed(), ([false, false], true));
     // The list of these names does not fit into the buffer of one call.
     for n in 0..5 {
         let name = std::ffi::CString::new(format!("user.{n}{}", "x".repeat(240))).unwrap();
         xattr::set(&file, &name, b"").unwrap();
     }
-    assert_eq!(xattr::may_have(&file, names).unwrap(), [true, true]);
+    assert_eq!(listed(), ([true, true], true));
+}
+
+#[test]
+fn handle_names_inode_and_generation() {
+    let directory = tempdir_in(ON_DISK).unwrap();
+    let path = directory.path().join("file");
+    let file = File::create(&path).unwrap();
+    let opened = File::open(directory.path()).unwrap();
+    let handle = Handle::at(&opened, c"file").unwrap();
+    // Only ext4 and XFS are known to have handles of this form.
+    if let Some((number, generation)) = handle.inode_and_generation() {
+        assert_eq!(number, file.metadata().unwrap().ino());
+        assert_eq!(generation, inode::generation(&file).unwrap());
+    }
+    let there = statx::at(&opened, c"file").unwrap();
+    assert_eq!((there.inode, there.mode), (file.metadata().unwrap().ino(), statx::get(&file).unwrap().mode));
+
+    std::os::unix::fs::symlink("file", directory.path().join("link")).unwrap();
+    let link = Handle::at(&opened, c"link").unwrap();
+    assert_ne!(link.inode_and_generation(), handle.inode_and_generation(), "a link is not followed");
+    assert_eq!(u32::from(statx::at(&opened, c"link").unwrap().mode) & statx::S_IFMT, statx::S_IFLNK);
+    assert_error(Handle::at(&opened, c"none"), "name_to_handle_at", &[Errno::ENOENT]);
+    assert_error(statx::at(&opened, c"none"), "statx", &[Errno::ENOENT]);
+    // NFS cannot export procfs.
+    assert_error(Handle::at(File::open("/proc/self").unwrap(), c"status"), "name_to_handle_at", &[Errno::EOPNOTSUPP]);
+}
+
+#[test]
+fn lease_ends_when_its_file_is_closed() {
+    let file = NamedTempFile::new_in(ON_DISK).unwrap();
+    let path = file.into_temp_path();
+    let opened = File::open(&path).unwrap();
+    Lease::take(&opened, Kind::Read).unwrap().release_at_close();
+    let write = || OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    assert_eq!(write().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(opened);
+    write().unwrap();
 }
 
 #[test]

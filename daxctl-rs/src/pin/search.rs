@@ -16,7 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use libdaxfile::bulkstat::Inodes;
 use libdaxfile::fsxattr::Xflags;
 use libdaxfile::statx::{Attributes, S_IFDIR, S_IFMT, S_IFREG};
-use libdaxfile::{Errno, statx, xattr};
+use libdaxfile::xattr::{self, Listed};
+use libdaxfile::{Errno, statx};
 
 use super::record::attribute;
 use crate::error::{Error, Result, ResultExt};
@@ -195,7 +196,7 @@ impl Visitor for Collector<'_> {
         }
         if self.also.binary_search(&file.inode).is_err() {
             match xattr::may_have_at(file.directory, file.name, [Hold::Frozen, Hold::None].map(attribute)) {
-                Ok([false, false]) | Err(libdaxfile::Error { errno: Errno::EOPNOTSUPP, .. }) => {
+                Ok(Listed { names: [false, false], .. }) | Err(libdaxfile::Error { errno: Errno::EOPNOTSUPP, .. }) => {
                     if let Some(unvisited) = self.unvisited {
                         unvisited.mark_visited(file.inode);
                     }

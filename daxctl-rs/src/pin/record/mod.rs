@@ -8,4 +8,4 @@ mod storage;
 pub use digests::{Digester, Recorder};
 pub use format::{DecodeError, LIMIT, Note, NoteError, Position, Record, RecordedMap};
 pub use room::{Room, room};
-pub use storage::{Stored, attribute, load, load_for};
+pub use storage::{Found, Stored, attribute, find, load, load_for};

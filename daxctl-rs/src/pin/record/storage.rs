@@ -2,7 +2,8 @@
 
 use std::ffi::CStr;
 
-use libdaxfile::{Errno, xattr};
+use libdaxfile::Errno;
+use libdaxfile::xattr::{self, Listed};
 
 use super::format::{DecodeError, LIMIT, Record, RecordedMap, TIGHT_LIMIT};
 use crate::error::{Error, Result};
@@ -72,30 +73,47 @@ impl Stored {
     }
 }
 
+/// A file's record, and whether the file may have attributes besides.
+#[derive(Debug)]
+pub struct Found {
+    /// The record.
+    pub stored: Stored,
+    /// `false` if the file certainly has no attributes but those of records.
+    pub others: bool,
+}
+
+/// Reads a file's record: the enforced one if there is one.
+///
+/// # Errors
+/// As for [`find`].
+pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
+    find(target, immutable).map(|found| found.stored)
+}
+
 /// Reads a file's record: the enforced one if there is one. An immutable file most likely has one; this function then
 /// reads it without listing the attributes first.
 ///
 /// # Errors
 /// An error of flistxattr(2) or fgetxattr(2), except that there is no such attribute.
-pub fn load(target: &Target, immutable: bool) -> Result<Stored> {
+pub fn find(target: &Target, immutable: bool) -> Result<Found> {
     const HOLDS: [Hold; 2] = [Hold::Frozen, Hold::None];
     if immutable {
         match load_for(target, Hold::Frozen)? {
             Stored::Absent => {}
-            stored => return Ok(stored),
+            stored => return Ok(Found { stored, others: true }),
         }
     }
-    let may_have = match xattr::may_have(target, HOLDS.map(attribute)) {
-        Err(error) if error.errno == Errno::EOPNOTSUPP => return Ok(Stored::Absent),
-        may_have => may_have?,
+    let Listed { names, others } = match xattr::may_have(target, HOLDS.map(attribute)) {
+        Err(error) if error.errno == Errno::EOPNOTSUPP => Listed { names: [false; HOLDS.len()], others: false },
+        listed => listed?,
     };
-    for (hold, _) in HOLDS.into_iter().zip(may_have).filter(|(_, may_have)| *may_have) {
+    for (hold, _) in HOLDS.into_iter().zip(names).filter(|(_, may_have)| *may_have) {
         match load_for(target, hold)? {
             Stored::Absent => {}
-            stored => return Ok(stored),
+            stored => return Ok(Found { stored, others }),
         }
     }
-    Ok(Stored::Absent)
+    Ok(Found { stored: Stored::Absent, others })
 }
 
 /// Reads one hold's attribute. It may contain the record of another hold that uses the same attribute.
