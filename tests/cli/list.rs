@@ -446,6 +446,23 @@ fn list_reports_unreadable_directories() {
     assert_eq!(run.text().lines().count(), 3, "{run}");
 }
 
+/// Processors share a large directory. On XFS, most of its files can have attributes where a security module is active.
+#[test]
+fn list_finds_the_pins_of_a_large_directory() {
+    const FILES: usize = 6_000;
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        let files: Vec<PathBuf> = (0..FILES).map(|number| scratch.path(number.to_string())).collect();
+        files.iter().for_each(|file| fs::write(file, "x").unwrap());
+        sh(format!("sync -f '{}'", scratch.mount_point().display()));
+        let pinned: Vec<PathBuf> = files.iter().step_by(97).cloned().collect();
+        pin(&["--hold", "none"], &pinned);
+        let mut books = Books::default();
+        pinned.iter().for_each(|file| books.add(&BTreeSet::from([file.clone()]), "pinned", Some("none")));
+        books.judge(&list(scratch.mount_point()).run().expect(0));
+    });
+}
+
 /// `list` does not enter a mount below the directory, and does not follow links.
 #[test]
 fn list_stays_on_its_filesystem() {

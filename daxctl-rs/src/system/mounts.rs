@@ -35,12 +35,7 @@ impl Mount {
     /// # Errors
     /// An error of reading one of these files.
     pub fn of(file: impl AsFd) -> Result<Option<Self>> {
-        let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
-        let fdinfo = match std::fs::read_to_string(fdinfo) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.call("read(/proc/self/fdinfo)")?,
-        };
-        let number = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
+        let Some(number) = mount_number(file)? else { return Ok(None) };
         let of_line = |line: &[u8]| {
             let (mount, filesystem) = line.split_at(line.windows(3).position(|separator| separator == b" - ")?);
             let mut mount = mount.split(|&byte| byte == b' ');
@@ -68,6 +63,27 @@ impl Mount {
         };
         Ok(mountinfo()?.split(|&byte| byte == b'\n').find_map(of_line))
     }
+}
+
+/// Whether something is mounted on a directory or file of the mount that an open file is on, as far as /proc reports it.
+///
+/// # Errors
+/// As for [`Mount::of`].
+pub(crate) fn may_be_covered(file: impl AsFd) -> Result<bool> {
+    let Some(number) = mount_number(file)? else { return Ok(true) };
+    let parent_of_line = |line: &[u8]| line.split(|&byte| byte == b' ').nth(1) == Some(number.as_bytes());
+    Ok(mountinfo()?.split(|&byte| byte == b'\n').any(parent_of_line))
+}
+
+/// The mount ID that /proc reports for a descriptor.
+fn mount_number(file: impl AsFd) -> Result<Option<String>> {
+    let fdinfo = format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd());
+    let fdinfo = match std::fs::read_to_string(fdinfo) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.call("read(/proc/self/fdinfo)")?,
+    };
+    let number = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    Ok(Some(number.map(str::trim).unwrap_or_default().to_owned()))
 }
 
 fn mountinfo() -> Result<Vec<u8>> {

@@ -1,12 +1,13 @@
-//! A walk through a directory tree, on several processors at once. The walk stays on one mount, follows no symbolic
-//! link, and opens only directories. It keeps each directory open until it has opened its subdirectories, so that
-//! renames cannot lead it astray, and no path is too long.
+//! A walk through a directory tree, on several processors at once, which share large directories. The walk stays on one
+//! mount, follows no symbolic link, and opens only directories. It keeps each directory open until it has opened its
+//! subdirectories, so that renames cannot lead it astray, and no path is too long.
 
 use std::ffi::{CStr, CString};
 use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -47,10 +48,15 @@ pub(crate) trait Visitor: Sync {
     fn is_done(&self) -> bool;
 }
 
-/// A directory still to be read.
-struct Pending {
-    parent: Arc<Opened>,
-    name: CString,
+/// Files that a thread hands over together.
+const TOGETHER: usize = 256;
+
+/// Work that any thread can take.
+enum Pending {
+    /// A directory still to be read.
+    Directory { parent: Arc<Opened>, name: CString },
+    /// Files of a directory: inode numbers and names.
+    Files { directory: Arc<Opened>, files: Vec<(u64, CString)> },
 }
 
 struct Opened {
@@ -68,8 +74,7 @@ struct Queue {
 /// Walks the tree below an open directory.
 pub(crate) fn walk(root: OwnedFd, path: &Path, visitor: &dyn Visitor) {
     let queue = Mutex::new(Queue { reading: 1, ..Queue::default() });
-    let changed = Condvar::new();
-    let walk = Walk { queue, changed, visitor };
+    let walk = Walk { queue, changed: Condvar::new(), idle: AtomicUsize::new(0), visitor };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         for _ in 1..threads {
@@ -83,24 +88,46 @@ pub(crate) fn walk(root: OwnedFd, path: &Path, visitor: &dyn Visitor) {
 struct Walk<'a> {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// The number of threads that wait for work.
+    idle: AtomicUsize,
     visitor: &'a dyn Visitor,
 }
 
 impl Walk<'_> {
-    /// Reads directories until none is left and no other thread can add one.
+    /// Does what is pending until nothing is left and no other thread can add anything.
     fn work(&self) {
         while let Some(pending) = self.next() {
-            let path = below(&pending.parent.path, &pending.name);
-            let opened = open_below(&pending.parent.descriptor, &pending.name);
-            // Drop them now, so that only the directories on the way to those being read stay open.
-            drop(pending);
-            match opened {
-                Ok(Some(descriptor)) => self.read(descriptor, path),
-                Ok(None) => self.add(Vec::new()),
-                Err(error) => {
-                    self.visitor.fail(&path, &error);
-                    self.add(Vec::new());
+            match pending {
+                Pending::Directory { parent, name } => self.open(parent, &name),
+                Pending::Files { directory, files } => {
+                    for (inode, name) in files {
+                        self.visitor.visit(&FoundFile::new(
+                            directory.descriptor.as_fd(),
+                            &directory.path,
+                            &name,
+                            inode,
+                        ));
+                        if self.visitor.is_done() {
+                            break;
+                        }
+                    }
+                    self.add(Vec::new(), true);
                 }
+            }
+        }
+    }
+
+    fn open(&self, parent: Arc<Opened>, name: &CStr) {
+        let path = below(&parent.path, name);
+        let opened = open_below(&parent.descriptor, name);
+        // Drop it now, so that only the directories on the way to those being read stay open.
+        drop(parent);
+        match opened {
+            Ok(Some(descriptor)) => self.read(descriptor, path),
+            Ok(None) => self.add(Vec::new(), true),
+            Err(error) => {
+                self.visitor.fail(&path, &error);
+                self.add(Vec::new(), true);
             }
         }
     }
@@ -118,30 +145,36 @@ impl Walk<'_> {
             if queue.reading == 0 {
                 return None;
             }
+            self.idle.fetch_add(1, Ordering::Relaxed);
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.idle.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Adds the subdirectories found, and counts this thread as no longer reading.
-    fn add(&self, found: Vec<Pending>) {
+    /// Adds work that was found, and, if `done`, counts this thread as no longer reading.
+    fn add(&self, found: Vec<Pending>, done: bool) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.pending.extend(found);
-        queue.reading -= 1;
+        queue.reading -= usize::from(done);
         self.changed.notify_all();
     }
 
     fn read(&self, descriptor: OwnedFd, path: PathBuf) {
+        let directory = Arc::new(Opened { descriptor, path });
         let mut found = Vec::new();
-        if let Err(error) = self.entries(descriptor.as_fd(), &path, &mut found) {
-            self.visitor.fail(&path, &error);
+        if let Err(error) = self.entries(&directory, &mut found) {
+            self.visitor.fail(&directory.path, &error);
         }
-        let parent = Arc::new(Opened { descriptor, path });
-        self.add(found.into_iter().map(|name| Pending { parent: Arc::clone(&parent), name }).collect());
+        let pending = |name| Pending::Directory { parent: Arc::clone(&directory), name };
+        self.add(found.into_iter().map(pending).collect(), true);
     }
 
-    fn entries(&self, descriptor: BorrowedFd<'_>, path: &Path, found: &mut Vec<CString>) -> Result<()> {
+    fn entries(&self, opened: &Arc<Opened>, found: &mut Vec<CString>) -> Result<()> {
+        let (descriptor, path) = (opened.descriptor.as_fd(), opened.path.as_path());
         let own = descriptor.try_clone_to_owned().call("fcntl(F_DUPFD_CLOEXEC)")?;
         let mut directory = Dir::from_fd(own).call("fdopendir")?;
+        let mut files = Vec::new();
+        let visit = |inode: u64, name: &CStr| self.visitor.visit(&FoundFile::new(descriptor, path, name, inode));
         for entry in directory.iter() {
             let entry = entry.call("getdents")?;
             let name = entry.file_name();
@@ -150,14 +183,28 @@ impl Walk<'_> {
             }
             match entry.file_type().or_else(|| file_type(descriptor, name)) {
                 Some(Type::Directory) => found.push(name.to_owned()),
+                // Hand over files only if a thread has nothing to do.
+                Some(Type::File) if self.idle.load(Ordering::Relaxed) > 0 => {
+                    files.push((entry.ino(), name.to_owned()));
+                    if files.len() == TOGETHER {
+                        let files = std::mem::take(&mut files);
+                        self.add(vec![Pending::Files { directory: Arc::clone(opened), files }], false);
+                    }
+                }
                 Some(Type::File) => {
-                    self.visitor.visit(&FoundFile::new(descriptor, path, name, entry.ino()));
+                    visit(entry.ino(), name);
                     if self.visitor.is_done() {
                         return Ok(());
                     }
                 }
                 _ => {}
             }
+        }
+        for (inode, name) in files {
+            if self.visitor.is_done() {
+                return Ok(());
+            }
+            visit(inode, &name);
         }
         Ok(())
     }
