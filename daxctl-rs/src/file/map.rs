@@ -22,8 +22,9 @@ pub type Run = Extent;
 const IMMATERIAL: ExtentFlags = ExtentFlags::LAST.union(ExtentFlags::MERGED);
 
 /// The most extents to request from XFS in one call, 48 bytes each: first the limit for a map to be shown, then the
-/// limit for a map that is read in one call only to prove it consistent.
-const ONE_CALL: [usize; 2] = [1 << 22, 1 << 18];
+/// limit for a map that is read in one call only to prove it consistent, then the limit where that is proved anyway, but
+/// with more calls.
+const ONE_CALL: [usize; 3] = [1 << 22, 1 << 18, 1 << 10];
 
 /// Joins extents into runs, one at a time.
 ///
@@ -132,8 +133,12 @@ pub fn read(
     mut visit: impl FnMut(Run),
 ) -> Result<bool> {
     target.filesystem.require_extents()?;
-    let certain_anyway = lease.is_some() || before.immutable();
-    let whole = if certain_anyway { None } else { one_call(target, before, ONE_CALL[usize::from(runs.is_none())])? };
+    let most = match () {
+        () if lease.is_some() || before.immutable() => ONE_CALL[2],
+        () if runs.is_none() => ONE_CALL[1],
+        () => ONE_CALL[0],
+    };
+    let whole = one_call(target, before, most)?;
     let lists = runs.is_some() && whole.is_none();
     let mut listed = Vec::new();
     let mut visit = |run| {

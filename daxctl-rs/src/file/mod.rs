@@ -5,6 +5,7 @@ pub mod dax;
 pub mod layout;
 pub mod map;
 pub mod open;
+pub mod opener;
 pub mod overview;
 pub mod sharers;
 pub mod staging;

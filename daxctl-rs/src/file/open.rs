@@ -28,6 +28,17 @@ const LINKS: usize = 40;
 /// Most attempts of openat2(2) while other processes rename components of the path.
 const ATTEMPTS: usize = 64;
 
+/// A regular file that was opened, and what is known about it from that.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    pub(super) statx: Statx,
+    /// The inode's generation, if it is known already.
+    pub(super) generation: Option<u32>,
+    /// Whether reading leaves the access time alone.
+    pub(super) spares_access_time: bool,
+}
+
 /// A directory that confines the resolution of names below it.
 #[derive(Debug)]
 pub struct Root(OwnedFd);
@@ -46,7 +57,7 @@ impl Root {
     ///
     /// # Errors
     /// As for [`regular`].
-    pub(super) fn regular(&self, path: &Path) -> Result<(File, Statx)> {
+    pub(super) fn regular(&self, path: &Path) -> Result<Opened> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let path: PathBuf = [Component::CurDir]
             .into_iter()
@@ -62,7 +73,7 @@ impl Root {
 /// # Errors
 /// An error of openat2(2) or open(2). Status 2 if the path names anything but a regular file (a symbolic link
 /// included), or if another user could have redirected the path.
-pub(super) fn regular(path: &Path) -> Result<(File, Statx)> {
+pub(super) fn regular(path: &Path) -> Result<Opened> {
     reopen_regular(&find(path, false)?)
 }
 
@@ -70,7 +81,7 @@ pub(super) fn regular(path: &Path) -> Result<(File, Statx)> {
 ///
 /// # Errors
 /// As for [`regular`]; `EXDEV` if something is mounted on it.
-pub(super) fn regular_in(directory: BorrowedFd<'_>, name: &CStr) -> Result<(File, Statx)> {
+pub(super) fn regular_in(directory: BorrowedFd<'_>, name: &CStr) -> Result<Opened> {
     let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_BENEATH;
     let name = Path::new(OsStr::from_bytes(name.to_bytes()));
     reopen_regular(&resolved(directory, name, false, resolve).map_err(of_open)?)
@@ -92,7 +103,7 @@ pub(crate) fn file_or_directory(path: &Path) -> Result<File> {
     let found = find(path, false)?;
     match kind(&statx::get(&found)?) {
         S_IFDIR => reopen(&found, OFlag::O_RDONLY | OFlag::O_DIRECTORY),
-        _ => reopen_regular(&found).map(|(file, _)| file),
+        _ => reopen_regular(&found).map(|opened| opened.file),
     }
 }
 
@@ -118,7 +129,7 @@ pub(super) fn reopen(file: impl AsFd, flags: OFlag) -> Result<File> {
     open_by_name(same.as_str(), flags, Mode::empty()).map(File::from).call("open")
 }
 
-fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
+fn reopen_regular(found: &OwnedFd) -> Result<Opened> {
     let statx = statx::get(found)?;
     match kind(&statx) {
         S_IFREG => {}
@@ -132,7 +143,7 @@ fn reopen_regular(found: &OwnedFd) -> Result<(File, Statx)> {
         Some(Errno::ENOENT) => Error::new(Status::Unable, "needs /proc, which is not mounted here"),
         _ => error,
     })?;
-    Ok((file, statx))
+    Ok(Opened { file, statx, generation: None, spares_access_time: false })
 }
 
 fn kind(statx: &Statx) -> u32 {

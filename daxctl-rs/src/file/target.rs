@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::{Error, Result, ResultExt, if_known};
-use crate::file::open::{self, Root};
+use crate::file::open::{self, Opened, Root};
 use crate::status::Status;
 use crate::system::devices;
 use crate::system::filesystem::{Filesystem, Kind, Known};
@@ -43,6 +43,7 @@ pub struct Target {
     pub start: u64,
     file: File,
     opened: Statx,
+    spares_access_time: bool,
 }
 
 /// Excludes other `daxfile` processes from a file until dropped.
@@ -106,14 +107,6 @@ impl Target {
         Target::opened(path, open::regular(path)?, |file, _| Filesystem::of(file))
     }
 
-    /// Like [`Target::open`], for a file that may be on a filesystem already in `known`.
-    ///
-    /// # Errors
-    /// As for [`Target::open`].
-    pub fn open_on(path: &Path, known: &Known) -> Result<Self> {
-        Target::opened(path, open::regular(path)?, |file, statx| known.of(statx.device, file))
-    }
-
     /// Opens a regular file by its name in an open directory, on the same mount. Messages call it `path`.
     ///
     /// # Errors
@@ -131,12 +124,15 @@ impl Target {
         Target::opened(path, root.regular(name)?, |file, _| Filesystem::of(file))
     }
 
-    fn opened(
+    pub(super) fn opened(
         path: &Path,
-        (file, statx): (File, Statx),
+        Opened { file, statx, generation, spares_access_time }: Opened,
         filesystem: impl FnOnce(&File, &Statx) -> Result<Filesystem>,
     ) -> Result<Self> {
-        let generation = if_known(inode::generation(&file))?.unwrap_or(0);
+        let generation = match generation {
+            Some(generation) => generation,
+            None => if_known(inode::generation(&file))?.unwrap_or(0),
+        };
         Ok(Target {
             path: path.to_owned(),
             identity: Identity { inode: statx.inode, generation },
@@ -144,6 +140,7 @@ impl Target {
             opened: statx,
             start: if statx.attributes.contains(Attributes::DAX) { devices::memory_start(statx.device) } else { 0 },
             file,
+            spares_access_time,
         })
     }
 
@@ -173,7 +170,7 @@ impl Target {
                 _ => error,
             }
         })?;
-        Ok(Target { file, ..self })
+        Ok(Target { file, spares_access_time: false, ..self })
     }
 
     /// Reads size, times and attributes.
@@ -189,6 +186,9 @@ impl Target {
     /// # Errors
     /// An error of fcntl(2).
     pub(crate) fn spare_access_time(&self) -> Result<()> {
+        if self.spares_access_time {
+            return Ok(());
+        }
         let flags = OFlag::from_bits_retain(fcntl(self, FcntlArg::F_GETFL).call("fcntl(F_GETFL)")?);
         match fcntl(self, FcntlArg::F_SETFL(flags | OFlag::O_NOATIME)) {
             Err(Errno::EPERM) => Ok(()),
@@ -300,7 +300,8 @@ pub(crate) fn unnamed(directory: impl AsFd, path: &Path) -> Result<Target> {
         errno => Error::call("open(O_TMPFILE)", errno),
     })?;
     let statx = statx::get(&fd)?;
-    Target::opened(path, (File::from(fd), statx), |file, _| Filesystem::of(file))
+    let opened = Opened { file: File::from(fd), statx, generation: None, spares_access_time: false };
+    Target::opened(path, opened, |file, _| Filesystem::of(file))
 }
 
 impl AsFd for Target {

@@ -58,16 +58,27 @@ pub fn probe(target: &Target) -> Result<()> {
     lease(target).map(drop)
 }
 
+/// The same for a file that the caller closes next, which releases the lease.
+///
+/// # Errors
+/// As for [`probe`].
+pub fn probe_before_close(target: &Target) -> Result<()> {
+    lease(target).map(Lease::release_at_close)
+}
+
 fn lease(target: &Target) -> Result<Lease<'_>> {
-    Lease::take(target, Kind::Read).map_err(|error| {
-        let error = Error::from(error);
-        match error.errno {
-            Some(Errno::EAGAIN) => error.because("a process has it open or mapped for writing"),
-            Some(Errno::EACCES) => error.because("needs CAP_LEASE on a file of another owner"),
-            Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("this filesystem has no leases"),
-            _ => error,
-        }
-    })
+    Lease::take(target, Kind::Read).map_err(refused)
+}
+
+/// Words the error of a lease that was refused.
+pub(super) fn refused(error: libdaxfile::Error) -> Error {
+    let error = Error::from(error);
+    match error.errno {
+        Some(Errno::EAGAIN) => error.because("a process has it open or mapped for writing"),
+        Some(Errno::EACCES) => error.because("needs CAP_LEASE on a file of another owner"),
+        Some(Errno::EINVAL) => Error { status: Status::Unable, ..error }.because("this filesystem has no leases"),
+        _ => error,
+    }
 }
 
 /// A file that is being frozen.

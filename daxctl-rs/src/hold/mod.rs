@@ -23,7 +23,7 @@ use crate::needs::{Hold, Needs};
 use crate::pin::record::{Record, Stored, attribute, load_for};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
-use crate::system::kernel::has_capability;
+use crate::system::kernel::{effective_user, has_capability};
 
 /// What is left of a pin of a file that lost its name meanwhile.
 pub(crate) const NOT_PINNED: &str = "that file is not pinned";
@@ -43,22 +43,20 @@ pub fn missing_for_release(added: Xflags, inode: &InodeState) -> Result<Vec<Stri
 }
 
 fn is_owned_by_another(statx: &Statx) -> bool {
-    nix::unistd::geteuid().as_raw() != statx.uid
+    effective_user().as_raw() != statx.uid
 }
 
-/// Detects a writer that opened the file before the flag was set, where this process may ask for a lease: the kernel
-/// then refuses the lease.
+/// Reports a writer that opened the file before the flag was set, as far as [`survey::with_writers`] could look.
 ///
 /// # Errors
-/// An error of F_SETLEASE.
-pub fn detect_writer(target: &Target, survey: &mut Survey) -> Result<()> {
-    let frozen = matches!(&survey.stored, Stored::Own(record) if record.needs.hold == Hold::Frozen);
-    if survey.state != State::Pinned || !frozen {
+/// An error of F_SETLEASE, unless another user owns the file.
+pub fn detect_writer(survey: &mut Survey) -> Result<()> {
+    if survey.state != State::Pinned {
         return Ok(());
     }
-    match frozen::probe(target) {
-        Err(error) if error.errno == Some(Errno::EAGAIN) => survey.state = State::WriterInside,
-        Err(error) if error.errno != Some(Errno::EACCES) => return Err(error),
+    match survey.lease_refused.take().map(frozen::refused) {
+        Some(error) if error.errno == Some(Errno::EAGAIN) => survey.state = State::WriterInside,
+        Some(error) if error.errno != Some(Errno::EACCES) => return Err(error),
         _ => {}
     }
     Ok(())

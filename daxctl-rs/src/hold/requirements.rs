@@ -17,6 +17,7 @@ use crate::file::target::Target;
 use crate::needs::Hold;
 use crate::status::Status;
 use crate::system::filesystem::Filesystem;
+use crate::system::fresh::Fresh;
 use crate::system::kernel;
 
 /// A requirement of a hold that is not met.
@@ -86,6 +87,7 @@ pub struct Requirements {
     guard: OnceLock<Vec<MissingPart>>,
     initial_user_namespace: OnceLock<Option<bool>>,
     quotas: Mutex<Vec<(Device, Vec<Type>)>>,
+    free: Fresh<(Device, u64)>,
 }
 
 impl Requirements {
@@ -144,6 +146,16 @@ impl Requirements {
             },
         }
         Ok(missing)
+    }
+
+    /// Returns the free space that this process may use on the filesystem of a file. The answer may be a moment old.
+    ///
+    /// # Errors
+    /// An error of fstatvfs(2).
+    pub fn free_bytes(&self, target: &Target) -> Result<u64> {
+        let device = target.device();
+        let read = || Ok((device, target.filesystem.free_bytes(target)?));
+        self.free.get(|known| known.0 == device, read, |known| known.1)
     }
 
     /// Returns which quotas the filesystem of an open file, on this device, enforces.

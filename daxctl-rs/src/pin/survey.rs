@@ -2,7 +2,7 @@
 
 use libdaxfile::fiemap::ExtentFlags;
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::lease::Lease;
+use libdaxfile::lease::{self, Lease};
 
 use crate::error::{Error, Result};
 use crate::file::blockers::{Blocker, Context, Kind, Scan};
@@ -15,7 +15,7 @@ use crate::file::target::{InodeState, Target};
 use crate::needs::{Allow, Hold, Needs};
 use crate::pin::drift::{Comparison, Drift};
 use crate::pin::guarded;
-use crate::pin::record::{self, LIMIT, Note, RecordedMap, Recorder, Stored};
+use crate::pin::record::{self, Found, LIMIT, Note, RecordedMap, Recorder, Stored};
 use crate::pin::state::{self, State};
 use crate::status::Status;
 use crate::system::{mounts, quotas};
@@ -41,6 +41,27 @@ pub struct Survey {
     pub consistent: bool,
     /// Whether the guard has the file, but this process cannot see whether the guard is complete.
     pub guard_unseen: bool,
+    /// Whether the file may have attributes besides its record.
+    pub other_attributes: bool,
+    /// Why the kernel refused the lease of [`with_writers`].
+    pub lease_refused: Option<libdaxfile::Error>,
+}
+
+/// The lease that a survey uses.
+#[derive(Clone, Copy)]
+enum Leased<'a> {
+    /// None.
+    No,
+    /// The caller's.
+    Held(&'a Lease<'a>),
+    /// One of its own, if the file is frozen.
+    IfFrozen,
+}
+
+impl<'a> From<Option<&'a Lease<'a>>> for Leased<'a> {
+    fn from(lease: Option<&'a Lease<'a>>) -> Self {
+        lease.map_or(Leased::No, Leased::Held)
+    }
 }
 
 impl Survey {
@@ -79,7 +100,7 @@ pub struct Recorded {
 /// # Errors
 /// An error of the calls that read inode, record and map.
 pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: impl FnMut(&Run)) -> Result<Survey> {
-    look(target, target.inode_state()?, needs, lease, None, visit)
+    look(target, target.inode_state()?, needs, lease.into(), None, visit)
 }
 
 /// Surveys a file that was just opened, with size and times from the moment of opening.
@@ -87,7 +108,17 @@ pub fn take(target: &Target, needs: Needs, lease: Option<&Lease<'_>>, visit: imp
 /// # Errors
 /// As for [`take`].
 pub fn of_opened(target: &Target, needs: Needs, visit: impl FnMut(&Run)) -> Result<Survey> {
-    look(target, target.state_at_opening()?, needs, None, None, visit)
+    look(target, target.state_at_opening()?, needs, Leased::No, None, visit)
+}
+
+/// Surveys a file that was just opened and that the caller closes next. If the file is frozen, takes a lease, which is
+/// released when the file is closed: it proves the map consistent, and the kernel refuses it while a process that opened
+/// the file before the flag was set can still write.
+///
+/// # Errors
+/// As for [`take`].
+pub fn with_writers(target: &Target, needs: Needs, visit: impl FnMut(&Run)) -> Result<Survey> {
+    look(target, target.state_at_opening()?, needs, Leased::IfFrozen, None, visit)
 }
 
 /// Surveys a file that was just opened, and returns the runs of its map as well.
@@ -96,7 +127,7 @@ pub fn of_opened(target: &Target, needs: Needs, visit: impl FnMut(&Run)) -> Resu
 /// As for [`take`].
 pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
     let mut runs = Runs::default();
-    let survey = look(target, target.state_at_opening()?, needs, None, Some(&mut runs), |_| ())?;
+    let survey = look(target, target.state_at_opening()?, needs, Leased::No, Some(&mut runs), |_| ())?;
     Ok((survey, runs))
 }
 
@@ -107,7 +138,7 @@ pub fn with_runs(target: &Target, needs: Needs) -> Result<(Survey, Runs)> {
 pub fn with_sharers(target: &Target, needs: Needs) -> Result<Survey> {
     let look = |inode| {
         let mut shared = Shared::new(target, needs);
-        let survey = look(target, inode, needs, None, None, |run| shared.push(run))?;
+        let survey = look(target, inode, needs, Leased::No, None, |run| shared.push(run))?;
         shared.name_owners(survey)
     };
     let survey = look(target.state_at_opening()?)?;
@@ -136,7 +167,7 @@ fn record_as_it_is(target: &Target, needs: Needs, note: Option<&Note>, lease: Op
     let inode = target.inode_state()?;
     let mut recorder = Recorder::new(inode.statx.size, LIMIT, note);
     let mut shared = Shared::new(target, needs);
-    let survey = look(target, inode, needs, lease, None, |run| {
+    let survey = look(target, inode, needs, lease.into(), None, |run| {
         recorder.push(run);
         shared.push(run);
     })?;
@@ -170,12 +201,15 @@ fn look(
     target: &Target,
     inode: InodeState,
     needs: Needs,
-    lease: Option<&Lease<'_>>,
+    leased: Leased<'_>,
     runs: Option<&mut Runs>,
     mut visit: impl FnMut(&Run),
 ) -> Result<Survey> {
     let statx = inode.statx;
-    let stored = if inode.may_have_xattrs(target) { record::load(target, inode.immutable())? } else { Stored::Absent };
+    let Found { stored, others } = match inode.may_have_xattrs(target) {
+        true => record::find(target, inode.immutable())?,
+        false => Found { stored: Stored::Absent, others: false },
+    };
     let own = match &stored {
         Stored::Own(record) => Some(record),
         _ => None,
@@ -184,6 +218,16 @@ fn look(
     let mut overview = Overview::new(statx.size, block_size, target.start);
     let mut scan = Scan::new(statx.size, block_size, target.start, needs);
     let mut comparison = own.map(|record| Comparison::new(&record.map, record.size));
+    let frozen = inode.immutable() && own.is_some_and(|record| record.needs.hold == Hold::Frozen);
+    let taken = match leased {
+        Leased::IfFrozen if frozen => Some(Lease::take(target, lease::Kind::Read)),
+        _ => None,
+    };
+    let lease = match (leased, &taken) {
+        (Leased::Held(lease), _) => Some(lease),
+        (_, Some(Ok(lease))) => Some(lease),
+        _ => None,
+    };
     let consistent = map::read(target, &inode, lease, runs, |run| {
         overview.push(&run);
         scan.push(&run);
@@ -192,6 +236,7 @@ fn look(
         }
         visit(&run);
     })?;
+    let lease_refused = taken.and_then(|taken| taken.map(Lease::release_at_close).err());
     let drift = comparison.map(Comparison::finish);
     let overview = overview.finish();
     let realtime = inode.xflags().contains(Xflags::REALTIME);
@@ -204,7 +249,7 @@ fn look(
         staging: staging::detect(target, &inode, overview.mapped)?,
         realtime_device: if realtime { mounts::realtime_device(statx.device)? } else { None },
         dax: if needs.dax { dax::missing(target, &inode, map_sync == Some(true))? } else { None },
-        keeps_quotas: target.filesystem.may_keep_quotas_in_files() && quotas::kept_in(target, target.identity.inode)?,
+        keeps_quotas: target.filesystem.may_keep_quotas_in_files() && kept_quotas(target, leased)?,
         map_sync,
     };
     let blockers = scan.finish(target, &inode, own.is_some(), &context)?;
@@ -218,7 +263,28 @@ fn look(
         state => state,
     };
     let guard_unseen = held.is_none();
-    Ok(Survey { inode, overview, blockers, context, drift, state, consistent, guard_unseen, stored })
+    Ok(Survey {
+        inode,
+        overview,
+        blockers,
+        context,
+        drift,
+        state,
+        consistent,
+        guard_unseen,
+        other_attributes: others,
+        lease_refused,
+        stored,
+    })
+}
+
+fn kept_quotas(target: &Target, leased: Leased<'_>) -> Result<bool> {
+    let inode = target.identity.inode;
+    match leased {
+        // To prove a pin, only the present counts.
+        Leased::Held(_) => quotas::kept_in(target, inode),
+        Leased::No | Leased::IfFrozen => quotas::kept_in_one_of_many(target, target.device(), inode),
+    }
 }
 
 /// Reads the current map in the form that a record of at most `limit` bytes with this note keeps: whole runs, or digests

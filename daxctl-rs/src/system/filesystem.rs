@@ -1,7 +1,7 @@
 //! Filesystems: the one that a file is on, the meaning of its addresses, and whether a hold works there.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use caps::Capability;
 use libdaxfile::statx::{self, Statx};
 use libdaxfile::xfs::{Geometry, GeometryFlags};
 use libdaxfile::{Errno, f2fs, fsuuid, xfs};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
 use nix::unistd::geteuid;
@@ -107,7 +109,7 @@ pub struct Filesystem {
 }
 
 /// A cache of filesystems: each one is examined once. A descriptor keeps each one in use, so that no other filesystem
-/// can get its device number.
+/// can get its device number. It is an `O_PATH` descriptor, which takes no part in leases.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Vec<Held>>);
 
@@ -115,17 +117,22 @@ pub struct Known(Mutex<Vec<Held>>);
 struct Held {
     device: (u32, u32),
     filesystem: Filesystem,
-    _by: File,
+    _by: OwnedFd,
 }
 
 impl Known {
     pub(crate) fn of(&self, device: (u32, u32), file: &File) -> Result<Filesystem> {
+        let by_path = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = known.iter().find(|held| held.device == device) {
             return Ok(held.filesystem);
         }
         let filesystem = Filesystem::of(file)?;
-        known.push(Held { device, filesystem, _by: file.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")? });
+        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // Without the descriptor, the next file asks again.
+        if let Ok(by) = open(same.as_str(), by_path, Mode::empty()) {
+            known.push(Held { device, filesystem, _by: by });
+        }
         Ok(filesystem)
     }
 }

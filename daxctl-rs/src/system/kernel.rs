@@ -2,9 +2,12 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caps::{CapSet, Capability};
 use nix::sys::utsname::uname;
+use nix::unistd::{Uid, geteuid};
 use serde::Serialize;
 
 use crate::error::{Error, Result, ResultExt};
@@ -56,12 +59,26 @@ impl Host {
     }
 }
 
-/// Whether a capability is effective in this process.
+/// Whether a capability is effective in this process. Asks once for each: this program never changes its own.
 ///
 /// # Errors
 /// An error of capget(2).
 pub(crate) fn has_capability(capability: Capability) -> Result<bool> {
-    caps::has_cap(None, CapSet::Effective, capability).map_err(failed)
+    static KNOWN: AtomicU64 = AtomicU64::new(0);
+    static EFFECTIVE: AtomicU64 = AtomicU64::new(0);
+    let bit = capability.bitmask();
+    if KNOWN.load(Ordering::Acquire) & bit == 0 {
+        let has = caps::has_cap(None, CapSet::Effective, capability).map_err(failed)?;
+        EFFECTIVE.fetch_or(if has { bit } else { 0 }, Ordering::Relaxed);
+        KNOWN.fetch_or(bit, Ordering::Release);
+    }
+    Ok(EFFECTIVE.load(Ordering::Relaxed) & bit != 0)
+}
+
+/// The effective user of this process. Asks once: this program never changes its user.
+pub(crate) fn effective_user() -> Uid {
+    static USER: OnceLock<Uid> = OnceLock::new();
+    *USER.get_or_init(geteuid)
 }
 
 fn failed(error: impl Display) -> Error {

@@ -4,6 +4,7 @@
 pub mod devices;
 mod ext;
 pub mod filesystem;
+pub(crate) mod fresh;
 pub(crate) mod holders;
 pub mod kernel;
 pub(crate) mod locks;

@@ -8,6 +8,7 @@ use libdaxfile::quota::{self, Type, Usage};
 use nix::sys::uio::pread;
 
 use crate::error::{Result, ResultExt};
+use crate::system::fresh::Fresh;
 
 /// The first bytes of such a file, for users, groups and projects: `V2_INITQMAGICS` in `fs/quota/quotaio_v2.h`.
 const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
@@ -74,6 +75,15 @@ fn exceeds(usage: &Usage, bytes: u64, now: i64) -> bool {
     over(usage.limit) || over(usage.soft_limit) && late
 }
 
+/// The same for one of many files on the filesystem with this device number: asks only now and then.
+///
+/// # Errors
+/// As for [`kept_in`].
+pub(crate) fn kept_in_one_of_many(fd: impl AsFd, device: (u32, u32), inode: u64) -> Result<bool> {
+    static FILES: Fresh<((u32, u32), Vec<u64>)> = Fresh::new();
+    FILES.get(|known| known.0 == device, || Ok((device, quota::state(fd)?.files)), |known| known.1.contains(&inode))
+}
+
 /// Whether a file of `size` bytes has the format of a quota file, so that quotaon(8) would accept it.
 ///
 /// # Errors
@@ -82,13 +92,19 @@ pub(crate) fn has_form(file: impl AsFd, size: u64) -> Result<bool> {
     if size < 2 * BLOCK || !size.is_multiple_of(BLOCK) {
         return Ok(false);
     }
-    // alloc and prepare have the file open for direct I/O, which reads whole sectors into aligned memory.
-    let mut buffer = vec![0; 2 * SECTOR];
-    let start = buffer.as_ptr().align_offset(SECTOR).min(SECTOR);
-    let sector = &mut buffer[start..start + SECTOR];
-    let read = pread(file, sector, 0).call("pread")?;
-    let magic = sector[..read].first_chunk().map(|magic| u32::from_le_bytes(*magic));
-    Ok(magic.is_some_and(|magic| MAGIC.contains(&magic)))
+    let mut magic = [0; 4];
+    let magic = match pread(&file, &mut magic, 0) {
+        // alloc and prepare have the file open for direct I/O, which reads whole sectors into aligned memory.
+        Err(Errno::EINVAL) => {
+            let mut buffer = vec![0; 2 * SECTOR];
+            let start = buffer.as_ptr().align_offset(SECTOR).min(SECTOR);
+            let sector = &mut buffer[start..start + SECTOR];
+            let read = pread(&file, sector, 0).call("pread")?;
+            sector[..read].first_chunk().copied()
+        }
+        read => (read.call("pread")? == magic.len()).then_some(magic),
+    };
+    Ok(magic.is_some_and(|magic| MAGIC.contains(&u32::from_le_bytes(magic))))
 }
 
 #[cfg(test)]

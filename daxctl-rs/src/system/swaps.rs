@@ -3,26 +3,16 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use libdaxfile::statx::Statx;
 use nix::sys::stat::makedev;
 
 use crate::error::{Result, ResultExt};
 use crate::name::unescape;
+use crate::system::fresh::Fresh;
 
-/// How long a cached table stays valid: a command may look at many small files in this time, and no user can observe
-/// whether a swapfile became active shortly before or shortly after a look.
-const FRESH: Duration = Duration::from_millis(10);
-
-struct Table {
-    read_at: Instant,
-    /// Device and inode number of each swapfile.
-    swapfiles: Vec<(u64, u64)>,
-}
-
-static TABLE: Mutex<Option<Table>> = Mutex::new(None);
+/// Device and inode number of each swapfile.
+static TABLE: Fresh<Vec<(u64, u64)>> = Fresh::new();
 
 /// Whether this inode is an active swapfile. No call reports S_SWAPFILE, but proc_swaps(5) names the files.
 ///
@@ -31,13 +21,7 @@ static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 pub(crate) fn active(statx: &Statx) -> Result<bool> {
     let (major, minor) = statx.device;
     let inode = (makedev(major.into(), minor.into()), statx.inode);
-    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh = table.take().filter(|table| table.read_at.elapsed() < FRESH);
-    let now = match fresh {
-        Some(table) => table,
-        None => Table { read_at: Instant::now(), swapfiles: read()? },
-    };
-    Ok(table.insert(now).swapfiles.contains(&inode))
+    TABLE.get(|_| true, read, |swapfiles| swapfiles.contains(&inode))
 }
 
 fn read() -> Result<Vec<(u64, u64)>> {

@@ -64,7 +64,7 @@ fn note_kernel_writers(target: &Target, report: &mut FileReport) -> Result<()> {
 
 fn note_writers(target: &Target, report: &mut FileReport) -> Result<()> {
     let swapfile = report.blockers.iter().flatten().any(|blocker| blocker.kind == Kind::Swapfile);
-    match frozen::probe(target) {
+    match frozen::probe_before_close(target) {
         // swapon(2) keeps a swapfile open as long as it is active.
         Err(error) if error.errno == Some(Errno::EAGAIN) && !swapfile => {
             report.notes.push(format!("at the moment {}", judge::open_for_writing(target)?));

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::file::opener::Opener;
 use crate::file::target::Target;
 use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
-use crate::system::filesystem::Known;
 
 /// Reports that threads collect before they wake the caller: enough that the handover costs little, few enough for the
 /// memory that the reports take.
@@ -181,10 +181,10 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
     }
 
     fn look_at_some(&self) {
-        let known = Known::default();
+        let opener = Opener::new(self.paths.len());
         while let Some(index) = self.next() {
             let path = &self.paths[index];
-            let look = || attempt(path, |report| (self.look)(&|| Target::open_on(path, &known), report));
+            let look = || attempt(path, |report| (self.look)(&|| opener.open(path), report));
             let report = catch_unwind(AssertUnwindSafe(look));
             let mut state = self.lock();
             state.begun.retain(|(begun, _)| *begun != index);
@@ -309,9 +309,9 @@ pub(super) fn open_batch<T>(
     let mut reports = Vec::with_capacity(paths.len());
     let mut left = Vec::new();
     let mut named = BTreeSet::new();
-    let known = Known::default();
+    let opener = Opener::new(paths.len());
     for path in paths {
-        let opened = Target::open_on(path, &known);
+        let opened = opener.open(path);
         // A file that is named twice waits for the next batch: for now, this batch has it locked.
         let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
         if again || (stop() && !reports.is_empty()) {

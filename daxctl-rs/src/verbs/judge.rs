@@ -138,7 +138,12 @@ pub(super) fn require_room(
     }
     let quotas = requirements.quotas(target, survey.inode.statx.device)?;
     let extents = survey.overview.summary.extents;
-    Ok(match record::room(target, &survey.inode, needs.hold, extents, note, &quotas)? {
+    let facts = record::Facts {
+        enforced: &quotas,
+        other_attributes: survey.other_attributes,
+        free: || requirements.free_bytes(target),
+    };
+    Ok(match record::room(target, &survey.inode, needs.hold, extents, note, facts)? {
         Room::Enough => None,
         Room::Unknown(why) => {
             report.notes.push(why);

@@ -65,12 +65,12 @@ fn map(target: &Target, options: Options, report: &mut FileReport) -> Result<()>
     let mut runs = Vec::new();
     // The first run alone says where to resume.
     let wanted = if format == Format::Resume { 1 } else { usize::MAX };
-    let mut survey = survey::of_opened(target, Needs::default(), |run| {
+    let mut survey = survey::with_writers(target, Needs::default(), |run| {
         if runs.len() < wanted {
             runs.push(*run);
         }
     })?;
-    hold::detect_writer(target, &mut survey)?;
+    hold::detect_writer(&mut survey)?;
     report.describe(target, &survey);
     if !unpinned && survey.state != State::Pinned {
         return Err(Error::new(Status::No, not_pinned(survey.state)));

@@ -35,8 +35,8 @@ pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut 
             }
             target => target?,
         };
-        let mut survey = survey::of_opened(&target, Needs::default(), |_| ())?;
-        hold::detect_writer(&target, &mut survey)?;
+        let mut survey = survey::with_writers(&target, Needs::default(), |_| ())?;
+        hold::detect_writer(&mut survey)?;
         report.describe(&target, &survey);
         judge(&target, &survey, strict, report)
     })

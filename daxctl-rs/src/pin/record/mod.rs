@@ -7,5 +7,5 @@ mod storage;
 
 pub use digests::{Digester, Recorder};
 pub use format::{DecodeError, LIMIT, Note, NoteError, Position, Record, RecordedMap};
-pub use room::{Room, room};
+pub use room::{Facts, Room, room};
 pub use storage::{Found, Stored, attribute, find, load, load_for};

@@ -29,8 +29,17 @@ pub enum Room {
     ForRoot(Error),
 }
 
-/// Determines whether a file has room for the record of `runs` runs, with a note of `note` bytes, on a filesystem that
-/// enforces these quotas.
+/// What is known about a file and its filesystem before the room is looked at.
+pub struct Facts<'a, F> {
+    /// The quotas that the filesystem enforces.
+    pub enforced: &'a [Type],
+    /// Whether the file may have attributes besides its record.
+    pub other_attributes: bool,
+    /// The free space that this process may use, which may be a moment old.
+    pub free: F,
+}
+
+/// Determines whether a file has room for the record of `runs` runs, with a note of `note` bytes.
 ///
 /// # Errors
 /// `ENOSPC` or `EDQUOT` if root has no room for it either; an error of the calls that check.
@@ -40,29 +49,36 @@ pub fn room(
     hold: Hold,
     runs: u64,
     note: usize,
-    enforced: &[Type],
+    known: Facts<'_, impl FnOnce() -> Result<u64>>,
 ) -> Result<Room> {
     let runs = usize::try_from(runs).unwrap_or(usize::MAX);
     let length = runs.saturating_mul(RUN).saturating_add(HEAD + CHECKSUM + note).min(TIGHT_LIMIT);
     match target.filesystem.kind {
-        Kind::Ext => in_ext4(target, inode, hold, length, enforced),
-        Kind::Xfs => in_xfs(target, inode, hold, length, enforced),
+        Kind::Ext => in_ext4(target, inode, hold, length, known),
+        Kind::Xfs => in_xfs(target, inode, hold, length, known),
         _ => Ok(Room::Enough),
     }
 }
 
-fn in_ext4(target: &Target, inode: &InodeState, hold: Hold, length: usize, enforced: &[Type]) -> Result<Room> {
+fn in_ext4(
+    target: &Target,
+    inode: &InodeState,
+    hold: Hold,
+    length: usize,
+    Facts { enforced, other_attributes, free }: Facts<'_, impl FnOnce() -> Result<u64>>,
+) -> Result<Room> {
     let filesystem = &target.filesystem;
     let mut bytes = entry(attribute(hold), length);
     // Attributes that pin overwrites or first removes leave their room.
     let replaced = [attribute(hold), attribute(Hold::Frozen)];
-    for name in if_known(xattr::names(target))?.unwrap_or_default() {
+    let names = if other_attributes { if_known(xattr::names(target))?.unwrap_or_default() } else { Vec::new() };
+    for name in names {
         if !replaced.contains(&name.as_c_str()) {
             bytes += entry(&name, xattr::get(target, &name, ATTRIBUTE_LIMIT)?.map_or(0, |value| value.len()));
         }
     }
     let block = usize::try_from(filesystem.block_size).unwrap_or(0).saturating_sub(HEADER);
-    let full = filesystem.free_bytes(target)? < filesystem.block_size;
+    let full = free()? < filesystem.block_size;
     let limited = !enforced.is_empty() && !filesystem.lets_exceed_quotas()?;
     if bytes <= block && !full && !limited {
         return Ok(Room::Enough);
@@ -93,16 +109,24 @@ fn in_ext4(target: &Target, inode: &InodeState, hold: Hold, length: usize, enfor
     })
 }
 
-fn in_xfs(target: &Target, inode: &InodeState, hold: Hold, length: usize, enforced: &[Type]) -> Result<Room> {
+fn in_xfs(
+    target: &Target,
+    inode: &InodeState,
+    hold: Hold,
+    length: usize,
+    Facts { enforced, free, .. }: Facts<'_, impl FnOnce() -> Result<u64>>,
+) -> Result<Room> {
     let filesystem = &target.filesystem;
     let name = attribute(hold).to_bytes();
     let name = name.iter().position(|&byte| byte == b'.').map_or(name, |dot| &name[dot + 1..]);
     let bytes = filesystem.set_aside_for_attribute(name.len() as u64, length as u64);
-    let lacking = match filesystem.require_space(target, bytes) {
+    let there = if free()? >= bytes { Ok(()) } else { filesystem.require_space(target, bytes) };
+    let lacking = match there {
         Err(error) if error.errno == Some(Errno::ENOSPC) => {
             let message = format!("to store the pin record, XFS {}", error.message);
             Some(error.because(message))
         }
+        Ok(()) if enforced.is_empty() => None,
         there => {
             there?;
             // Root's own user, group and project have no limits.
