@@ -1,7 +1,7 @@
 //! How a verb reports its progress, and learns that it should stop, independent of any terminal or signal.
 
-/// Receives a verb's progress.
-pub trait Progress {
+/// Receives a verb's progress. Several threads may work, and ask whether to stop.
+pub trait Progress: Sync {
     /// Begins work of `total` units.
     fn begin(&self, total: u64, unit: Unit);
     /// Reports `units` more units as done.

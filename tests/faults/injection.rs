@@ -86,6 +86,7 @@ const HARMLESS: &[Harmless] = &[
     ("fadvise64", "", "pages that stay are looked for as far as the kernel lets us"),
     ("cachestat", "", "as above: where strace knows this call"),
     ("rt_sigaction", "SIGIO", "each lease chooses a harmless signal instead"),
+    ("prlimit64", "RLIMIT_NOFILE", "a batch has fewer files then"),
     ("pread64", "4, 1024", "whether it has a swap header: only a note depends on it"),
     ("readlink", "\"/sys", "ext4's reserve is not counted then"),
 ];

@@ -259,10 +259,10 @@ fn crash_row(bench: &mut Bench, row: &Row, which: Calls, random: &mut Random) {
 const BATCH: usize = 20;
 
 /// Flag and record of each file, as seen by other programs and by `stat`.
-fn states(files: &[PathBuf], context: &str) -> Vec<&'static str> {
+fn states(files: &[PathBuf], hold: &str, context: &str) -> Vec<&'static str> {
     let names: Vec<String> = files.iter().map(|file| format!("'{}'", file.display())).collect();
     let names = names.join(" ");
-    let records = sh(format!("getfattr -m '^security.daxfile' --absolute-names {names}"));
+    let records = sh(format!("getfattr -m '^(security|user).daxfile' --absolute-names {names}"));
     let flags = sh(format!("lsattr {names}"));
     let states: Vec<&str> = files
         .iter()
@@ -272,6 +272,7 @@ fn states(files: &[PathBuf], context: &str) -> Vec<&'static str> {
             let line = flags.lines().find(|line| line.ends_with(&name)).unwrap();
             match (recorded, line.split(' ').next().unwrap().contains('i')) {
                 (true, true) => "pinned",
+                (true, false) if hold == "none" => "pinned",
                 (true, false) => "not_held",
                 (false, false) => "unpinned",
                 (false, true) => panic!("{context}: immutable without a record: {name}"),
@@ -284,8 +285,23 @@ fn states(files: &[PathBuf], context: &str) -> Vec<&'static str> {
     states
 }
 
-/// Crashes a verb on many files. Each file must be in a state that one command finishes.
-fn crash_batch(bench: &mut Bench, verb: &[&str], before: &[&str], done: &str, which: Calls, random: &mut Random) {
+/// Crashes pin and unpin of many files. Each file must be in a state that one command finishes.
+fn crash_batches(bench: &mut Bench, which: Calls, random: &mut Random) {
+    for hold in ["frozen", "none"] {
+        let pin = ["pin", "--hold", hold];
+        crash_batch(bench, (&pin, "pinned"), &["unpin"], hold, which, random);
+        crash_batch(bench, (&["unpin"], "unpinned"), &pin, hold, which, random);
+    }
+}
+
+fn crash_batch(
+    bench: &mut Bench,
+    (verb, done): (&[&str], &str),
+    before: &[&str],
+    hold: &str,
+    which: Calls,
+    random: &mut Random,
+) {
     let names = (0..BATCH).map(|n| bench.scratch.path(format!("batch{n}")));
     let files: Vec<PathBuf> = names.inspect(|file| fs::write(file, [7; 5000]).unwrap()).collect();
     let on_all = |args: &[&str]| Daxfile::new(args).args(&files);
@@ -296,19 +312,20 @@ fn crash_batch(bench: &mut Bench, verb: &[&str], before: &[&str], done: &str, wh
     };
     let command = on_all(verb);
     set_up();
-    let range = bench.calls(&command, &files[0]);
+    // A batch names its files in an open directory.
+    let range = bench.calls(&command, Path::new(files[0].file_name().unwrap()));
     for point in bench.points(range, which, random) {
         set_up();
         let run = bench.crash(&command, point);
         let context =
             format!("{verb:?} of {BATCH} files, crashed at {} of {range:?}, {}: {run}", point.0, FLAVOURS[point.1]);
-        let states = states(&files, &context);
+        let states = states(&files, hold, &context);
         assert!(run.status != 0 || states.iter().all(|state| *state == done), "{context}: it said done: {states:?}");
         assert!(files.iter().all(|file| fs::read(file).unwrap() == [7; 5000]), "{context}");
-        on_all(&["pin"]).run().expect(0);
-        assert_eq!(self::states(&files, &context), ["pinned"; BATCH], "{context}: pinned again");
+        on_all(&["pin", "--hold", hold]).run().expect(0);
+        assert_eq!(self::states(&files, hold, &context), ["pinned"; BATCH], "{context}: pinned again");
         on_all(&["unpin"]).run().expect(0);
-        bench.count(format!("{} of a batch, {}", verb[0], FLAVOURS[point.1]));
+        bench.count(format!("{} of a batch, hold {hold}, {}", verb[0], FLAVOURS[point.1]));
     }
     bench.fsck();
     for file in files {
@@ -363,8 +380,7 @@ fn crashes(kind: Kind, which: Calls) {
     for args in ALLOCS {
         crash_alloc(&mut bench, args, which, &mut random);
     }
-    crash_batch(&mut bench, &["pin"], &["unpin"], "pinned", which, &mut random);
-    crash_batch(&mut bench, &["unpin"], &["pin"], "unpinned", which, &mut random);
+    crash_batches(&mut bench, which, &mut random);
     eprintln!(
         "{}: {} crashes, 0 lost bytes, 0 unnamed states: {:#?}",
         bench.scratch.kind().name(),
@@ -410,8 +426,7 @@ fn alloc_reports_done_only_when_durable() {
 fn batch_reports_done_only_when_durable() {
     for kind in [Kind::xfs(), Kind::ext4()] {
         let (mut bench, mut random) = (Bench::new(kind), Random::new("pin_crash"));
-        crash_batch(&mut bench, &["pin"], &["unpin"], "pinned", Calls::Last, &mut random);
-        crash_batch(&mut bench, &["unpin"], &["pin"], "unpinned", Calls::Last, &mut random);
+        crash_batches(&mut bench, Calls::Last, &mut random);
     }
 }
 

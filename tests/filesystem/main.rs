@@ -4,6 +4,7 @@
 mod align;
 mod answers;
 mod blockers;
+mod calls;
 mod dax;
 mod examples;
 mod harness;

@@ -608,6 +608,51 @@ fn pin_names_a_loop_device_in_the_lab() {
     }
 }
 
+/// Files that are pinned together wait together, and one that is busy stays out of the guard alone.
+#[test]
+#[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
+fn many_files_wait_once_in_the_lab() {
+    const FILES: usize = 100;
+    let _turn = turn();
+    for kind in Kind::xfs_and_ext4() {
+        let scratch = Scratch::new(kind);
+        let files: Vec<PathBuf> = (0..FILES).map(|number| scratch.path(number.to_string())).collect();
+        files.iter().for_each(|file| std::fs::write(file, [1; 4096]).unwrap());
+        sh(format!("sync -f '{}'", scratch.mount_point().display()));
+        let all = |words: &[&str]| Daxfile::new(words).args(&files);
+
+        let busy = &files[FILES / 2];
+        let device = sh(on(busy, "losetup -f --show $F"));
+        let pin = all(&PIN).run().expect(5);
+        assert!(pin.stderr.contains(device.trim()), "{pin}");
+        for file in &files {
+            assert_eq!(state(file), if file == busy { "unpinned" } else { "pinned" }, "{}", file.display());
+        }
+        sh(format!("losetup -d {device}"));
+        sh(on(busy, "echo >>$F; truncate -s 4096 $F; sync $F"));
+        all(&["unpin"]).run().expect(0);
+        sh("test ! -e /sys/fs/bpf/daxfile");
+
+        let trace = scratch.path("trace");
+        let words = ["strace", "-f", "-qq", "-e", "trace=bpf,fsync,syncfs", "-o", trace.to_str().unwrap()];
+        all(&PIN).wrap(words).run().expect(0);
+        all(&["verify", "-q"]).run().expect(0);
+        let trace = std::fs::read_to_string(&trace).unwrap();
+        let count = |call: &str| trace.lines().filter(|line| line.contains(call)).count();
+        assert!(count("BPF_OBJ_GET") < 20, "{}", count("BPF_OBJ_GET"));
+        assert!(count("sync") < 10, "{}", count("sync"));
+        all(&["unpin"]).run().expect(0);
+
+        let times = ["frozen", "writable", "frozen", "writable", "frozen", "writable"].map(|hold| {
+            let begun = Instant::now();
+            all(&["pin", "--hold", hold]).run().expect(0);
+            all(&["unpin"]).run().expect(0);
+            begun.elapsed()
+        });
+        println!("{}: pin and unpin of {FILES} files, frozen and writable in turn: {times:?}", scratch.kind().name());
+    }
+}
+
 /// Lockdown forbids programs that write to user memory, and AppArmor refuses before the guard is asked.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh --boot lockdown=integrity KERNEL guard"]

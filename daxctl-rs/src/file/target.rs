@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libdaxfile::fsxattr::{Fsxattr, Xflags};
 use libdaxfile::statx::{Attributes, Statx, Time};
@@ -17,7 +18,7 @@ use crate::file::open::{self, Opened, Root};
 use crate::status::Status;
 use crate::system::devices;
 use crate::system::filesystem::{Filesystem, Kind, Known};
-use crate::system::locks;
+use crate::system::locks::Locks;
 use crate::system::mounts::Mount;
 
 /// The identity of a file, whatever its name. A filesystem can reuse an inode number, but not with the same generation.
@@ -50,7 +51,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Lock {
     flock: Option<Flock<File>>,
-    _of_root: Option<File>,
+    _of_root: Option<Arc<File>>,
 }
 
 /// The state of an inode at one moment, from all interfaces that report it.
@@ -258,7 +259,15 @@ impl Target {
     /// # Errors
     /// Busy if another process holds the lock.
     pub fn lock(&self) -> Result<Lock> {
-        let of_root = locks::lock(self.device(), self.identity.inode)?;
+        self.lock_with(&Locks::default())
+    }
+
+    /// Like [`Target::lock`], for one of a batch of different files: their locks may last until the last of them is dropped.
+    ///
+    /// # Errors
+    /// As for [`Target::lock`].
+    pub(crate) fn lock_with(&self, locks: &Locks) -> Result<Lock> {
+        let of_root = locks.lock(self.device(), self.identity.inode)?;
         let file = self.file.try_clone().call("fcntl(F_DUPFD_CLOEXEC)")?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(flock) => Ok(Lock { flock: Some(flock), _of_root: of_root }),

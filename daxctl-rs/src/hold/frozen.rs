@@ -15,7 +15,8 @@ use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::statx::{Statx, Time};
 use libdaxfile::xattr;
 
-use super::{Replaced, durable, pages};
+use super::batch::{Batch, Member, interrupted};
+use super::{Replaced, pages};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
@@ -222,19 +223,6 @@ impl<'a> Candidate<'a> {
         self.target.fsync()
     }
 
-    /// After a failure: restores the file, and keeps it for another attempt if it was only busy.
-    fn fail(&mut self, error: Error, again: bool) {
-        let restored = self.roll_back();
-        self.outcome = match restored {
-            Err(undo) => Some(Err(super::not_undone(error, &undo))),
-            Ok(()) if again && error.status == Status::Busy => match self.look_again() {
-                Ok(()) => None,
-                Err(error) => Some(Err(error)),
-            },
-            Ok(()) => Some(Err(error)),
-        };
-    }
-
     fn look_again(&mut self) -> Result<()> {
         self.target.require_named(super::NOT_PINNED)?;
         probe(self.target)?;
@@ -251,6 +239,25 @@ impl<'a> Candidate<'a> {
     }
 }
 
+impl Member for Candidate<'_> {
+    fn target(&self) -> &Target {
+        self.target
+    }
+
+    /// After a failure: restores the file, and keeps it for another attempt if it was only busy.
+    fn fail(&mut self, error: Error, again: bool) {
+        let restored = self.roll_back();
+        self.outcome = match restored {
+            Err(undo) => Some(Err(super::not_undone(error, &undo))),
+            Ok(()) if again && error.status == Status::Busy => match self.look_again() {
+                Ok(()) => None,
+                Err(error) => Some(Err(error)),
+            },
+            Ok(()) => Some(Err(error)),
+        };
+    }
+}
+
 /// Freezes a batch of files. Each candidate keeps its own outcome.
 pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
     for attempt in 1..=ATTEMPTS {
@@ -264,53 +271,16 @@ pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
         {
             pause(wait);
         }
-        let mut batch =
-            Batch { candidates: candidates.iter_mut().filter(|one| one.outcome.is_none()).collect(), again };
+        let mut batch = Batch::new(candidates.iter_mut().filter(|one| one.outcome.is_none()), again);
         batch.each(progress, Candidate::record);
         batch.sync();
         batch.each(progress, Candidate::engage);
-        if !batch.candidates.is_empty() {
+        if !batch.is_empty() {
             pause(SETTLE);
         }
         batch.sync();
         batch.each(progress, Candidate::prove);
     }
-}
-
-/// The candidates of one attempt. A candidate that fails leaves the batch.
-struct Batch<'a, 'b> {
-    candidates: Vec<&'b mut Candidate<'a>>,
-    /// Whether another attempt follows.
-    again: bool,
-}
-
-impl<'a> Batch<'a, '_> {
-    /// Performs one step on each candidate.
-    fn each(&mut self, progress: &dyn Progress, step: fn(&mut Candidate<'a>) -> Result<()>) {
-        self.keep(|candidate| if progress.interrupted() { Err(interrupted()) } else { step(candidate) });
-    }
-
-    /// Makes the last step durable.
-    fn sync(&mut self) {
-        let targets: Vec<&Target> = self.candidates.iter().map(|candidate| candidate.target).collect();
-        let mut synced = durable::sync(&targets).into_iter();
-        self.keep(|_| synced.next().unwrap_or(Ok(())));
-    }
-
-    fn keep(&mut self, mut act: impl FnMut(&mut Candidate<'a>) -> Result<()>) {
-        let again = self.again;
-        self.candidates.retain_mut(|candidate| match act(candidate) {
-            Ok(()) => true,
-            Err(error) => {
-                candidate.fail(error, again);
-                false
-            }
-        });
-    }
-}
-
-fn interrupted() -> Error {
-    Error::interrupted("the file is unchanged")
 }
 
 /// Waits for at most `time`. std::thread::sleep() panics if the kernel refuses clock_nanosleep(2), and would leave a

@@ -1,5 +1,6 @@
 //! Holds, which keep a map from changing: one module per hold, and the shared code that ends a pin.
 
+mod batch;
 mod durable;
 pub mod frozen;
 pub mod none;

@@ -2,68 +2,117 @@
 
 use libdaxfile::Errno;
 use libdaxfile::fsxattr::Xflags;
-use libdaxfile::lease::Lease;
+use libdaxfile::lease::{Kind, Lease};
 use libdaxfile::xattr;
 
 use super::Replaced;
+use super::batch::{Batch, Member, interrupted};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{LIMIT, Record, Stored, attribute};
 use crate::pin::survey::{self, Recorded, Survey};
+use crate::progress::Progress;
 use crate::status::Status;
 
-/// Records the map, and returns a survey taken after that. Removes a record in the attribute of enforced holds, which
-/// would hide this one.
-///
-/// # Errors
-/// An error of fremovexattr(2), fsetxattr(2), fsync(2) or the survey. The function then takes back what it wrote.
-pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, lease: Option<&Lease<'_>>) -> Result<Survey> {
-    let survey = &recorded.survey;
-    let replaced = Replaced::read(target, needs.hold)?;
-    let hiding = match survey.stored.attribute() {
-        Some(found) if found != attribute(needs.hold) => Some(Replaced::read(target, Hold::Frozen)?),
-        _ => None,
-    };
-    if hiding.is_some() {
-        // First, because there may be no room for both.
-        xattr::remove(target, attribute(Hold::Frozen)).map_err(|error| {
-            not_permitted(error.into(), "removing the record that is in the way needs CAP_SYS_ADMIN")
-        })?;
-    }
-    let stored = super::record(target, needs, Xflags::empty(), recorded)
-        .store(target, |limit| survey::recorded_map(target, survey.inode.statx.size, limit, recorded.note.as_ref()))
-        .map_err(|error| not_permitted(error, "the record needs write access to the file"));
-    let (pinned, written) = match stored {
-        Ok(record) => (prove(target, needs, &record, lease), Some(record.encode())),
-        Err(error) => (Err(error), None),
-    };
-    pinned.map_err(|error| {
-        let undone = undo(target, written.map(|written| (replaced, written)), hiding).and_then(|()| target.fsync());
-        undone.map_or_else(|undo| super::not_undone(error.clone(), &undo), |()| error.clone())
-    })
+/// A file whose map is being recorded.
+#[derive(Debug)]
+pub struct Candidate<'a> {
+    target: &'a Target,
+    needs: Needs,
+    found_as: Recorded,
+    /// The record that this process has written, and what it replaced.
+    written: Option<(Record, Replaced)>,
+    /// The record that would hide it, which this process has removed.
+    hiding: Option<Replaced>,
+    outcome: Option<Result<Survey>>,
 }
 
-/// Makes the record durable, and proves that it is the file's only one, and that the file is still at its name.
-fn prove(target: &Target, needs: Needs, record: &Record, lease: Option<&Lease<'_>>) -> Result<Survey> {
-    target.fsync()?;
-    let survey = survey::take(target, needs, lease, |_| ())?;
-    // The file's owner takes another lock than root. The process that writes the second record notices the first.
-    if !matches!(&survey.stored, Stored::Own(found) if found == record) {
-        return Err(Error::new(Status::Busy, "busy: another daxfile pinned or unpinned it meanwhile"));
+impl<'a> Candidate<'a> {
+    /// Makes a candidate of a file that has no blocker in the state `found_as`.
+    #[must_use]
+    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, _: Option<Record>) -> Self {
+        Candidate { target, needs, found_as, written: None, hiding: None, outcome: None }
     }
-    target.require_named(super::NOT_PINNED)?;
-    Ok(survey)
+
+    /// Returns a survey taken after the record was written.
+    ///
+    /// # Errors
+    /// An error of fremovexattr(2), fsetxattr(2), fsync(2) or the survey; busy if another process replaced the record, or
+    /// moved the file. The file is then in its former state.
+    pub fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
+
+    /// Writes the record. Removes a record in the attribute of enforced holds, which would hide this one.
+    fn record(&mut self) -> Result<()> {
+        let (target, needs, survey) = (self.target, self.needs, &self.found_as.survey);
+        let replaced = Replaced::read(target, needs.hold)?;
+        if survey.stored.attribute().is_some_and(|found| found != attribute(needs.hold)) {
+            let hiding = Replaced::read(target, Hold::Frozen)?;
+            // First, because there may be no room for both.
+            xattr::remove(target, attribute(Hold::Frozen)).map_err(|error| {
+                not_permitted(error.into(), "removing the record that is in the way needs CAP_SYS_ADMIN")
+            })?;
+            self.hiding = Some(hiding);
+        }
+        let (size, note) = (survey.inode.statx.size, self.found_as.note.as_ref());
+        let record = super::record(target, needs, Xflags::empty(), &self.found_as)
+            .store(target, |limit| survey::recorded_map(target, size, limit, note))
+            .map_err(|error| not_permitted(error, "the record needs write access to the file"))?;
+        self.written = Some((record, replaced));
+        Ok(())
+    }
+
+    /// Proves that the record is the file's only one, and that the file is still at its name.
+    fn prove(&mut self) -> Result<()> {
+        // If nothing writes, a lease proves the map consistent.
+        let lease = Lease::take(self.target, Kind::Read).ok();
+        let survey = survey::take(self.target, self.needs, lease.as_ref(), |_| ())?;
+        // The file's owner takes another lock than root. The process that writes the second record notices the first.
+        if !matches!((&survey.stored, &self.written), (Stored::Own(found), Some((record, _))) if found == record) {
+            return Err(Error::new(Status::Busy, "busy: another daxfile pinned or unpinned it meanwhile"));
+        }
+        self.target.require_named(super::NOT_PINNED)?;
+        self.outcome = Some(Ok(survey));
+        Ok(())
+    }
+
+    /// Restores both attributes, unless another process has replaced what this one wrote.
+    fn roll_back(&mut self) -> Result<()> {
+        let (written, hiding) = (self.written.take(), self.hiding.take());
+        if written.is_none() && hiding.is_none() {
+            return Ok(());
+        }
+        if let Some((record, replaced)) = written
+            && xattr::get(self.target, replaced.attribute, LIMIT + 1)?.is_some_and(|now| now == record.encode())
+        {
+            replaced.restore(self.target)?;
+        }
+        hiding.map_or(Ok(()), |hiding| hiding.restore(self.target))?;
+        self.target.fsync()
+    }
 }
 
-/// Restores both attributes, unless another process has replaced what this one wrote.
-fn undo(target: &Target, replaced: Option<(Replaced, Vec<u8>)>, hiding: Option<Replaced>) -> Result<()> {
-    if let Some((replaced, written)) = replaced
-        && xattr::get(target, replaced.attribute, LIMIT + 1)?.is_some_and(|now| now == written)
-    {
-        replaced.restore(target)?;
+impl Member for Candidate<'_> {
+    fn target(&self) -> &Target {
+        self.target
     }
-    hiding.map_or(Ok(()), |hiding| hiding.restore(target))
+
+    fn fail(&mut self, error: Error, _: bool) {
+        self.outcome = Some(Err(match self.roll_back() {
+            Ok(()) => error,
+            Err(undo) => super::not_undone(error, &undo),
+        }));
+    }
+}
+
+/// Records the maps of a batch of files. Each candidate keeps its own outcome.
+pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
+    let mut batch = Batch::new(candidates.iter_mut(), false);
+    batch.each(progress, Candidate::record);
+    batch.sync();
+    batch.each(progress, Candidate::prove);
 }
 
 fn not_permitted(error: Error, why: &str) -> Error {

@@ -1,10 +1,9 @@
 //! Progress on a terminal, and signals.
 
-use std::cell::{Cell, RefCell};
 use std::io::IsTerminal;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -33,9 +32,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Shows progress on a terminal, and remembers signals.
 pub(crate) struct Meter {
     visible: bool,
-    shown: RefCell<Option<Shown>>,
+    shown: Mutex<Option<Shown>>,
     signal: Arc<AtomicUsize>,
-    stopped: Cell<bool>,
+    stopped: AtomicBool,
 }
 
 /// A bar, and the thread that makes it visible if the work takes long.
@@ -49,9 +48,9 @@ impl Meter {
     pub(crate) fn new(wanted: bool) -> Self {
         Meter {
             visible: wanted && std::io::stderr().is_terminal(),
-            shown: RefCell::new(None),
+            shown: Mutex::new(None),
             signal: Arc::new(AtomicUsize::new(0)),
-            stopped: Cell::new(false),
+            stopped: AtomicBool::new(false),
         }
     }
 
@@ -93,15 +92,19 @@ impl Meter {
 
     /// Prints something while the bar is hidden.
     pub(crate) fn suspend(&self, print: impl FnOnce()) {
-        match &*self.shown.borrow() {
+        match &*self.shown() {
             Some(shown) => shown.bar.suspend(print),
             None => print(),
         }
     }
 
+    fn shown(&self) -> MutexGuard<'_, Option<Shown>> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops the work as a signal would.
     pub(crate) fn stop(&self) {
-        self.stopped.set(true);
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// The signal received, if any.
@@ -198,17 +201,18 @@ impl Progress for Meter {
             }
         };
         let waiting = thread::Builder::new().spawn(show).ok();
-        self.shown.replace(Some(Shown { bar, over, waiting }));
+        *self.shown() = Some(Shown { bar, over, waiting });
     }
 
     fn advance(&self, units: u64) {
-        if let Some(shown) = &*self.shown.borrow() {
+        if let Some(shown) = &*self.shown() {
             shown.bar.inc(units);
         }
     }
 
     fn end(&self) {
-        if let Some(Shown { bar, over, waiting }) = self.shown.take() {
+        let shown = self.shown().take();
+        if let Some(Shown { bar, over, waiting }) = shown {
             drop(over);
             if let Some(waiting) = waiting {
                 let _ = waiting.join();
@@ -218,6 +222,6 @@ impl Progress for Meter {
     }
 
     fn interrupted(&self) -> bool {
-        self.stopped.get() || self.signal().is_some()
+        self.stopped.load(Ordering::Relaxed) || self.signal().is_some()
     }
 }

@@ -6,25 +6,52 @@
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libdaxfile::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::geteuid;
 
 use crate::error::{Error, Result};
+use crate::system::kernel;
 
 /// The directory disappears when the machine goes down, as locks do.
 const DIRECTORY: &str = "/run/daxfile";
 
-/// Locks an inode until the returned file is dropped. Returns `None` if this process is not root's, or has no such
-/// directory.
-///
-/// # Errors
-/// Busy if another process holds the lock.
-pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File>> {
-    let Some(file) = file(&format!("{major}:{minor}")) else { return Ok(None) };
+/// The files for locks of a batch, one for each filesystem. They do not exclude one another: a batch must not lock an
+/// inode twice.
+#[derive(Debug, Default)]
+pub(crate) struct Locks(Mutex<Vec<(Device, Option<Arc<File>>)>>);
+
+type Device = (u32, u32);
+
+impl Locks {
+    /// Locks an inode until everything that this call has returned for the filesystem is dropped. Returns `None` if this
+    /// process is not root's, or has no such directory.
+    ///
+    /// # Errors
+    /// Busy if another process holds the lock.
+    pub(crate) fn lock(&self, device: Device, inode: u64) -> Result<Option<Arc<File>>> {
+        match self.file(device) {
+            Some(file) => lock(&file, inode).map(|()| Some(file)),
+            None => Ok(None),
+        }
+    }
+
+    fn file(&self, device: Device) -> Option<Arc<File>> {
+        let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = files.iter().find(|(of, _)| *of == device) {
+            return file.clone();
+        }
+        let (major, minor) = device;
+        let file = file(&format!("{major}:{minor}")).map(Arc::new);
+        files.push((device, file.clone()));
+        file
+    }
+}
+
+fn lock(file: &File, inode: u64) -> Result<()> {
     #[expect(clippy::cast_possible_truncation, reason = "the two constants are 1 and 0")]
     let range = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -35,8 +62,8 @@ pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File
         l_len: 1,
         l_pid: 0,
     };
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
-        Ok(_) => Ok(Some(file)),
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+        Ok(_) => Ok(()),
         Err(Errno::EAGAIN | Errno::EACCES) => {
             Err(Error::call("fcntl(F_OFD_SETLK)", Errno::EAGAIN).because("another daxfile works on it"))
         }
@@ -46,7 +73,7 @@ pub(crate) fn lock((major, minor): (u32, u32), inode: u64) -> Result<Option<File
 
 /// Opens a file for locks in root's directory, and makes that directory first.
 fn file(name: &str) -> Option<File> {
-    if !geteuid().is_root() {
+    if !kernel::effective_user().is_root() {
         return None;
     }
     // The directory may already exist; any other failure shows at the next call.

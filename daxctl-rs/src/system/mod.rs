@@ -9,6 +9,7 @@ pub(crate) mod holders;
 pub mod kernel;
 pub(crate) mod locks;
 pub mod mounts;
+pub(crate) mod processors;
 pub(crate) mod quotas;
 pub mod resume;
 pub(crate) mod swaps;

@@ -8,12 +8,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::error::{Error, Result};
 use crate::file::opener::Opener;
 use crate::file::target::Target;
 use crate::progress::{Progress, Unit};
 use crate::report::{FileReport, Sink};
 use crate::status::Status;
+use crate::system::processors;
 
 /// Reports that threads collect before they wake the caller: enough that the handover costs little, few enough for the
 /// memory that the reports take.
@@ -275,22 +278,45 @@ pub(super) fn in_sequence(
     status
 }
 
-/// Most files to change together. Each keeps up to three descriptors open, and 1,024 is the usual limit of a process.
-pub(super) const BATCH: usize = 128;
+/// Files of the first batch. An interrupt leaves at most one batch undone, and what is done shows soon.
+const FIRST_BATCH: usize = 128;
 
-/// Changes files in batches. `act` receives the remaining files, at least one, and reports on the first few.
+/// Most files to change together: larger batches hardly save waits for the device.
+pub(super) const LARGEST_BATCH: usize = 1024;
+
+/// Descriptors that each of these files keeps open: the file, and two locks.
+const DESCRIPTORS: u64 = 3;
+
+/// Descriptors to leave for all else.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// Raises the limit of open files as far as this process may, and returns it.
+pub(super) fn allow_many_descriptors() -> u64 {
+    /// The usual limit of a process.
+    const USUAL: u64 = 1024;
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else { return USUAL };
+    if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok() { most } else { now }
+}
+
+/// Changes files in batches of at most `most` files. `act` receives the next files, at least one, and reports on the first
+/// few.
 pub(super) fn in_batches(
     paths: &[PathBuf],
+    most: usize,
     progress: &dyn Progress,
     sink: &mut Sink<'_>,
     mut act: impl FnMut(&[PathBuf]) -> Vec<FileReport>,
 ) -> Status {
+    let limit = allow_many_descriptors().saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+    let most = most.min(usize::try_from(limit).unwrap_or(usize::MAX)).max(1);
+    let mut size = FIRST_BATCH.min(most);
     let mut status = Status::Done;
     let mut rest = paths;
     progress.begin(paths.len() as u64, Unit::Files);
     while !rest.is_empty() && !progress.interrupted() {
-        let batch = act(&rest[..rest.len().min(BATCH)]);
+        let batch = act(&rest[..rest.len().min(size)]);
         rest = &rest[batch.len()..];
+        size = (2 * size).min(most);
         progress.advance(batch.len() as u64);
         status = batch.into_iter().fold(status, |status, report| status.max(emit(report, sink)));
     }
@@ -298,32 +324,34 @@ pub(super) fn in_batches(
     status
 }
 
-/// Opens the first few of the files, at least one, and passes each to `act`. Returns their reports, and what `act`
-/// leaves to do for the whole batch, each with the index of the file's report. `stop` ends the batch after the first
-/// file.
-pub(super) fn open_batch<T>(
+/// Opens the first few of the files, at least one, and passes each to `act`, on all processors, until the user interrupts.
+/// Returns their reports, and what `act` leaves to do for the whole batch, each with the index of the file's report.
+pub(super) fn open_batch<T: Send>(
     paths: &[PathBuf],
-    stop: impl Fn() -> bool,
-    act: impl Fn(Target, &mut FileReport) -> Result<Option<T>>,
+    progress: &dyn Progress,
+    act: impl Fn(Target, &mut FileReport) -> Result<Option<T>> + Sync,
 ) -> (Vec<FileReport>, Vec<(usize, T)>) {
-    let mut reports = Vec::with_capacity(paths.len());
-    let mut left = Vec::new();
-    let mut named = BTreeSet::new();
     let opener = Opener::new(paths.len());
-    for path in paths {
-        let opened = opener.open(path);
-        // A file that is named twice waits for the next batch: for now, this batch has it locked.
-        let again = opened.as_ref().is_ok_and(|target| !named.insert((target.device(), target.identity)));
-        if again || (stop() && !reports.is_empty()) {
-            break;
+    let mut named = BTreeSet::new();
+    // A file that is named twice waits for the next batch: this one locks it.
+    let mut first = |opened: &Result<Target>| match opened {
+        Ok(target) => named.insert((target.device(), target.identity)),
+        Err(_) => true,
+    };
+    let opened = paths.iter().map(|path| (path, opener.open(path))).take_while(|(_, opened)| first(opened)).collect();
+    let done = processors::share(opened, |(path, opened): (&PathBuf, _)| {
+        if progress.interrupted() {
+            return None;
         }
-        let index = reports.len();
-        reports.push(report(path, opened, |target, report| {
-            left.extend(act(target, report)?.map(|left| (index, left)));
+        let mut left = None;
+        let report = report(path, opened, |target, report| {
+            left = act(target, report)?;
             Ok(())
-        }));
-    }
-    (reports, left)
+        });
+        Some((report, left))
+    });
+    let (reports, left): (Vec<_>, Vec<_>) = done.into_iter().flatten().unzip();
+    (reports, left.into_iter().enumerate().filter_map(|(index, left)| Some((index, left?))).collect())
 }
 
 /// Passes on a report, and returns its status.

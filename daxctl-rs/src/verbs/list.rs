@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use libdaxfile::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::each;
 use crate::error::{Error, Result};
@@ -49,7 +48,8 @@ impl Options {
 /// Without a directory, shows those on the filesystem of the current directory. Changes nothing, but the kernel writes
 /// back dirty pages of these files.
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    allow_many_descriptors();
+    // The walk keeps directories open while it reads those below. A walk of a shallow tree works without a higher limit.
+    each::allow_many_descriptors();
     progress.begin(0, Unit::Found);
     let mut status = Status::Done;
     if paths.is_empty() {
@@ -148,12 +148,4 @@ fn look_at(target: &Target, options: &Options, report: &mut FileReport) -> Resul
     report.describe(target, &survey);
     report.add_drift(&survey);
     Ok(options.shows(hold, survey.state))
-}
-
-/// Raises the limit of open files: the walk keeps directories open while it reads those below.
-fn allow_many_descriptors() {
-    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // A walk of a shallow tree works without a higher limit.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-    }
 }

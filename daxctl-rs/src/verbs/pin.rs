@@ -9,16 +9,20 @@ use libdaxfile::lease::{Kind, Lease};
 use super::{each, judge};
 use crate::error::{Error, Result};
 use crate::file::blockers::Kind as Blocking;
-use crate::file::target::Target;
-use crate::hold::frozen::{self, Candidate};
+use crate::file::target::{Lock, Target};
+use crate::hold::frozen;
 use crate::hold::{self, NOT_PINNED, Requirements, none, writable};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Note, Record, Stored};
 use crate::pin::state::State;
-use crate::pin::survey::{self, Recorded};
+use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
+use crate::system::locks::Locks;
+
+/// Most files of a batch that may have to wait for writers.
+const MOST_THAT_WAIT: usize = 128;
 
 /// Options of `pin`.
 #[derive(Debug, Clone, Default)]
@@ -53,15 +57,20 @@ impl Deadline {
 pub fn run(paths: &[PathBuf], options: &Options, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
     let requirements = Requirements::default();
     let deadline = Deadline::after(options.wait);
-    each::in_batches(paths, progress, sink, |paths| pin_batch(paths, options, &requirements, deadline, progress))
+    // While one file of a batch is waited for, the others wait as well.
+    let most = if options.wait.is_zero() { each::LARGEST_BATCH } else { MOST_THAT_WAIT };
+    each::in_batches(paths, most, progress, sink, |paths| pin_batch(paths, options, &requirements, deadline, progress))
 }
 
 /// What is left to do for a file that was looked at.
 enum Next {
     /// The file is pinned. The process that pinned it may not have reached its fsync.
     Sync,
-    Freeze(Box<(Needs, Recorded, Option<Record>)>),
+    Hold(ToHold),
 }
+
+/// What a hold begins with: the requirements, the map as it was found, and the record of a file that is not held.
+type ToHold = Box<(Needs, Recorded, Option<Record>)>;
 
 /// Pins the first few of the files, at least one, and reports on these.
 fn pin_batch(
@@ -71,24 +80,21 @@ fn pin_batch(
     deadline: Deadline,
     progress: &dyn Progress,
 ) -> Vec<FileReport> {
-    let (mut reports, looked) = each::open_batch(
-        paths,
-        || false,
-        |target, report| {
-            // If nothing can be pinned, locks may not work either.
-            let lock = match target.filesystem.refuses_every_hold() {
-                true => None,
-                false => Some(retry_while_busy(&target, deadline, progress, || target.lock())?),
-            };
-            let next = look(&target, options, requirements, deadline, progress, report)?;
-            Ok(next.map(|next| (target, lock, next)))
-        },
-    );
-    let mut frozen = Vec::new();
+    let locks = Locks::default();
+    let (mut reports, looked) = each::open_batch(paths, progress, |target, report| {
+        // If nothing can be pinned, locks may not work either.
+        let lock = match target.filesystem.refuses_every_hold() {
+            true => None,
+            false => Some(retry_while_busy(&target, deadline, progress, || target.lock_with(&locks))?),
+        };
+        let next = look(&target, options, requirements, deadline, progress, report)?;
+        Ok(next.map(|next| (target, lock, next)))
+    });
+    let mut held = Vec::new();
     let mut pinned = Vec::new();
     for (index, (target, lock, next)) in looked {
         match next {
-            Next::Freeze(next) => frozen.push((index, target, lock, next)),
+            Next::Hold(next) => held.push((Place { index, target, _lock: lock }, next)),
             Next::Sync => pinned.push((index, target, lock)),
         }
     }
@@ -99,29 +105,61 @@ fn pin_batch(
             Err(error) => reports[*index].fail(&error),
         }
     }
-    let (files, recorded): (Vec<_>, Vec<_>) =
-        frozen.into_iter().map(|(index, target, lock, next)| ((index, target, lock), next)).unzip();
-    let mut candidates: Vec<Candidate<'_>> = files
-        .iter()
-        .zip(recorded)
-        .map(|((_, target, _), next)| {
-            let (needs, recorded, found) = *next;
-            Candidate::new(target, needs, recorded, found)
-        })
-        .collect();
+    let mut taken = |hold| {
+        held.extract_if(.., |(_, next): &mut (Place, ToHold)| next.0.hold == hold).unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (places, next) = taken(Hold::Frozen);
+    let mut candidates = make_candidates(&places, next, frozen::Candidate::new);
     frozen::pin(&mut candidates, progress);
-    for ((index, target, _), candidate) in files.iter().zip(candidates) {
-        let report = &mut reports[*index];
-        report.notes.extend(candidate.note());
-        match candidate.outcome() {
-            Ok(survey) => {
-                report.describe(target, &survey);
-                report.action = Some(Action::Pinned);
-            }
-            Err(error) => report.fail(&judge::name_writers(target, error)),
-        }
+    for (place, candidate) in places.iter().zip(candidates) {
+        place.tell(candidate.note(), candidate.outcome(), &mut reports);
+    }
+    let (places, next) = taken(Hold::Writable);
+    let mut candidates = make_candidates(&places, next, writable::Candidate::new);
+    writable::pin(&mut candidates, progress);
+    for (place, candidate) in places.iter().zip(candidates) {
+        place.tell(None, candidate.outcome(), &mut reports);
+    }
+    let (places, next) = taken(Hold::None);
+    let mut candidates = make_candidates(&places, next, none::Candidate::new);
+    none::pin(&mut candidates, progress);
+    for (place, candidate) in places.iter().zip(candidates) {
+        place.tell(None, candidate.outcome(), &mut reports);
     }
     reports
+}
+
+/// A file that is to be held, and the place of its report.
+struct Place {
+    index: usize,
+    target: Target,
+    _lock: Option<Lock>,
+}
+
+impl Place {
+    fn tell(&self, note: Option<String>, outcome: Result<Survey>, reports: &mut [FileReport]) {
+        let report = &mut reports[self.index];
+        report.notes.extend(note);
+        match outcome {
+            Ok(survey) => {
+                report.describe(&self.target, &survey);
+                report.action = Some(Action::Pinned);
+            }
+            Err(error) => report.fail(&judge::name_writers(&self.target, error)),
+        }
+    }
+}
+
+fn make_candidates<'a, C>(
+    places: &'a [Place],
+    next: Vec<ToHold>,
+    make: fn(&'a Target, Needs, Recorded, Option<Record>) -> C,
+) -> Vec<C> {
+    let candidate = |(place, next): (&'a Place, ToHold)| {
+        let (needs, recorded, found) = *next;
+        make(&place.target, needs, recorded, found)
+    };
+    places.iter().zip(next).map(candidate).collect()
 }
 
 /// Surveys a file, and does everything that needs no batch. Returns the rest, if any.
@@ -198,19 +236,7 @@ fn look(
         Stored::Own(record) => Some(record.clone()),
         _ => None,
     };
-    match needs.hold {
-        Hold::Frozen => Ok(Some(Next::Freeze(Box::new((needs, recorded, found))))),
-        Hold::Writable => {
-            report.describe(target, &writable::pin(target, needs, &recorded, found.as_ref())?);
-            report.action = Some(Action::Pinned);
-            Ok(None)
-        }
-        Hold::None => {
-            report.describe(target, &none::pin(target, needs, &recorded, lease.as_ref())?);
-            report.action = Some(Action::Pinned);
-            Ok(None)
-        }
-    }
+    Ok(Some(Next::Hold(Box::new((needs, recorded, found)))))
 }
 
 /// Retries while the file is busy, until the deadline. Ends as well when the file is no longer at its name.

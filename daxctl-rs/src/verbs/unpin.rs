@@ -16,33 +16,31 @@ use crate::pin::record::{self, Stored, attribute};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
+use crate::system::locks::Locks;
 
 /// Unpins each file; leaves a file that is not pinned unchanged.
 pub fn run(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress, sink: &mut Sink<'_>) -> Status {
-    each::in_batches(paths, progress, sink, |paths| unpin_batch(paths, dry_run, progress))
+    each::in_batches(paths, each::LARGEST_BATCH, progress, sink, |paths| unpin_batch(paths, dry_run, progress))
 }
 
 /// Unpins the first few of the files, at least one, and reports on these.
 fn unpin_batch(paths: &[PathBuf], dry_run: bool, progress: &dyn Progress) -> Vec<FileReport> {
-    let (mut reports, ended) = each::open_batch(
-        paths,
-        || progress.interrupted(),
-        |target, report| {
-            if let Some(why) = target.filesystem.elsewhere() {
-                let name = target.filesystem.name();
-                return Err(Error::new(Status::Unable, format!("no file can be pinned on {name}: {why}")));
-            }
-            let lock = target.lock()?;
-            target.require_named("that file is unchanged")?;
-            let action = unpin(&target, dry_run, report)?;
-            // If nothing can be written, nothing needs to become durable.
-            if dry_run || target.filesystem.read_only {
-                report.action = Some(action);
-                return Ok(None);
-            }
-            Ok(Some((target, lock, action)))
-        },
-    );
+    let locks = Locks::default();
+    let (mut reports, ended) = each::open_batch(paths, progress, |target, report| {
+        if let Some(why) = target.filesystem.elsewhere() {
+            let name = target.filesystem.name();
+            return Err(Error::new(Status::Unable, format!("no file can be pinned on {name}: {why}")));
+        }
+        let lock = target.lock_with(&locks)?;
+        target.require_named("that file is unchanged")?;
+        let action = unpin(&target, dry_run, report)?;
+        // If nothing can be written, nothing needs to become durable.
+        if dry_run || target.filesystem.read_only {
+            report.action = Some(action);
+            return Ok(None);
+        }
+        Ok(Some((target, lock, action)))
+    });
     // Include files that were unpinned before: the process that unpinned them may not have reached its fsync.
     let targets: Vec<&Target> = ended.iter().map(|(_, (target, ..))| target).collect();
     for ((index, (.., action)), synced) in ended.iter().zip(hold::sync(&targets)) {

@@ -501,14 +501,24 @@ fn key(target: &Target) -> Key {
     key
 }
 
-/// Puts a file under the guard, and loads the guard if it is not loaded.
-pub(super) fn arm(target: &Target) -> Result<()> {
-    let _lock = lock()?;
-    ensure().inspect_err(|_| drop(remove_if_unused()))?;
-    Lists::open()?.add(&key(target), target.identity.generation).map_err(|error| match error.errno {
-        Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
-        _ => error,
-    })
+/// Puts files under the guard, and loads the guard if it is not loaded. The results are in the order of the files.
+pub(super) fn arm(targets: &[&Target]) -> Vec<Result<()>> {
+    let opened = || -> Result<_> {
+        let lock = lock()?;
+        ensure().inspect_err(|_| drop(remove_if_unused()))?;
+        Ok((lock, Lists::open()?))
+    };
+    let (_lock, mut lists) = match opened() {
+        Ok(opened) => opened,
+        Err(error) => return targets.iter().map(|_| Err(Error::clone(&error))).collect(),
+    };
+    let add = |target: &&Target| {
+        lists.add(&key(target), target.identity.generation).map_err(|error| match error.errno {
+            Some(Errno::E2BIG) => error.because("the guard has as many files as it can"),
+            _ => error,
+        })
+    };
+    targets.iter().map(add).collect()
 }
 
 /// Takes a file from the guard, and removes the guard after the last file.

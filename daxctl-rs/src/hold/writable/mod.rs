@@ -26,6 +26,7 @@ use libdaxfile::fsxattr::Xflags;
 use libdaxfile::xattr;
 
 use super::Replaced;
+use super::batch::{Batch, Member, interrupted};
 use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
 use crate::needs::{Hold, Needs};
@@ -33,6 +34,7 @@ use crate::pin::guarded;
 use crate::pin::record::{LIMIT, Record, Stored, attribute, load_for};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
+use crate::progress::Progress;
 use crate::status::Status;
 
 pub use guard::missing_parts;
@@ -126,29 +128,121 @@ pub fn missing_capabilities() -> Result<Vec<String>> {
     super::missing_among(&[(Capability::CAP_SYS_ADMIN, true)])
 }
 
-/// Records the map, puts the file under the guard, and proves that the file still matches the record. `found` is the
-/// file's own record if it is pinned but not held.
-///
-/// # Errors
-/// An error of the calls that write the record, or of loading and pinning the guard; busy if the map changed meanwhile.
-/// The file is then in its former state.
-pub fn pin(target: &Target, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
-    let mut undo = Undo { target, replaced: Vec::new(), added: Xflags::empty(), armed: false };
-    engage(&mut undo, needs, recorded, found).map_err(|error| match undo.run() {
-        Ok(()) => error,
-        Err(undo) => super::not_undone(error, &undo),
-    })
-}
-
-struct Undo<'a> {
+/// A file that is being put under the guard.
+#[derive(Debug)]
+pub struct Candidate<'a> {
     target: &'a Target,
+    needs: Needs,
+    found_as: Recorded,
+    /// The file's own record, if the file is pinned but not held; the pin restores it unchanged.
+    found: Option<Record>,
+    written: Option<Vec<u8>>,
     replaced: Vec<Replaced>,
+    /// The flags that this process has added.
     added: Xflags,
+    /// Whether the guard may have the file.
     armed: bool,
+    outcome: Option<Result<Survey>>,
 }
 
-impl Undo<'_> {
-    fn run(&mut self) -> Result<()> {
+impl<'a> Candidate<'a> {
+    /// Makes a candidate of a file that has no blocker in the state `found_as`. `found` is the file's own record if it is
+    /// pinned but not held.
+    #[must_use]
+    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
+        Candidate {
+            target,
+            needs,
+            found_as,
+            found,
+            written: None,
+            replaced: Vec::new(),
+            added: Xflags::empty(),
+            armed: false,
+            outcome: None,
+        }
+    }
+
+    /// Returns the survey that proves the file held.
+    ///
+    /// # Errors
+    /// Why the file is not held. The file is then in its former state.
+    pub fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
+
+    /// Writes the record, and adds the flags.
+    fn record(&mut self) -> Result<()> {
+        if cfg!(not(feature = "guard")) {
+            // Change nothing in a build that cannot finish the work.
+            require()?;
+        }
+        guard::require_trusted_pins()?;
+        if self.target.filesystem.uuid.is_none() {
+            return Err(Error::new(
+                Status::Unable,
+                "hold writable: the filesystem has no UUID, by which the guard identifies it",
+            ));
+        }
+        let record = match &self.found {
+            Some(record) => {
+                self.replaced.extend(super::remove_other_record(self.target)?);
+                record.clone()
+            }
+            None => {
+                let (record, replaced) = super::store(self.target, self.needs, Xflags::empty(), &self.found_as)?;
+                // From here on, a failure must take the record back.
+                self.replaced = replaced;
+                record
+            }
+        };
+        self.written = Some(record.encode());
+        self.added = record.added - self.found_as.survey.inode.xflags();
+        super::add_flags(self.target, record.added)
+    }
+
+    /// Checks that the guard sees the file.
+    fn require_guarded(&mut self) -> Result<()> {
+        if guarded::is_listed(self.target)? {
+            return Ok(());
+        }
+        Err(MissingPart::new(
+            Part::Lsm,
+            "the guard does not see the file: is bpf among the active LSMs? (/sys/kernel/security/lsm)",
+        )
+        .error())
+    }
+
+    /// Waits for writes that were past the guard's checks, then looks for writers inside the kernel.
+    fn outwait_writes(&mut self) -> Result<()> {
+        // A write that was past its checks before may still hold the inode's lock, or wait for it. Setting an attribute
+        // takes that lock exclusively, so it waits for such a write.
+        if let Some(written) = &self.written {
+            xattr::set(self.target, attribute(self.needs.hold), written)?;
+        }
+        probe(self.target)
+    }
+
+    /// Proves, under the guard, that the file still matches the record.
+    fn prove(&mut self) -> Result<()> {
+        let survey = survey::take(self.target, self.needs, None, |_| ())?;
+        let same = xattr::get(self.target, attribute(self.needs.hold), LIMIT + 1)? == self.written;
+        // The file's owner takes another lock than root. The process that writes the second record notices the first.
+        let other = matches!(load_for(self.target, Hold::None)?, Stored::Own(_));
+        // The guard keeps the name in its place by now.
+        self.target.require_named(super::NOT_PINNED)?;
+        if !same || other || survey.state != State::Pinned || !survey.blockers.is_empty() {
+            return Err(Error::new(
+                Status::Busy,
+                "busy: another process changed its map, size or record while it was being pinned",
+            ));
+        }
+        self.outcome = Some(Ok(survey));
+        Ok(())
+    }
+
+    /// Restores the state in which the file was found.
+    fn roll_back(&mut self) -> Result<()> {
         if std::mem::take(&mut self.armed) {
             guard::disarm(self.target)?;
         }
@@ -158,63 +252,39 @@ impl Undo<'_> {
     }
 }
 
-fn engage(undo: &mut Undo<'_>, needs: Needs, recorded: &Recorded, found: Option<&Record>) -> Result<Survey> {
-    let target = undo.target;
-    if cfg!(not(feature = "guard")) {
-        // Change nothing in a build that cannot finish the work.
-        require()?;
+impl Member for Candidate<'_> {
+    fn target(&self) -> &Target {
+        self.target
     }
-    guard::require_trusted_pins()?;
-    if target.filesystem.uuid.is_none() {
-        return Err(Error::new(
-            Status::Unable,
-            "hold writable: the filesystem has no UUID, by which the guard identifies it",
-        ));
+
+    fn fail(&mut self, error: Error, _: bool) {
+        self.outcome = Some(Err(match self.roll_back() {
+            Ok(()) => error,
+            Err(undo) => super::not_undone(error, &undo),
+        }));
     }
-    let record = match found {
-        Some(record) => {
-            undo.replaced.extend(super::remove_other_record(target)?);
-            record.clone()
-        }
-        None => {
-            let (record, replaced) = super::store(target, needs, Xflags::empty(), recorded)?;
-            undo.replaced = replaced;
-            record
-        }
-    };
-    let written = record.encode();
-    undo.added = record.added - recorded.survey.inode.xflags();
-    super::add_flags(target, record.added)?;
-    target.fsync()?;
-    undo.armed = true;
-    guard::arm(target)?;
-    if !guarded::is_listed(target)? {
-        return Err(MissingPart::new(
-            Part::Lsm,
-            "the guard does not see the file: is bpf among the active LSMs? (/sys/kernel/security/lsm)",
-        )
-        .error());
+}
+
+/// Puts a batch of files under the guard: records the maps, arms the guard, and proves that the files still match the
+/// records. Each candidate keeps its own outcome.
+pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
+    let mut batch = Batch::new(candidates.iter_mut(), false);
+    batch.each(progress, Candidate::record);
+    batch.sync();
+    batch.each(progress, |candidate| {
+        // The next step may put the file under the guard even if it fails.
+        candidate.armed = true;
+        Ok(())
+    });
+    batch.all(guard::arm);
+    batch.each(progress, Candidate::require_guarded);
+    if !batch.is_empty() {
+        park_timeout(SETTLE);
     }
-    park_timeout(SETTLE);
-    // A write that was past its checks before may still hold the inode's lock, or wait for it. Setting an attribute
-    // takes that lock exclusively, so it waits for such a write.
-    xattr::set(target, attribute(needs.hold), &written)?;
-    // From here on, the kernel can no longer open the file for writing behind the guard's back.
-    probe(target)?;
-    target.fsync()?;
-    let survey = survey::take(target, needs, None, |_| ())?;
-    let same = xattr::get(target, attribute(needs.hold), LIMIT + 1)?.is_some_and(|bytes| bytes == written);
-    // The file's owner takes another lock than root. The process that writes the second record notices the first.
-    let other = matches!(load_for(target, Hold::None)?, Stored::Own(_));
-    // The guard keeps the name in its place by now.
-    target.require_named(super::NOT_PINNED)?;
-    if !same || other || survey.state != State::Pinned || !survey.blockers.is_empty() {
-        return Err(Error::new(
-            Status::Busy,
-            "busy: another process changed its map, size or record while it was being pinned",
-        ));
-    }
-    Ok(survey)
+    // From here on, the kernel can no longer open a file for writing behind the guard's back.
+    batch.each(progress, Candidate::outwait_writes);
+    batch.sync();
+    batch.each(progress, Candidate::prove);
 }
 
 /// Takes the file from the guard if it is there, and removes the guard after the last file.
@@ -227,5 +297,5 @@ pub(crate) fn release(target: &Target) -> Result<()> {
 
 /// Puts the file back under the guard after a failed unpin.
 pub(super) fn hold_again(target: &Target) -> Result<()> {
-    guard::arm(target)
+    guard::arm(&[target]).into_iter().collect()
 }

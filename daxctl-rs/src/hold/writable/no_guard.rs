@@ -14,8 +14,8 @@ pub(super) fn require_trusted_pins() -> Result<()> {
     super::require()
 }
 
-pub(super) fn arm(_: &Target) -> Result<()> {
-    super::require()
+pub(super) fn arm(targets: &[&Target]) -> Vec<Result<()>> {
+    targets.iter().map(|_| super::require()).collect()
 }
 
 pub(super) fn disarm(_: &Target) -> Result<()> {
