@@ -195,7 +195,7 @@ impl FileReport {
             realtime_device: survey.context.realtime_device.clone(),
             staging: survey.context.staging,
             summary: survey.overview.summary,
-            strip: survey.overview.strip,
+            strip: survey.overview.strip.clone(),
         });
         self.pin = Some(PinFacts::new(survey));
     }

@@ -134,7 +134,8 @@ mod tests {
         let expected =
             Summary { extents: 2, written: 4096, unwritten: 4096, hole: 4096, past_eof: 4096, ..Summary::default() };
         assert_eq!(overview.summary, expected);
-        let cells = overview.strip.map(|strip| [0, CELLS / 2, CELLS - 1].map(|cell| strip.cells[cell]));
+        let cells = overview.strip.map(|strip| strip.in_width(CELLS));
+        let cells = cells.map(|cells| [0, CELLS / 2, CELLS - 1].map(|cell| cells[cell]));
         assert_eq!(cells, Some([Layout::Written, Layout::Hole, Layout::Unwritten]));
     }
 }

@@ -6,10 +6,10 @@ use super::layout::Layout;
 pub const CELLS: usize = 960;
 
 /// A file from start to end in [`CELLS`] cells. Each cell shows the worst state within it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Strip {
-    /// The cells.
-    pub cells: [Layout; CELLS],
+    /// `None` while all bytes count as written, as in most files. On the heap, because reports are moved often.
+    cells: Option<Box<[Layout; CELLS]>>,
     end: u64,
 }
 
@@ -17,7 +17,7 @@ impl Strip {
     /// Creates the strip of a file that ends at byte `end`. All bytes count as written until painted.
     #[must_use]
     pub fn new(end: u64) -> Self {
-        Strip { cells: [Layout::Written; CELLS], end }
+        Strip { cells: None, end }
     }
 
     /// Paints the bytes from `from` up to `to`; a cell keeps the worst of its states.
@@ -32,7 +32,8 @@ impl Strip {
             usize::try_from(cell).unwrap_or(CELLS - 1).min(CELLS - 1)
         };
         let cells = cell(from)..=cell(to - 1);
-        for cell in &mut self.cells[cells] {
+        let painted = self.cells.get_or_insert_with(|| Box::new([Layout::Written; CELLS]));
+        for cell in &mut painted[cells] {
             *cell = (*cell).max(layout);
         }
     }
@@ -41,7 +42,10 @@ impl Strip {
     #[must_use]
     pub fn in_width(&self, width: usize) -> Vec<Layout> {
         let parts = (1..=width.clamp(1, CELLS)).rev().find(|parts| CELLS.is_multiple_of(*parts)).unwrap_or(1);
-        self.cells.chunks(CELLS / parts).filter_map(|cells| cells.iter().max().copied()).collect()
+        match &self.cells {
+            Some(cells) => cells.chunks(CELLS / parts).filter_map(|cells| cells.iter().max().copied()).collect(),
+            None => vec![Layout::Written; parts],
+        }
     }
 }
 
@@ -52,6 +56,7 @@ mod tests {
     #[test]
     fn every_width_shows_each_state() {
         let mut strip = Strip::new(1 << 20);
+        assert_eq!(strip.in_width(27), [Layout::Written; 24]);
         strip.paint(1 << 19, (1 << 19) + 1, Layout::Hole);
         for (width, parts) in [(0, 1), (1, 1), (27, 24), (64, 64), (67, 64), (187, 160), (1000, 960)] {
             let drawn = strip.in_width(width);

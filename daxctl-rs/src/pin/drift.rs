@@ -194,7 +194,7 @@ fn changed_spans(span: u64, size: u64, was: &[[u8; 16]], now: &[[u8; 16]]) -> Bo
 /// Draws a file of `end` bytes twice: with these runs as recorded, and after the changes.
 #[must_use]
 pub fn strips(was: &[Position], changes: &[Change], end: u64) -> [Strip; 2] {
-    let [mut before, mut after] = [Strip::new(end); 2];
+    let [mut before, mut after] = [(); 2].map(|()| Strip::new(end));
     let mut paint = |from: u64, to: u64, layout| {
         before.paint(from, to, layout);
         let mut at = from;
