@@ -1,4 +1,4 @@
-//! How many system calls a file costs, where many files are named. A count of calls depends on no other load.
+//! How many system calls a file costs, where many files are named.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -24,15 +24,23 @@ fn files(scratch: &Scratch) -> Vec<PathBuf> {
     files
 }
 
-/// Returns the calls of a run, without those that Rust's standard library makes in debug builds alone.
+/// Returns the calls of a run, without those that Rust's standard library makes in debug builds alone. A busy machine adds
+/// other calls, which are left out as well: waits for other threads, and answers that are read again after 10 ms.
 fn calls(verb: &str, files: &[PathBuf], nobody: bool, trace: &Path) -> Vec<String> {
     let words = ["taskset", "-c", "0", "strace", "-f", "-qq", "-e", "signal=none", "-o"];
     let call = Daxfile::new([verb]).args(files);
     let call = if nobody { call.as_nobody() } else { call };
     call.wrap(words.map(std::ffi::OsStr::new).into_iter().chain([trace.as_os_str()])).run().expect(0);
     let trace = fs::read_to_string(trace).unwrap();
-    let calls = trace.lines().filter(|line| !line.contains("F_GETFD"));
-    calls.map(|line| line.split_once(' ').unwrap().1.trim_start().to_owned()).collect()
+    let calls = trace.lines().filter(|line| !["F_GETFD", " futex(", " resumed>"].iter().any(|not| line.contains(not)));
+    let calls = calls.map(|line| line.split_once(' ').unwrap().1.trim_start());
+    let mut in_swaps = false;
+    let of_the_file = |call: &&str| {
+        let before = in_swaps;
+        in_swaps = call.starts_with("openat(AT_FDCWD, \"/proc/swaps\"") || in_swaps && !call.starts_with("close(");
+        !before && !in_swaps && !call.starts_with("quotactl_fd(") && !call.starts_with("fstatfs(")
+    };
+    calls.filter(of_the_file).map(str::to_owned).collect()
 }
 
 /// The usual number of calls between one file's `first` call and the next file's.
