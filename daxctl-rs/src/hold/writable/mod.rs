@@ -231,14 +231,16 @@ impl<'a> Candidate<'a> {
         let other = matches!(load_for(self.target, Hold::None)?, Stored::Own(_));
         // The guard keeps the name in its place by now.
         self.target.require_named(super::NOT_PINNED)?;
-        if !same || other || survey.state != State::Pinned || !survey.blockers.is_empty() {
-            return Err(Error::new(
-                Status::Busy,
-                "busy: another process changed its map, size or record while it was being pinned",
-            ));
-        }
-        self.outcome = Some(Ok(survey));
-        Ok(())
+        let why = match survey.state {
+            _ if !same || other => "another process changed its record",
+            State::NotHeld => "another process took the guard away, or silenced its kprobes,",
+            State::Pinned if survey.blockers.is_empty() => {
+                self.outcome = Some(Ok(survey));
+                return Ok(());
+            }
+            _ => "another process changed its map or size",
+        };
+        Err(Error::new(Status::Busy, format!("busy: {why} while it was being pinned")))
     }
 
     /// Restores the state in which the file was found.
