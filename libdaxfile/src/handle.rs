@@ -1,5 +1,5 @@
-//! File handles: the name of an inode that no rename, removal or reuse makes the name of another one. A handle shows what
-//! a name refers to without opening it.
+//! File handles: each identifies one inode, also after the file is renamed, or removed and its inode number reused. A
+//! handle shows what a name refers to without opening it.
 //!
 //! Linux 2.6.39 and later, on filesystems that NFS can export. Opening by handle needs `CAP_DAC_READ_SEARCH` in the initial
 //! user namespace.
