@@ -1,7 +1,7 @@
 //! Full disks, spent quotas, and disks that fail: a clear error, and nothing half done.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use daxfile_tests::child::finish;
@@ -352,5 +352,39 @@ fn a_limit_of_file_sizes_is_an_error() {
         assert_eq!(checksum(&holed), before);
         limited(&["pin", "--allow", "hole,unwritten"], &holed).expect(0);
         limited(&["unpin"], &holed).expect(0);
+    });
+}
+
+/// A thread that the kernel refuses is missed by nobody, or the error says so.
+#[test]
+fn threads_that_the_kernel_refuses_end_no_verb_by_a_panic() {
+    require(&["strace", "xfs_io"]);
+    on_each(Kind::xfs_and_ext4(), |kind| {
+        let scratch = Scratch::new(kind);
+        // So long that another thread reads its map ahead.
+        let long = scratch.path("long");
+        let writes: String = (0..6000).map(|n| format!("pwrite -q {}k 4k\\n", 8 * n)).collect();
+        sh(on(&long, &format!("truncate -s 48M $F; printf '{writes}' | xfs_io $F; sync $F")));
+        let files: Vec<_> = (0..64).map(|n| scratch.path(&format!("file-{n}"))).collect();
+        for file in &files {
+            sh(on(file, "head -c 4096 /dev/zero >$F"));
+        }
+        let without = |first: u32, verb: &[&str], files: &[&Path]| {
+            let inject = format!("inject=clone3,clone:error=EAGAIN:when={first}+");
+            Daxfile::new(verb).args(files).wrap(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject]).run()
+        };
+        let all: Vec<&Path> = files.iter().chain([&long]).map(PathBuf::as_path).collect();
+        // The first thread waits for signals, the second looks at files.
+        without(2, &["check", "--allow", "hole"], &[&long]).expect(0);
+        without(2, &["pin", "--allow", "hole"], &all).expect(0);
+        for verb in ["stat", "verify"] {
+            let refused = without(2, &[verb], &all).expect(2);
+            assert!(refused.stderr.contains("no thread could be started"), "{refused}");
+            without(3, &[verb], &all).expect(0);
+        }
+        let refused = without(2, &["list"], &[scratch.mount_point()]).expect(2);
+        assert!(refused.stderr.contains("no thread could be started"), "{refused}");
+        without(3, &["list"], &[scratch.mount_point()]).expect(0);
+        without(2, &["unpin"], &all).expect(0);
     });
 }

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::sync_channel;
-use std::thread;
+use std::sync::{Mutex, PoisonError};
+use std::{iter, thread};
 
 use libdaxfile::fiemap::{self, Extent, ExtentFlags, Extents, Request};
 use libdaxfile::fsxattr::Xflags;
@@ -190,23 +191,31 @@ fn each_extent(target: &Target, mut act: impl FnMut(Extent)) -> Result<()> {
     if next.is_empty() {
         return Ok(());
     }
+    let extents = Mutex::new(extents);
+    let fetch = || extents.lock().unwrap_or_else(PoisonError::into_inner).batch();
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(4);
-        scope.spawn(move || {
+        let ahead = move || {
             loop {
-                let batch = extents.batch();
+                let batch = fetch();
                 let over = batch.as_ref().is_ok_and(VecDeque::is_empty);
                 // After an error the receiver is gone.
                 if over || sender.send(batch).is_err() {
                     return;
                 }
             }
-        });
+        };
+        let alone = thread::Builder::new().spawn_scoped(scope, ahead).is_err();
         next.into_iter().for_each(&mut act);
-        receiver.into_iter().try_for_each(|batch| {
-            batch?.into_iter().for_each(&mut act);
-            Ok(())
-        })
+        let rest = iter::from_fn(|| if alone { Some(fetch()) } else { receiver.recv().ok() });
+        for batch in rest {
+            let batch = batch?;
+            if batch.is_empty() {
+                break;
+            }
+            batch.into_iter().for_each(&mut act);
+        }
+        Ok(())
     })
 }
 

@@ -1,8 +1,10 @@
 //! Work on many files, shared among the processors.
 
+use std::iter;
 use std::num::NonZero;
 use std::panic::resume_unwind;
-use std::thread;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Builder};
 
 /// Least number of items for a thread: starting one takes as long as a few files.
 const LEAST: usize = 8;
@@ -17,14 +19,19 @@ pub(crate) fn share<T: Send, R: Send>(items: Vec<T>, act: impl Fn(T) -> R + Sync
     if threads < 2 {
         return items.into_iter().map(act).collect();
     }
-    let (length, act) = (items.len().div_ceil(threads), &act);
-    let mut items = items.into_iter();
-    thread::scope(|scope| {
-        let parts: Vec<Vec<T>> = (0..threads).map(|_| items.by_ref().take(length).collect()).collect();
-        let work = |part: Vec<T>| scope.spawn(move || part.into_iter().map(act).collect::<Vec<R>>());
-        let running: Vec<_> = parts.into_iter().map(work).collect();
-        running.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    })
+    let queue = Mutex::new(items.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || iter::from_fn(next).map(|(index, item)| (index, act(item))).collect::<Vec<_>>();
+    let mut results = thread::scope(|scope| {
+        // With fewer threads than wanted, the others do more.
+        let others: Vec<_> = (1..threads).map_while(|_| Builder::new().spawn_scoped(scope, work).ok()).collect();
+        let mut results = work();
+        results
+            .extend(others.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))));
+        results
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ pub(crate) fn walk(root: OwnedFd, path: &Path, visitor: &dyn Visitor) {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| walk.work());
+            // With fewer threads than wanted, the others do more.
+            let _ = thread::Builder::new().spawn_scoped(scope, || walk.work());
         }
         walk.read(root, path.to_owned());
         walk.work();

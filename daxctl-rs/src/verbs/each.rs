@@ -131,7 +131,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
             threads += usize::from(self.start());
         }
         if threads == 0 {
-            let error = Error::new(Status::Failed, "no thread could be started");
+            let error = no_thread();
             return self.paths.iter().map(|path| pass_on(FileReport::failed(path, &error))).max().unwrap_or_default();
         }
         // The files before this one have been passed on, or are late.
@@ -352,6 +352,11 @@ pub(super) fn open_batch<T: Send>(
     });
     let (reports, left): (Vec<_>, Vec<_>) = done.into_iter().flatten().unzip();
     (reports, left.into_iter().enumerate().filter_map(|(index, left)| Some((index, left?))).collect())
+}
+
+/// The kernel permits this process no thread.
+pub(super) fn no_thread() -> Error {
+    Error::new(Status::Failed, "no thread could be started")
 }
 
 /// Passes on a report, and returns its status.

@@ -92,7 +92,7 @@ fn search_below(root: &SearchRoot, options: &Options, progress: &dyn Progress, s
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(WAITING);
         let (guarded, stop) = (&guarded, &stop);
-        scope.spawn(move || {
+        let search = move || {
             root.search(guarded, stop, &|path, target| {
                 let report = match target {
                     Ok(target) => look(path, &target, options),
@@ -104,7 +104,10 @@ fn search_below(root: &SearchRoot, options: &Options, progress: &dyn Progress, s
                     stop.store(true, Ordering::Relaxed);
                 }
             });
-        });
+        };
+        if thread::Builder::new().spawn_scoped(scope, search).is_err() {
+            status = status.max(each::emit(FileReport::failed(root.path(), &each::no_thread()), sink));
+        }
         loop {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(report) => {
