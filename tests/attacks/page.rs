@@ -78,9 +78,8 @@ impl Page {
             return;
         }
         let key = key(attack.title, access.title());
-        // A row that was added later makes no claim about this kernel until the page is updated there.
-        let Some(told) = rows.iter().find(|row| row.0 == key).map(|row| &row.1[column]) else { return };
-        assert!(*told == cell.text(), "daxfile-attacks(7) has {told:?}, not {cell:?}: {UPDATE}=1 rewrites it");
+        let told = rows.iter().find(|row| row.0 == key).map_or(NOT_THERE, |row| &row.1[column]);
+        assert!(told == cell.text(), "daxfile-attacks(7) has {told:?}, not {cell:?}: {UPDATE}=1 rewrites it");
     }
 
     /// Fails if the pages tell, of this kernel, of other attacks than these, or of some under a hold and not of others;

@@ -534,7 +534,7 @@ fn past_end() -> Vec<Attack> {
         write("sendfile-beyond", "sendfile, across the end"),
         write("race-sendfile", "sendfile, the position changed meanwhile"),
         // The guard refuses the change, and each write is in place.
-        write("race-append", "pwrite, O_APPEND changed meanwhile").grouped(Group::InPlace).writable(SAME),
+        write("race-append", "pwrite, O_APPEND changed meanwhile").writable(SAME),
         write("aio-stalled", "aio pwritev, O_APPEND taken back meanwhile"),
         write("splice-past-end", "splice, past the end"),
         write("sendfile-past-end", "sendfile, past the end"),
