@@ -365,7 +365,7 @@ fn threads_that_the_kernel_refuses_end_no_verb_by_a_panic() {
         let long = scratch.path("long");
         let writes: String = (0..6000).map(|n| format!("pwrite -q {}k 4k\\n", 8 * n)).collect();
         sh(on(&long, &format!("truncate -s 48M $F; printf '{writes}' | xfs_io $F; sync $F")));
-        let files: Vec<_> = (0..64).map(|n| scratch.path(&format!("file-{n}"))).collect();
+        let files: Vec<_> = (0..64).map(|n| scratch.path(format!("file-{n}"))).collect();
         for file in &files {
             sh(on(file, "head -c 4096 /dev/zero >$F"));
         }

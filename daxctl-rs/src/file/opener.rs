@@ -2,7 +2,7 @@
 //! kernel never gives inode number and generation to another file. So this module never opens a FIFO or a device, whatever
 //! other users do to the name meanwhile.
 //!
-//! This takes root and a filesystem whose handles are known, ext4 or XFS. Any doubt leads to [`open`](super::open),
+//! This takes root and a filesystem whose handles are known, ext4 or XFS. Any doubt leads to [`open`],
 //! which also words the errors.
 
 use std::cell::{Cell, RefCell};
