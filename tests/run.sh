@@ -18,7 +18,7 @@ kernels=(6.1)
 half=(guard_ preempted many_files apparmor)
 # For each guest, the arguments of lab.sh: the test programs, and parts of their tests' names.
 guests=(
-    "--boot lockdown=integrity KERNEL guard ${half[*]}"
+    "--boot lockdown=integrity KERNEL guard ${half[*]} --skip half_way"
     "--boot lockdown=integrity KERNEL guard in_the_lab --skip toll --skip blocked_writers ${half[*]/#/--skip }"
     "KERNEL attacks,filesystem,cli write-fd/writable/xfs always_dax a_realtime_file device_mapper active_lsms"
 )
