@@ -46,14 +46,14 @@ pub(crate) struct Cli {
 pub(crate) struct Common {
     /// Print JSON
     ///
-    /// Sizes and offsets are in bytes, times in RFC 3339. Text may change from version to version; JSON only grows. See
-    /// daxfile-json(5).
+    /// Sizes and offsets are in bytes, times in RFC 3339. Programs should read this: later versions only add to it, while
+    /// the text may change. See daxfile-json(5).
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Print only the files that have a problem; -qq prints nothing
     ///
-    /// Standard output names the files for which the answer is no, standard error those that failed or could not be
-    /// examined. After -qq, use the exit status.
+    /// Files with exit status 1 go to standard output, files with a higher status to standard error. With -qq, only the exit
+    /// status tells the result.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) quiet: u8,
     /// Print every range, not only the first ones
@@ -97,7 +97,8 @@ pub(crate) enum Verb {
     ///
     /// Report what this kernel, build, filesystem or mount lacks for the hold, then every blocker of the file, each with
     /// its place and its remedy. The status is 0 exactly if pin with the same options, run by root while no process has
-    /// the file open for writing, would succeed. Missing privileges and processes that have the file open are notes.
+    /// the file open for writing, would succeed. Missing privileges, and processes that have the file open for
+    /// writing, are notes: they do not change the status.
     /// Nothing is changed, but the kernel writes dirty pages back.
     #[command(after_long_help = below(include_str!("help/check.txt")))]
     Check {
@@ -109,8 +110,8 @@ pub(crate) enum Verb {
     /// Make a file pinnable in place, safely beside other users of it
     ///
     /// Fill holes, write unwritten extents, replace shared blocks by the file's own, and drop copy-on-write
-    /// staging and blocks past EOF. Contents and size stay, and no data of a concurrent writer is lost: where that
-    /// cannot be guaranteed, the file is busy. An interrupted run can be repeated, and continues where it stopped. A
+    /// staging and blocks past EOF. Contents and size stay, and no data of a concurrent writer is lost: where
+    /// prepare cannot guarantee that, it reports the file as busy (status 5). An interrupted run can be repeated, and continues where it stopped. A
     /// file that has a pin record is left alone.
     #[command(after_long_help = below(include_str!("help/prepare.txt")))]
     Prepare {
@@ -131,7 +132,7 @@ pub(crate) enum Verb {
     Pin {
         #[command(flatten)]
         needs: NeedsArgs,
-        /// Wait up to SECONDS for writers to close the file
+        /// If the file is busy, try again for up to SECONDS
         #[arg(long, value_name = "SECONDS", default_value_t = 0)]
         wait: u64,
         /// Re-pin recorded files with their recorded options
@@ -172,7 +173,8 @@ pub(crate) enum Verb {
     },
     /// End the hold, and remove the record
     ///
-    /// Clear the flags that the pin added and no others, or release the file from the guard, then remove the record. A
+    /// Clear the flags that the pin added and no others, or release the file from the guard (the BPF programs of hold
+    /// writable), then remove the record. A
     /// file that is not pinned is left unchanged.
     #[command(after_long_help = below(include_str!("help/unpin.txt")))]
     Unpin {
@@ -206,7 +208,7 @@ pub(crate) enum Verb {
         /// List only files in one of these states
         #[arg(long, value_name = "STATE", value_delimiter = ',')]
         state: Vec<StateArg>,
-        /// Print only paths, each with a NUL byte at its end, for --files-from -0
+        /// Print only paths, each followed by a NUL byte, for -0 --files-from -
         #[arg(short = '0', long, conflicts_with = "json")]
         null: bool,
         /// Search below these directories [default: the filesystem of the current directory]
@@ -270,8 +272,8 @@ pub(crate) enum Verb {
 pub(crate) struct Shape {
     /// Require each SIZE-aligned piece to be one extent aligned to SIZE on the device
     ///
-    /// SIZE is a power of two, at least 512. For a file that is accessed as DAX, the place in memory counts, so that with
-    /// 2M one page-table entry maps each piece.
+    /// SIZE is a power of two, at least 512. For a file that is accessed as DAX (directly, without the page
+    /// cache), SIZE applies to the address in memory instead: with 2M, one page-table entry then maps each piece.
     #[arg(long, value_name = "SIZE", value_parser = alignment)]
     pub(crate) align: Option<u64>,
     /// Require at most N extents
@@ -353,7 +355,7 @@ impl ValueEnum for StateArg {
             State::Pinned => "Held, and unchanged since the pin",
             State::Drifted => "Changed since the pin",
             State::NotHeld => "Recorded, but not held",
-            State::Unpinned => "Held by the guard, but without a record",
+            State::Unpinned => "Without a record; shown only if the guard holds the file",
             State::ForeignRecord => "With the record of another file",
             _ => "With a record that cannot be read",
         };

@@ -141,8 +141,7 @@ fn note_is_kept_and_shown() {
     }
 }
 
-/// A daxfile from before there were notes reads every record that has none: that is tested byte by byte beside the
-/// format.
+/// An older daxfile can read every record without a note. The unit tests of the format compare the bytes.
 #[test]
 fn record_uses_the_oldest_sufficient_version() {
     require(&["getfattr"]);

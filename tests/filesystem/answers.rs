@@ -268,6 +268,17 @@ fn verbs_refuse_filesystems_without_a_hold() {
 
     let said = run(&["unpin"], &scratch.path("overlay").join("file")).expect(3);
     assert!(said.stderr.contains("look at it on the filesystem below"), "{said}");
+    // A pin below is intact, and no answer about the file above it says otherwise.
+    let below = scratch.path("overlay.files").join("file");
+    sh(on(&below, "sync -f $F"));
+    run(&["pin"], &below).expect(0);
+    let above = scratch.path("overlay").join("file");
+    for verb in ["verify", "check", "pin", "stat"] {
+        let said = run(&[verb], &above).expect(if verb == "stat" { 0 } else { 3 });
+        assert!(!said.text().contains("chattr") && !said.text().contains("pin it like"), "{said}");
+    }
+    run(&["verify"], &below).expect(0);
+    run(&["unpin"], &below).expect(0);
     // unpin succeeds on a file that is not pinned.
     for name in ["erofs", "squashfs", "btrfs", "tmpfs", "ext3"] {
         run(&["unpin"], &scratch.path(name).join("file")).expect(0);
@@ -536,7 +547,7 @@ fn prepare_refuses_pinned_files() {
     }
 }
 
-/// Copied since, a pinned file is where it was, to `check`, `pin`, `verify` and `map`.
+/// After a pinned file is copied, `check`, `pin`, `verify` and `map` answer as before.
 #[test]
 fn copies_of_a_pinned_file_change_no_answer() {
     let scratch = Scratch::new(Kind::xfs());

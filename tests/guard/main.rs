@@ -155,8 +155,8 @@ fn life_of_a_writable_pin_in_the_lab() {
     }
 }
 
-/// Tasks that preempt one another in the middle of a call: a program that the kernel skips then would take a write in
-/// place for another operation, or miss the purpose of one.
+/// Tasks preempt one another in the middle of a call. If the kernel then skipped a program of the guard, the guard would
+/// take a write in place for another operation, or miss what an operation is for.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
 fn preempted_tasks_keep_their_own_notes_in_the_lab() {

@@ -1,9 +1,9 @@
-//! Opens many files with few calls. A handle shows what a name refers to without opening it, and opens exactly that: the
-//! kernel never gives inode number and generation to another file. So this module never opens a FIFO or a device, whatever
+//! Opens many files with few calls. A handle names a file by inode number and generation, which no other file ever gets.
+//! So this module sees what a file is before it opens it, and opens that file or none: never a FIFO or a device, whatever
 //! other users do to the name meanwhile.
 //!
-//! This takes root and a filesystem whose handles are known, ext4 or XFS. Any doubt leads to [`open`],
-//! which also words the errors.
+//! It needs root, and ext4 or XFS, whose handles this module can read. In every other case it calls [`open`], which also
+//! makes the error messages.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, OsStr};
@@ -24,9 +24,9 @@ use crate::system::filesystem::{Kind, Known};
 /// From this number of files, opening their directory saves more calls than it costs.
 const WORTH_IT: usize = 8;
 
-/// Files for which a directory stays open: so many lookups share the cost, and a directory that is replaced meanwhile is
-/// soon looked up again.
-const USES: u32 = 128;
+/// A directory is looked up again after this many files: often enough to notice that it was replaced, seldom enough to
+/// save calls.
+const FILES_PER_LOOKUP: u32 = 128;
 
 /// Opens files one after the other, and keeps what they have in common: the directory and the filesystem.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Opener {
 #[derive(Debug)]
 struct Directory {
     path: PathBuf,
-    /// `None` if handles do not serve there.
+    /// `None` if files there cannot be opened by handle.
     opened: Option<(File, (u32, u32))>,
     uses: u32,
 }
@@ -76,7 +76,7 @@ impl Opener {
         }
         let (parent, name) = split(path)?;
         let mut last = self.last.borrow_mut();
-        let directory = match last.as_mut().filter(|last| last.path == parent && last.uses < USES) {
+        let directory = match last.as_mut().filter(|last| last.path == parent && last.uses < FILES_PER_LOOKUP) {
             Some(last) => last,
             None => last.insert(self.look_up(parent)),
         };
@@ -85,8 +85,8 @@ impl Opener {
         let handle = Handle::at(directory, &name).ok()?;
         let (inode, generation) = handle.inode_and_generation().filter(|(_, generation)| *generation != 0)?;
         let statx = statx::at(directory, &name).ok()?;
-        // The handle is older than this answer, and opens nothing if the inode has been reused since. So the type is that of
-        // the file that it opens.
+        // The handle was taken before this statx(2), and opens nothing if the inode has been reused since. So statx(2)
+        // describes the file that the handle opens.
         let same = (statx.inode, statx.device) == (inode, *device);
         let regular = u32::from(statx.mode) & S_IFMT == S_IFREG && !statx.attributes.contains(Attributes::MOUNT_ROOT);
         if !same || !regular {
@@ -106,10 +106,10 @@ impl Opener {
     }
 
     fn look_up(&self, parent: &Path) -> Directory {
-        Directory { path: parent.to_owned(), opened: self.serving_handles(parent), uses: 0 }
+        Directory { path: parent.to_owned(), opened: self.directory_for_handles(parent), uses: 0 }
     }
 
-    fn serving_handles(&self, parent: &Path) -> Option<(File, (u32, u32))> {
+    fn directory_for_handles(&self, parent: &Path) -> Option<(File, (u32, u32))> {
         let directory = open::directory(parent).ok()?;
         let device = statx::get(&directory).ok()?.device;
         let filesystem = self.known.of(device, &directory).ok()?;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn split_leaves_alone_what_must_be_a_directory() {
+    fn split_refuses_paths_of_directories() {
         let parts = |path| split(Path::new(path)).map(|(parent, name)| (parent.to_owned(), name));
         let of = |parent: &str, name: &std::ffi::CStr| Some((PathBuf::from(parent), name.to_owned()));
         assert_eq!(parts("file"), of(".", c"file"));

@@ -243,6 +243,7 @@ impl<'a> Printer<'a> {
             let done = if files > 0 { format!(" ({})", self.tally) } else { String::new() };
             let (verb, rest) = (&self.cli.verb, named.saturating_sub(files));
             let left = match verb {
+                Verb::Pin { .. } | Verb::Unpin { .. } if rest == 1 => "; the other is unchanged".into(),
                 Verb::Pin { .. } | Verb::Unpin { .. } => format!("; the other {rest} are unchanged"),
                 Verb::Prepare { .. } => format!("; the other {rest} have their contents unchanged"),
                 _ => String::new(),

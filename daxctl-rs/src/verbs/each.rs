@@ -18,14 +18,14 @@ use crate::report::{FileReport, Sink};
 use crate::status::Status;
 use crate::system::processors;
 
-/// Reports that threads collect before they wake the caller: enough that the handover costs little, few enough for the
-/// memory that the reports take.
+/// Reports that threads collect before they wake the caller. More reports at a time make handing over cheaper; fewer take
+/// less memory.
 const TOGETHER: usize = 128;
 
-/// Least number of times that each thread wakes the caller.
-const TURNS: usize = 4;
+/// Each thread hands over its reports at least this many times.
+const HANDOVERS: usize = 4;
 
-/// Most files between the first one without a report and the last one that a thread looks at.
+/// How far threads may work ahead of the first file whose report has not been passed on.
 const AHEAD: usize = 8 * TOGETHER;
 
 /// How long the reports on later files wait for an earlier file.
@@ -116,7 +116,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
         Arc::new(Work {
             paths: paths.to_owned(),
             look,
-            together: (paths.len() / (parallelism() * TURNS)).clamp(1, TOGETHER),
+            together: (paths.len() / (parallelism() * HANDOVERS)).clamp(1, TOGETHER),
             state: Mutex::new(State { limit: AHEAD, ..State::default() }),
             news: Condvar::new(),
             room: Condvar::new(),
@@ -168,7 +168,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
         }
         let stalled = if interrupted() { self.stop() } else { Vec::new() };
         if !stalled.is_empty() {
-            // The others have waited for the files that stall.
+            // These reports were ready, but waited for a file that stalls.
             early.extend(self.wait().0);
             for report in early.into_values().chain(stalled) {
                 status = status.max(pass_on(report));
@@ -215,18 +215,18 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
     /// Waits for reports, and returns them and the files that threads are looking at.
     fn wait(&self) -> (Vec<(usize, FileReport)>, Vec<Begun>) {
         let state = self.lock();
-        let enough = |state: &mut State| {
+        let too_few = |state: &mut State| {
             let over = state.next >= self.paths.len() && state.begun.is_empty();
             state.reports.len() < self.together && !over
         };
-        let waited = self.news.wait_timeout_while(state, TICK, enough);
+        let waited = self.news.wait_timeout_while(state, TICK, too_few);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let reports = std::mem::take(&mut state.reports);
         let begun = state.begun.clone();
         drop(state);
-        let whole =
+        let or_panic =
             |(index, report): (usize, thread::Result<_>)| (index, report.unwrap_or_else(|panic| resume_unwind(panic)));
-        (reports.into_iter().map(whole).collect(), begun)
+        (reports.into_iter().map(or_panic).collect(), begun)
     }
 
     /// Lets the threads finish what they have begun, and returns reports on files that stall them.
@@ -240,6 +240,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let mut stalled = state.begun.clone();
+        // A file that a thread began only a moment ago has not stalled: the process ends before it is done.
         stalled.retain(|(_, since)| since.elapsed() > 2 * GRACE);
         stalled.sort_unstable();
         let report = |(index, since): Begun| {
@@ -298,8 +299,8 @@ pub(super) fn allow_many_descriptors() -> u64 {
     if setrlimit(Resource::RLIMIT_NOFILE, most, most).is_ok() { most } else { now }
 }
 
-/// Changes files in batches of at most `most` files. `act` receives the next files, at least one, and reports on the first
-/// few.
+/// Changes files in batches of at most `most` files. `act` receives the next files, at least one. It may stop
+/// early: it returns a report for each file that it has done, in order, and receives the rest again.
 pub(super) fn in_batches(
     paths: &[PathBuf],
     most: usize,
@@ -324,8 +325,9 @@ pub(super) fn in_batches(
     status
 }
 
-/// Opens the first few of the files, at least one, and passes each to `act`, on all processors, until the user interrupts.
-/// Returns their reports, and what `act` leaves to do for the whole batch, each with the index of the file's report.
+/// Opens the files up to the first one that is named a second time, and calls `act` on each, on all processors, until the
+/// user interrupts. Returns their reports, and the work that `act` leaves for the whole batch, with the index of each
+/// file's report.
 pub(super) fn open_batch<T: Send>(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -333,12 +335,12 @@ pub(super) fn open_batch<T: Send>(
 ) -> (Vec<FileReport>, Vec<(usize, T)>) {
     let opener = Opener::new(paths.len());
     let mut named = BTreeSet::new();
-    // A file that is named twice waits for the next batch: this one locks it.
-    let mut first = |opened: &Result<Target>| match opened {
+    // If a file is named twice, the second name waits for the next batch, because this batch locks the file.
+    let mut is_new = |opened: &Result<Target>| match opened {
         Ok(target) => named.insert((target.device(), target.identity)),
         Err(_) => true,
     };
-    let opened = paths.iter().map(|path| (path, opener.open(path))).take_while(|(_, opened)| first(opened)).collect();
+    let opened = paths.iter().map(|path| (path, opener.open(path))).take_while(|(_, opened)| is_new(opened)).collect();
     let done = processors::share(opened, |(path, opened): (&PathBuf, _)| {
         if progress.interrupted() {
             return None;

@@ -68,6 +68,10 @@ pub(super) fn judge(
         blockers.retain(|blocker| blocker.kind != Kind::Shared);
         report.note_shared();
     }
+    if target.filesystem.elsewhere().is_some() {
+        // Flags and blocks are those of a file on another filesystem, where a pin may have set them.
+        blockers.retain(|blocker| blocker.kind == Kind::UnsupportedFilesystem);
+    }
     // For an active swap file, the blocker already says so.
     let swap = needs.hold == Hold::Frozen
         && !blockers.iter().any(|blocker| blocker.kind == Kind::Swapfile)

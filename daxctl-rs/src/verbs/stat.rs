@@ -36,7 +36,9 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
     if let Err(unsure) = survey.require_certainty() {
         report.notes.push(unsure.message);
     }
-    if let Stored::Foreign(record) = &survey.stored {
+    if let Stored::Foreign(record) = &survey.stored
+        && target.filesystem.elsewhere().is_none()
+    {
         report.notes.push(judge::pinned_alike(record, target));
     }
     report.extents = runs;

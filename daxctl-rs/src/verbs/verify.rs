@@ -43,6 +43,9 @@ pub fn run(paths: &[PathBuf], strict: bool, progress: &dyn Progress, sink: &mut 
 }
 
 fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport) -> Result<()> {
+    if let Some(why) = target.filesystem.elsewhere() {
+        return Err(Error::new(Status::Unable, why));
+    }
     report.add_drift(survey);
     survey.require_certainty()?;
     let say = match (&survey.state, &survey.stored) {

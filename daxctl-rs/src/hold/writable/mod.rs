@@ -3,8 +3,9 @@
 //! the machine goes down. The record stays; pinning the file again puts the unchanged file back under the guard.
 //!
 //! The guard does not stop a call that was past its checks when the file came under the guard. So pin waits for the
-//! inode's lock, which a write holds, refuses a file into which a call copies that waits without the lock, and reads the
-//! map again. `verify` detects the effect of a call that it does not find, such as a splice by io_uring.
+//! inode's lock, which a write holds. Some calls copy into a file and wait without that lock: while one does, pin refuses
+//! the file. Then pin reads the map again. `verify` detects the effect of a call that pin does not find, such as a splice
+//! by io_uring.
 //!
 //! This folder has the guard's programs in C, their loader, and what the loader asks the kernel.
 
@@ -136,11 +137,12 @@ pub struct Candidate<'a> {
     found_as: Recorded,
     /// The file's own record, if the file is pinned but not held; the pin restores it unchanged.
     found: Option<Record>,
+    /// The record that this process wrote, encoded.
     written: Option<Vec<u8>>,
     replaced: Vec<Replaced>,
     /// The flags that this process has added.
     added: Xflags,
-    /// Whether the guard may have the file.
+    /// Whether the guard may list the file by now, so that a rollback must disarm it.
     armed: bool,
     outcome: Option<Result<Survey>>,
 }
@@ -227,7 +229,8 @@ impl<'a> Candidate<'a> {
     fn prove(&mut self) -> Result<()> {
         let survey = survey::take(self.target, self.needs, None, |_| ())?;
         let same = xattr::get(self.target, attribute(self.needs.hold), LIMIT + 1)? == self.written;
-        // The file's owner takes another lock than root. The process that writes the second record notices the first.
+        // Root and the file's owner take different locks, so both may pin at once. Whoever writes its record second finds
+        // the first one.
         let other = matches!(load_for(self.target, Hold::None)?, Stored::Own(_));
         // The guard keeps the name in its place by now.
         self.target.require_named(super::NOT_PINNED)?;
