@@ -15,7 +15,7 @@ slow=()
 names=()
 kernels=(6.1)
 # About half of the guard's tests, so that two guests share them.
-half=(guard_ preempted many_files apparmor)
+half=(guard_ preempted pinned_together apparmor)
 # For each guest, the arguments of lab.sh: the test programs, and parts of their tests' names.
 guests=(
     "--boot lockdown=integrity KERNEL guard ${half[*]} --skip half_way"

@@ -56,7 +56,7 @@ pub(crate) struct Common {
     /// status tells the result.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) quiet: u8,
-    /// Print every range, not only the first ones
+    /// Print up to 10,000 ranges of each kind, not only the first few
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Print exact sizes, in bytes
@@ -137,8 +137,8 @@ pub(crate) enum Verb {
         wait: u64,
         /// Re-pin recorded files with their recorded options
         ///
-        /// The options on the command line apply only to files without a record. A record of hold none, which the file's
-        /// owner can write, is refused unless --hold none is given.
+        /// The options on the command line apply only to files without a record. Everybody who can write to a
+        /// file can forge its record of hold none, so such a record is refused unless --hold none is given.
         #[arg(long)]
         as_recorded: bool,
         /// Keep TEXT with the pin, to say why the file is pinned (at most 256 bytes)

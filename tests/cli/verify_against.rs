@@ -648,7 +648,7 @@ fn a_copied_filesystem_is_told_apart_by_its_uuid() {
 }
 
 #[test]
-fn a_path_with_dots_is_refused_below_a_root_alone() {
+fn dotdot_in_a_path_is_refused_only_with_root_option() {
     let scratch = Scratch::new(Kind::xfs());
     make(scratch.path("file"));
     let dir = scratch.path("dir");

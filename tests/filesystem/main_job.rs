@@ -309,7 +309,7 @@ fn mounted(scratch: &Scratch) -> String {
 
 /// No free piece is larger than about 1 MiB, except for the 32 MiB that XFS reserves.
 #[test]
-fn alloc_that_cannot_leaves_nothing() {
+fn failed_alloc_leaves_no_file() {
     on_each(Kind::xfs_and_ext4(), |kind| {
         let scratch = Scratch::new(kind);
         sh(format!(

@@ -231,7 +231,7 @@ fn staging_is_found_in_files_of_40_000_extents() {
 }
 
 #[test]
-fn a_copy_on_write_extent_of_one_block_leaves_none() {
+fn cow_extent_size_of_one_block_leaves_no_staging() {
     for rmapbt in [false, true] {
         let scratch = Scratch::new(xfs(rmapbt, 4096));
         let path = build(&scratch, "file", 10, "ascending");

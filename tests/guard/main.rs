@@ -561,7 +561,7 @@ fn unpin_releases_a_file_with_a_strange_record_in_the_lab() {
 /// A directory of another user in place of the guard's directory is not trusted.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn guard_refuses_pins_of_other_users_in_the_lab() {
+fn pin_refuses_a_guard_directory_of_another_user_in_the_lab() {
     let _turn = turn();
     let scratch = Scratch::new(Kind::xfs());
     let path = allocated(&scratch, "file");
@@ -611,7 +611,7 @@ fn pin_names_a_loop_device_in_the_lab() {
 /// Files that are pinned together wait together, and one that is busy stays out of the guard alone.
 #[test]
 #[ignore = "runs in the lab: tests/lab.sh KERNEL guard"]
-fn many_files_wait_once_in_the_lab() {
+fn files_pinned_together_share_one_wait_in_the_lab() {
     const FILES: usize = 100;
     let _turn = turn();
     for kind in Kind::xfs_and_ext4() {

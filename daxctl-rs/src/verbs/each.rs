@@ -50,7 +50,7 @@ pub(super) fn in_parallel(
     in_parallel_with_errors(paths, progress, sink, move |target, report| look(&target?, report))
 }
 
-/// Like `in_parallel`, but also passes on files that cannot be opened.
+/// Like `in_parallel`, but calls `look` also for a file that cannot be opened, with the error.
 pub(super) fn in_parallel_with_errors(
     paths: &[PathBuf],
     progress: &dyn Progress,
@@ -63,7 +63,7 @@ pub(super) fn in_parallel_with_errors(
 /// Opens a file by its name.
 type Open<'a> = dyn Fn() -> Result<Target> + 'a;
 
-/// Like `in_parallel`, but passes on how to open each file.
+/// Like `in_parallel`, but gives `look` a function that opens the file, so that `look` decides whether to open it.
 ///
 /// Reports are passed on in order. A file on a device or a server that does not answer stalls the thread that looks at
 /// it, and the kernel may not let that thread end. After a while the reports on the other files no longer wait for it.
@@ -279,10 +279,11 @@ pub(super) fn in_sequence(
     status
 }
 
-/// Files of the first batch. An interrupt leaves at most one batch undone, and what is done shows soon.
+/// Files of the first batch; each later batch is twice as large, up to the limit. Small, so that the first reports appear
+/// soon. An interrupt rolls back no more than the batch in progress.
 const FIRST_BATCH: usize = 128;
 
-/// Most files to change together: larger batches hardly save waits for the device.
+/// Maximum number of files to change together: larger batches hardly save waits for the device.
 pub(super) const LARGEST_BATCH: usize = 1024;
 
 /// Descriptors that each of these files keeps open: the file, and two locks.
@@ -356,7 +357,7 @@ pub(super) fn open_batch<T: Send>(
     (reports, left.into_iter().enumerate().filter_map(|(index, left)| Some((index, left?))).collect())
 }
 
-/// The kernel permits this process no thread.
+/// The error when the kernel refuses to start a thread.
 pub(super) fn no_thread() -> Error {
     Error::new(Status::Failed, "no thread could be started")
 }

@@ -1,10 +1,11 @@
 //! Hold `writable`: the guard, BPF LSM programs that refuse whatever would change the map, and let writes within the
-//! file through. The programs and the list of files are pinned in bpffs, and stay until the last file is unpinned or
+//! file through. The programs and the list of files are kept in bpffs until the last file is unpinned or
 //! the machine goes down. The record stays; pinning the file again puts the unchanged file back under the guard.
 //!
-//! The guard does not stop a call that was past its checks when the file came under the guard. So pin waits for the
-//! inode's lock, which a write holds. Some calls copy into a file and wait without that lock: while one does, pin refuses
-//! the file. Then pin reads the map again. `verify` detects the effect of a call that pin does not find, such as a splice
+//! The guard does not stop a call that was past its checks when the file came under the guard. A write
+//! in progress holds the inode's lock, so pin takes that lock once, which waits for the write to end. Some calls, such as
+//! splice(2), wait for their data without the lock: if pin finds one, it reports the file as busy. Otherwise pin reads the
+//! map once more. `verify` detects the effect of a call that pin does not find, such as a splice
 //! by io_uring.
 //!
 //! This folder has the guard's programs in C, their loader, and what the loader asks the kernel.
@@ -142,7 +143,7 @@ pub struct Candidate<'a> {
     replaced: Vec<Replaced>,
     /// The flags that this process has added.
     added: Xflags,
-    /// Whether the guard may list the file by now, so that a rollback must disarm it.
+    /// Whether the file is possibly in the guard's list, and a rollback must take it out.
     armed: bool,
     outcome: Option<Result<Survey>>,
 }
@@ -232,7 +233,7 @@ impl<'a> Candidate<'a> {
         // Root and the file's owner take different locks, so both may pin at once. Whoever writes its record second finds
         // the first one.
         let other = matches!(load_for(self.target, Hold::None)?, Stored::Own(_));
-        // The guard keeps the name in its place by now.
+        // By now the guard refuses to rename or remove the file, so the answer stays true.
         self.target.require_named(super::NOT_PINNED)?;
         let why = match survey.state {
             _ if !same || other => "another process changed its record",
