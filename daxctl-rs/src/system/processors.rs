@@ -9,12 +9,17 @@ use std::thread::{self, Builder};
 /// Least number of items for a thread: starting one takes as long as a few files.
 const LEAST: usize = 8;
 
+/// The number of threads that can run at the same time.
+pub(crate) fn count() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
+}
+
 /// Does the same to all items, on several processors at once if there are many. The results are in the order of the
 /// items.
 pub(crate) fn share<T: Send, R: Send>(items: Vec<T>, act: impl Fn(T) -> R + Sync) -> Vec<R> {
     let threads = match items.len() / LEAST {
         most @ 0..2 => most,
-        most => thread::available_parallelism().map_or(1, NonZero::get).min(most),
+        most => count().min(most),
     };
     if threads < 2 {
         return items.into_iter().map(act).collect();

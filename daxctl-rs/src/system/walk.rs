@@ -3,7 +3,6 @@
 //! subdirectories, so that renames cannot lead it astray, and no path is too long.
 
 use std::ffi::{CStr, CString};
-use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstatat;
 
 use crate::error::{Error, Result, ResultExt};
+use crate::system::processors;
 
 /// A regular file found by a walk.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +75,8 @@ struct Queue {
 pub(crate) fn walk(root: OwnedFd, path: &Path, visitor: &dyn Visitor) {
     let queue = Mutex::new(Queue { reading: 1, ..Queue::default() });
     let walk = Walk { queue, changed: Condvar::new(), idle: AtomicUsize::new(0), visitor };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..processors::count() {
             // With fewer threads than wanted, the others do more.
             let _ = thread::Builder::new().spawn_scoped(scope, || walk.work());
         }

@@ -1,7 +1,6 @@
 //! Does the same to every named file, and combines the statuses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -116,7 +115,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
         Arc::new(Work {
             paths: paths.to_owned(),
             look,
-            together: (paths.len() / (parallelism() * HANDOVERS)).clamp(1, TOGETHER),
+            together: (paths.len() / (processors::count() * HANDOVERS)).clamp(1, TOGETHER),
             state: Mutex::new(State { limit: AHEAD, ..State::default() }),
             news: Condvar::new(),
             room: Condvar::new(),
@@ -127,7 +126,7 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
     fn run(self: Arc<Self>, interrupted: &dyn Fn() -> bool, pass_on: &mut dyn FnMut(FileReport) -> Status) -> Status {
         let mut status = Status::Done;
         let mut threads = 0;
-        for _ in 0..parallelism().min(self.paths.len()) {
+        for _ in 0..processors::count().min(self.paths.len()) {
             threads += usize::from(self.start());
         }
         if threads == 0 {
@@ -255,10 +254,6 @@ impl<L: Fn(&Open<'_>, &mut FileReport) -> Result<()> + Send + Sync + 'static> Wo
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn parallelism() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Does the same to every file, one after the other. A failure does not prevent work on the others.
