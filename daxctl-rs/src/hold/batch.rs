@@ -1,9 +1,10 @@
 //! Steps that many files take together. Each step covers the whole batch before the next one begins, so that the batch
 //! pays once, and not for every file, for what takes time. All processors share a step.
 
-use super::durable;
+use super::{after_undo, durable};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
+use crate::pin::survey::Survey;
 use crate::progress::Progress;
 use crate::system::processors;
 
@@ -11,8 +12,15 @@ use crate::system::processors;
 pub(super) trait Member: Send {
     /// The file.
     fn target(&self) -> &Target;
-    /// Takes note that a step failed. `again` says that another attempt follows if the file was only busy.
-    fn fail(&mut self, error: Error, again: bool);
+    /// How the pin ended, once it has.
+    fn outcome_mut(&mut self) -> &mut Option<Result<Survey>>;
+    /// Restores the state in which the file was found.
+    fn roll_back(&mut self) -> Result<()>;
+    /// Rolls back after a step failed. `again` says that another attempt follows if the file was only busy.
+    fn fail(&mut self, error: Error, _again: bool) {
+        let error = after_undo(error, self.roll_back());
+        *self.outcome_mut() = Some(Err(error));
+    }
 }
 
 /// The files of one attempt. A file that fails leaves the batch.

@@ -19,8 +19,8 @@ use super::batch::{Batch, Member, interrupted};
 use super::{Replaced, pages};
 use crate::error::{Error, Result};
 use crate::file::target::Target;
-use crate::needs::{Hold, Needs};
-use crate::pin::record::{LIMIT, Record, Stored, attribute, load_for};
+use crate::needs::Needs;
+use crate::pin::record::{LIMIT, Record, Stored, attribute};
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
 use crate::status::Status;
@@ -144,18 +144,10 @@ impl<'a> Candidate<'a> {
 
     /// Writes the record.
     fn record(&mut self) -> Result<()> {
-        let record = match &self.found {
-            Some(record) => {
-                self.replaced.extend(super::remove_other_record(self.target)?);
-                record.clone()
-            }
-            None => {
-                let (record, replaced) = super::store(self.target, self.needs, Xflags::IMMUTABLE, &self.found_as)?;
-                // From here on, a failure must restore the former record.
-                self.replaced = replaced;
-                record
-            }
-        };
+        let (found_as, found) = (&self.found_as, self.found.as_ref());
+        let (record, replaced) = super::write_record(self.target, self.needs, Xflags::IMMUTABLE, found_as, found)?;
+        // From here on, a failure must restore the former record.
+        self.replaced = replaced;
         self.written = Some(record.encode());
         self.adds = record.added;
         Ok(())
@@ -193,8 +185,7 @@ impl<'a> Candidate<'a> {
         if xattr::get(self.target, name, LIMIT + 1)? != self.written {
             return Err(slipped("changed its pin record"));
         }
-        // The file's owner takes another lock than root. The process that writes the second record notices the first.
-        if matches!(load_for(self.target, Hold::None)?, Stored::Own(_)) {
+        if super::is_recorded_by_owner(self.target)? {
             return Err(slipped("pinned it with --hold none"));
         }
         let survey = survey::take(self.target, self.needs, Some(lease), |_| ())?;
@@ -209,18 +200,6 @@ impl<'a> Candidate<'a> {
         self.mapped = pages::require_free(self.target)?;
         self.outcome = Some(Ok(survey));
         Ok(())
-    }
-
-    /// Restores the state in which the file was found.
-    fn roll_back(&mut self) -> Result<()> {
-        self.lease = None;
-        let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
-        let replaced = std::mem::take(&mut self.replaced);
-        if replaced.is_empty() && cleared.is_empty() {
-            return Ok(());
-        }
-        super::restore(self.target, replaced)?;
-        self.target.fsync()
     }
 
     fn look_again(&mut self) -> Result<()> {
@@ -244,16 +223,28 @@ impl Member for Candidate<'_> {
         self.target
     }
 
-    /// After a failure: restores the file, and keeps it for another attempt if it was only busy.
+    fn outcome_mut(&mut self) -> &mut Option<Result<Survey>> {
+        &mut self.outcome
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        self.lease = None;
+        let cleared = super::clear_flags(self.target, std::mem::take(&mut self.added))?;
+        let replaced = std::mem::take(&mut self.replaced);
+        if replaced.is_empty() && cleared.is_empty() {
+            return Ok(());
+        }
+        super::restore(self.target, replaced)?;
+        self.target.fsync()
+    }
+
+    /// Keeps a file that was only busy for another attempt.
     fn fail(&mut self, error: Error, again: bool) {
         let restored = self.roll_back();
-        self.outcome = match restored {
-            Err(undo) => Some(Err(super::not_undone(error, &undo))),
-            Ok(()) if again && error.status == Status::Busy => match self.look_again() {
-                Ok(()) => None,
-                Err(error) => Some(Err(error)),
-            },
-            Ok(()) => Some(Err(error)),
+        let only_busy = restored.is_ok() && error.status == Status::Busy;
+        self.outcome = match again && only_busy {
+            true => self.look_again().err().map(Err),
+            false => Some(Err(super::after_undo(error, restored))),
         };
     }
 }

@@ -80,6 +80,21 @@ fn record(target: &Target, needs: Needs, added: Xflags, recorded: &Recorded) -> 
     }
 }
 
+/// Makes sure that a file has the record of an enforced hold that adds these flags, and no other: writes it, or keeps
+/// `found`, the record of a file that is pinned but not held. Returns the record and what it replaced.
+fn write_record(
+    target: &Target,
+    needs: Needs,
+    flags: Xflags,
+    found_as: &Recorded,
+    found: Option<&Record>,
+) -> Result<(Record, Vec<Replaced>)> {
+    match found {
+        Some(record) => Ok((record.clone(), remove_other_record(target)?.into_iter().collect())),
+        None => store(target, needs, flags, found_as),
+    }
+}
+
 /// Writes the record of a file for an enforced hold that adds these flags, and `FS_XFLAG_NODEFRAG` where the filesystem
 /// keeps it. Removes a record in the attribute of hold none, which would come to light when the pin ends. Returns the
 /// record and what it replaced.
@@ -106,7 +121,13 @@ fn store(target: &Target, needs: Needs, flags: Xflags, recorded: &Recorded) -> R
         }
         Err(error) => error,
     };
-    restore(target, undo).map_or_else(|undo| Err(not_undone(error.clone(), &undo)), |()| Err(error.clone()))
+    Err(after_undo(error, restore(target, undo)))
+}
+
+/// Whether the file has a record of hold none besides. Root and the file's owner take different locks, so both may pin at
+/// once; the one that writes its record second finds the first.
+fn is_recorded_by_owner(target: &Target) -> Result<bool> {
+    Ok(matches!(load_for(target, Hold::None)?, Stored::Own(_)))
 }
 
 /// Removes the record in the attribute of hold none, which the file's owner can write at any time that nothing holds the
@@ -136,9 +157,15 @@ fn missing_among(needed: &[(Capability, bool)]) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// The error of a pin whose undo failed as well.
-fn not_undone(error: Error, undo: &Error) -> Error {
-    Error { message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message), ..error }
+/// The error of a pin, after its undo: names an undo that failed as well.
+fn after_undo(error: Error, undo: Result<()>) -> Error {
+    match undo {
+        Ok(()) => error,
+        Err(undo) => Error {
+            message: format!("{}; and undoing the pin failed ({undo}): run daxfile unpin", error.message),
+            ..error
+        },
+    }
 }
 
 /// The content of a hold's attribute before a pin: nothing, or a foreign or unreadable record.

@@ -78,6 +78,16 @@ impl<'a> Candidate<'a> {
         self.outcome = Some(Ok(survey));
         Ok(())
     }
+}
+
+impl Member for Candidate<'_> {
+    fn target(&self) -> &Target {
+        self.target
+    }
+
+    fn outcome_mut(&mut self) -> &mut Option<Result<Survey>> {
+        &mut self.outcome
+    }
 
     /// Restores both attributes, unless another process has replaced what this one wrote.
     fn roll_back(&mut self) -> Result<()> {
@@ -92,19 +102,6 @@ impl<'a> Candidate<'a> {
         }
         hiding.map_or(Ok(()), |hiding| hiding.restore(self.target))?;
         self.target.fsync()
-    }
-}
-
-impl Member for Candidate<'_> {
-    fn target(&self) -> &Target {
-        self.target
-    }
-
-    fn fail(&mut self, error: Error, _: bool) {
-        self.outcome = Some(Err(match self.roll_back() {
-            Ok(()) => error,
-            Err(undo) => super::not_undone(error, &undo),
-        }));
     }
 }
 

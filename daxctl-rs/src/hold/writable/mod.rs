@@ -31,9 +31,9 @@ use super::Replaced;
 use super::batch::{Batch, Member, interrupted};
 use crate::error::{Error, Result, ResultExt};
 use crate::file::target::Target;
-use crate::needs::{Hold, Needs};
+use crate::needs::Needs;
 use crate::pin::guarded;
-use crate::pin::record::{LIMIT, Record, Stored, attribute, load_for};
+use crate::pin::record::{LIMIT, Record, attribute};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
 use crate::progress::Progress;
@@ -187,18 +187,10 @@ impl<'a> Candidate<'a> {
                 "hold writable: the filesystem has no UUID, by which the guard identifies it",
             ));
         }
-        let record = match &self.found {
-            Some(record) => {
-                self.replaced.extend(super::remove_other_record(self.target)?);
-                record.clone()
-            }
-            None => {
-                let (record, replaced) = super::store(self.target, self.needs, Xflags::empty(), &self.found_as)?;
-                // From here on, a failure must take the record back.
-                self.replaced = replaced;
-                record
-            }
-        };
+        let (found_as, found) = (&self.found_as, self.found.as_ref());
+        let (record, replaced) = super::write_record(self.target, self.needs, Xflags::empty(), found_as, found)?;
+        // From here on, a failure must restore the former record.
+        self.replaced = replaced;
         self.written = Some(record.encode());
         self.added = record.added - self.found_as.survey.inode.xflags();
         super::add_flags(self.target, record.added)
@@ -230,9 +222,7 @@ impl<'a> Candidate<'a> {
     fn prove(&mut self) -> Result<()> {
         let survey = survey::take(self.target, self.needs, None, |_| ())?;
         let same = xattr::get(self.target, attribute(self.needs.hold), LIMIT + 1)? == self.written;
-        // Root and the file's owner take different locks, so both may pin at once. Whoever writes its record second finds
-        // the first one.
-        let other = matches!(load_for(self.target, Hold::None)?, Stored::Own(_));
+        let other = super::is_recorded_by_owner(self.target)?;
         // By now the guard refuses to rename or remove the file, so the answer stays true.
         self.target.require_named(super::NOT_PINNED)?;
         let why = match survey.state {
@@ -246,16 +236,6 @@ impl<'a> Candidate<'a> {
         };
         Err(Error::new(Status::Busy, format!("busy: {why} while it was being pinned")))
     }
-
-    /// Restores the state in which the file was found.
-    fn roll_back(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.armed) {
-            guard::disarm(self.target)?;
-        }
-        super::clear_flags(self.target, std::mem::take(&mut self.added))?;
-        super::restore(self.target, std::mem::take(&mut self.replaced))?;
-        self.target.fsync()
-    }
 }
 
 impl Member for Candidate<'_> {
@@ -263,11 +243,17 @@ impl Member for Candidate<'_> {
         self.target
     }
 
-    fn fail(&mut self, error: Error, _: bool) {
-        self.outcome = Some(Err(match self.roll_back() {
-            Ok(()) => error,
-            Err(undo) => super::not_undone(error, &undo),
-        }));
+    fn outcome_mut(&mut self) -> &mut Option<Result<Survey>> {
+        &mut self.outcome
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.armed) {
+            guard::disarm(self.target)?;
+        }
+        super::clear_flags(self.target, std::mem::take(&mut self.added))?;
+        super::restore(self.target, std::mem::take(&mut self.replaced))?;
+        self.target.fsync()
     }
 }
 
