@@ -103,45 +103,6 @@ pub struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// Makes a candidate of a probed file. In the state `found_as` the file has no blocker. `found` is the file's own
-    /// record, if the file is pinned but not held.
-    #[must_use]
-    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
-        Candidate {
-            target,
-            needs,
-            found_as,
-            found,
-            lease: None,
-            written: None,
-            replaced: Vec::new(),
-            adds: Xflags::empty(),
-            added: Xflags::empty(),
-            mapped: 0,
-            outcome: None,
-        }
-    }
-
-    /// Returns the survey that proves the file frozen.
-    ///
-    /// # Errors
-    /// The reason why the file is not frozen. The file is then in its former state.
-    pub fn outcome(self) -> Result<Survey> {
-        self.outcome.unwrap_or_else(|| Err(interrupted()))
-    }
-
-    /// A note on I/O that the proof cannot rule out.
-    #[must_use]
-    pub fn note(&self) -> Option<String> {
-        let mapped = self.mapped;
-        (mapped > 0).then(|| {
-            format!(
-                "other processes have it open, and {mapped} of its pages stay in memory: I/O that began before the \
-                 pin could still store into a page that the kernel holds for it"
-            )
-        })
-    }
-
     /// Writes the record.
     fn record(&mut self) -> Result<()> {
         let (found_as, found) = (&self.found_as, self.found.as_ref());
@@ -249,28 +210,60 @@ impl Member for Candidate<'_> {
     }
 }
 
-/// Freezes a batch of files. Each candidate keeps its own outcome.
-pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
-    for attempt in 1..=ATTEMPTS {
-        let again = attempt < ATTEMPTS;
-        if candidates.iter().all(|candidate| candidate.outcome.is_some()) {
-            return;
+impl<'a> super::Candidate<'a> for Candidate<'a> {
+    fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
+        Candidate {
+            target,
+            needs,
+            found_as,
+            found,
+            lease: None,
+            written: None,
+            replaced: Vec::new(),
+            adds: Xflags::empty(),
+            added: Xflags::empty(),
+            mapped: 0,
+            outcome: None,
         }
-        let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
-        while let Some(wait) =
-            pending().filter_map(|candidate| too_young(candidate.found_as.survey.inode.statx.mtime)).max()
-        {
-            pause(wait);
+    }
+
+    /// Freezes a batch of files. Each candidate keeps its own outcome.
+    fn pin(candidates: &mut [Self], progress: &dyn Progress) {
+        for attempt in 1..=ATTEMPTS {
+            let again = attempt < ATTEMPTS;
+            if candidates.iter().all(|candidate| candidate.outcome.is_some()) {
+                return;
+            }
+            let pending = || candidates.iter().filter(|candidate| candidate.outcome.is_none());
+            while let Some(wait) =
+                pending().filter_map(|candidate| too_young(candidate.found_as.survey.inode.statx.mtime)).max()
+            {
+                pause(wait);
+            }
+            let mut batch = Batch::new(candidates.iter_mut().filter(|one| one.outcome.is_none()), again);
+            batch.each(progress, Candidate::record);
+            batch.sync();
+            batch.each(progress, Candidate::engage);
+            if !batch.is_empty() {
+                pause(SETTLE);
+            }
+            batch.sync();
+            batch.each(progress, Candidate::prove);
         }
-        let mut batch = Batch::new(candidates.iter_mut().filter(|one| one.outcome.is_none()), again);
-        batch.each(progress, Candidate::record);
-        batch.sync();
-        batch.each(progress, Candidate::engage);
-        if !batch.is_empty() {
-            pause(SETTLE);
-        }
-        batch.sync();
-        batch.each(progress, Candidate::prove);
+    }
+
+    fn note(&self) -> Option<String> {
+        let mapped = self.mapped;
+        (mapped > 0).then(|| {
+            format!(
+                "other processes have it open, and {mapped} of its pages stay in memory: I/O that began before the \
+                 pin could still store into a page that the kernel holds for it"
+            )
+        })
+    }
+
+    fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
     }
 }
 

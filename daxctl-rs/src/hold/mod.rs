@@ -24,7 +24,29 @@ use crate::needs::{Hold, Needs};
 use crate::pin::record::{Record, Stored, attribute, load_for};
 use crate::pin::state::State;
 use crate::pin::survey::{self, Recorded, Survey};
+use crate::progress::Progress;
 use crate::system::kernel::{effective_user, has_capability};
+
+/// A file that is to be held.
+pub trait Candidate<'a>: Sized {
+    /// Makes a candidate of a file that has no blocker in the state `found_as`. `found` is the file's own record if the file
+    /// is pinned but not held.
+    fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self;
+
+    /// Pins a batch of files. Each candidate keeps its own outcome.
+    fn pin(candidates: &mut [Self], progress: &dyn Progress);
+
+    /// A note on what the pin cannot rule out.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the survey that proves the file pinned.
+    ///
+    /// # Errors
+    /// Why the file is not pinned. The file is then in its former state.
+    fn outcome(self) -> Result<Survey>;
+}
 
 /// What is left of a pin of a file that lost its name meanwhile.
 pub(crate) const NOT_PINNED: &str = "that file is not pinned";

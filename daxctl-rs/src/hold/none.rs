@@ -29,21 +29,6 @@ pub struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// Makes a candidate of a file that has no blocker in the state `found_as`.
-    #[must_use]
-    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, _: Option<Record>) -> Self {
-        Candidate { target, needs, found_as, written: None, hiding: None, outcome: None }
-    }
-
-    /// Returns a survey taken after the record was written.
-    ///
-    /// # Errors
-    /// An error of fremovexattr(2), fsetxattr(2), fsync(2) or the survey; busy if another process replaced the record, or
-    /// moved the file. The file is then in its former state.
-    pub fn outcome(self) -> Result<Survey> {
-        self.outcome.unwrap_or_else(|| Err(interrupted()))
-    }
-
     /// Writes the record. Removes a record in the attribute of enforced holds, which would hide this one.
     fn record(&mut self) -> Result<()> {
         let (target, needs, survey) = (self.target, self.needs, &self.found_as.survey);
@@ -105,12 +90,22 @@ impl Member for Candidate<'_> {
     }
 }
 
-/// Records the maps of a batch of files. Each candidate keeps its own outcome.
-pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
-    let mut batch = Batch::new(candidates.iter_mut(), false);
-    batch.each(progress, Candidate::record);
-    batch.sync();
-    batch.each(progress, Candidate::prove);
+impl<'a> super::Candidate<'a> for Candidate<'a> {
+    fn new(target: &'a Target, needs: Needs, found_as: Recorded, _: Option<Record>) -> Self {
+        Candidate { target, needs, found_as, written: None, hiding: None, outcome: None }
+    }
+
+    /// Records the maps of a batch of files. Each candidate keeps its own outcome.
+    fn pin(candidates: &mut [Self], progress: &dyn Progress) {
+        let mut batch = Batch::new(candidates.iter_mut(), false);
+        batch.each(progress, Candidate::record);
+        batch.sync();
+        batch.each(progress, Candidate::prove);
+    }
+
+    fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
 }
 
 fn not_permitted(error: Error, why: &str) -> Error {

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::file::blockers::Kind as Blocking;
 use crate::file::target::{Lock, Target};
 use crate::hold::frozen;
-use crate::hold::{self, NOT_PINNED, Requirements, none, writable};
+use crate::hold::{self, Candidate, NOT_PINNED, Requirements, none, writable};
 use crate::needs::{Hold, Needs};
 use crate::pin::record::{self, Note, Record, Stored};
 use crate::pin::state::State;
-use crate::pin::survey::{self, Recorded, Survey};
+use crate::pin::survey::{self, Recorded};
 use crate::progress::Progress;
 use crate::report::{Action, FileReport, Sink};
 use crate::status::Status;
@@ -105,26 +105,13 @@ fn pin_batch(
             Err(error) => reports[*index].fail(&error),
         }
     }
-    let mut taken = |hold| {
-        held.extract_if(.., |(_, next): &mut (Place, ToHold)| next.0.hold == hold).unzip::<_, _, Vec<_>, Vec<_>>()
-    };
-    let (places, next) = taken(Hold::Frozen);
-    let mut candidates = make_candidates(&places, next, frozen::Candidate::new);
-    frozen::pin(&mut candidates, progress);
-    for (place, candidate) in places.iter().zip(candidates) {
-        place.tell(candidate.note(), candidate.outcome(), &mut reports);
-    }
-    let (places, next) = taken(Hold::Writable);
-    let mut candidates = make_candidates(&places, next, writable::Candidate::new);
-    writable::pin(&mut candidates, progress);
-    for (place, candidate) in places.iter().zip(candidates) {
-        place.tell(None, candidate.outcome(), &mut reports);
-    }
-    let (places, next) = taken(Hold::None);
-    let mut candidates = make_candidates(&places, next, none::Candidate::new);
-    none::pin(&mut candidates, progress);
-    for (place, candidate) in places.iter().zip(candidates) {
-        place.tell(None, candidate.outcome(), &mut reports);
+    for hold in Hold::ALL {
+        let (places, next) = held.extract_if(.., |(_, next)| next.0.hold == hold).unzip::<_, _, Vec<_>, Vec<_>>();
+        match hold {
+            Hold::Frozen => hold_files::<frozen::Candidate<'_>>(&places, next, progress, &mut reports),
+            Hold::Writable => hold_files::<writable::Candidate<'_>>(&places, next, progress, &mut reports),
+            Hold::None => hold_files::<none::Candidate<'_>>(&places, next, progress, &mut reports),
+        }
     }
     reports
 }
@@ -136,30 +123,30 @@ struct Place {
     _lock: Option<Lock>,
 }
 
-impl Place {
-    fn tell(&self, note: Option<String>, outcome: Result<Survey>, reports: &mut [FileReport]) {
-        let report = &mut reports[self.index];
-        report.notes.extend(note);
-        match outcome {
-            Ok(survey) => {
-                report.describe(&self.target, &survey);
-                report.action = Some(Action::Pinned);
-            }
-            Err(error) => report.fail(&judge::name_writers(&self.target, error)),
-        }
-    }
-}
-
-fn make_candidates<'a, C>(
+/// Pins the files of one hold, and reports on them.
+fn hold_files<'a, C: Candidate<'a>>(
     places: &'a [Place],
     next: Vec<ToHold>,
-    make: fn(&'a Target, Needs, Recorded, Option<Record>) -> C,
-) -> Vec<C> {
+    progress: &dyn Progress,
+    reports: &mut [FileReport],
+) {
     let candidate = |(place, next): (&'a Place, ToHold)| {
-        let (needs, recorded, found) = *next;
-        make(&place.target, needs, recorded, found)
+        let (needs, found_as, found) = *next;
+        C::new(&place.target, needs, found_as, found)
     };
-    places.iter().zip(next).map(candidate).collect()
+    let mut candidates: Vec<C> = places.iter().zip(next).map(candidate).collect();
+    C::pin(&mut candidates, progress);
+    for (place, candidate) in places.iter().zip(candidates) {
+        let report = &mut reports[place.index];
+        report.notes.extend(candidate.note());
+        match candidate.outcome() {
+            Ok(survey) => {
+                report.describe(&place.target, &survey);
+                report.action = Some(Action::Pinned);
+            }
+            Err(error) => report.fail(&judge::name_writers(&place.target, error)),
+        }
+    }
 }
 
 /// Surveys a file, and does everything that needs no batch. Returns the rest, if any.

@@ -149,31 +149,6 @@ pub struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    /// Makes a candidate of a file that has no blocker in the state `found_as`. `found` is the file's own record if it is
-    /// pinned but not held.
-    #[must_use]
-    pub fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
-        Candidate {
-            target,
-            needs,
-            found_as,
-            found,
-            written: None,
-            replaced: Vec::new(),
-            added: Xflags::empty(),
-            armed: false,
-            outcome: None,
-        }
-    }
-
-    /// Returns the survey that proves the file held.
-    ///
-    /// # Errors
-    /// Why the file is not held. The file is then in its former state.
-    pub fn outcome(self) -> Result<Survey> {
-        self.outcome.unwrap_or_else(|| Err(interrupted()))
-    }
-
     /// Writes the record, and adds the flags.
     fn record(&mut self) -> Result<()> {
         if cfg!(not(feature = "guard")) {
@@ -257,26 +232,46 @@ impl Member for Candidate<'_> {
     }
 }
 
-/// Puts a batch of files under the guard: records the maps, arms the guard, and proves that the files still match the
-/// records. Each candidate keeps its own outcome.
-pub fn pin(candidates: &mut [Candidate<'_>], progress: &dyn Progress) {
-    let mut batch = Batch::new(candidates.iter_mut(), false);
-    batch.each(progress, Candidate::record);
-    batch.sync();
-    batch.each(progress, |candidate| {
-        // The next step may put the file under the guard even if it fails.
-        candidate.armed = true;
-        Ok(())
-    });
-    batch.all(guard::arm);
-    batch.each(progress, Candidate::require_guarded);
-    if !batch.is_empty() {
-        park_timeout(SETTLE);
+impl<'a> super::Candidate<'a> for Candidate<'a> {
+    fn new(target: &'a Target, needs: Needs, found_as: Recorded, found: Option<Record>) -> Self {
+        Candidate {
+            target,
+            needs,
+            found_as,
+            found,
+            written: None,
+            replaced: Vec::new(),
+            added: Xflags::empty(),
+            armed: false,
+            outcome: None,
+        }
     }
-    // From here on, the kernel can no longer open a file for writing behind the guard's back.
-    batch.each(progress, Candidate::outwait_writes);
-    batch.sync();
-    batch.each(progress, Candidate::prove);
+
+    /// Puts a batch of files under the guard: records the maps, arms the guard, and proves that the files still match the
+    /// records. Each candidate keeps its own outcome.
+    fn pin(candidates: &mut [Self], progress: &dyn Progress) {
+        let mut batch = Batch::new(candidates.iter_mut(), false);
+        batch.each(progress, Candidate::record);
+        batch.sync();
+        batch.each(progress, |candidate| {
+            // The next step may put the file under the guard even if it fails.
+            candidate.armed = true;
+            Ok(())
+        });
+        batch.all(guard::arm);
+        batch.each(progress, Candidate::require_guarded);
+        if !batch.is_empty() {
+            park_timeout(SETTLE);
+        }
+        // From here on, the kernel can no longer open a file for writing behind the guard's back.
+        batch.each(progress, Candidate::outwait_writes);
+        batch.sync();
+        batch.each(progress, Candidate::prove);
+    }
+
+    fn outcome(self) -> Result<Survey> {
+        self.outcome.unwrap_or_else(|| Err(interrupted()))
+    }
 }
 
 /// Takes the file from the guard if it is there, and removes the guard after the last file.
