@@ -219,16 +219,13 @@ impl<'a> Printer<'a> {
     }
 
     fn end_json(&mut self, status: i32, error: Option<&ErrorReport>) -> Result<()> {
-        let error = error.map(serde_json::to_string).transpose()?;
-        let [error, end] = match (error, self.watched) {
-            (None, false) => [String::new(), format!(r#"],"exit_status":{status}}}"#)],
-            (Some(error), false) => [format!(r#"],"error":{error}"#), format!(r#","exit_status":{status}}}"#)],
-            (None, true) => [String::new(), format!("\n  ],\n  \"exit_status\": {status}\n}}")],
-            (Some(error), true) => {
-                [format!("\n  ],\n  \"error\": {error}"), format!(",\n  \"exit_status\": {status}\n}}")]
-            }
-        };
-        writeln!(self.out, "{error}{end}")
+        let (line, space, end) = if self.watched { ("\n  ", " ", "\n") } else { ("", "", "") };
+        write!(self.out, "{line}],")?;
+        if let Some(error) = error {
+            let error = serde_json::to_string(error)?;
+            write!(self.out, "{line}\"error\":{space}{error},")?;
+        }
+        writeln!(self.out, "{line}\"exit_status\":{space}{status}{end}}}")
     }
 
     /// Whether the reader has closed the output.
