@@ -183,11 +183,16 @@ pub(super) fn foreign(record: &Record) -> String {
     }
 }
 
-/// The command that pins this file like the one that a foreign record belongs to: after a restore from a backup, the
-/// record is all that is left of the pin.
-pub(super) fn pinned_alike(record: &Record, target: &Target) -> String {
-    let options: String = options(record).iter().map(|option| format!("{option} ")).collect();
-    format!("to pin it like the recorded file: daxfile pin {options}{}", for_shell(&target.path))
+/// Notes the command that pins this file like the one that a foreign record belongs to: after a restore from a backup, the
+/// record is all that is left of the pin. Where the file is stored elsewhere, the record may be of that file.
+pub(super) fn note_pin_alike(stored: &Stored, target: &Target, report: &mut FileReport) {
+    if let Stored::Foreign(record) = stored
+        && target.filesystem.elsewhere().is_none()
+    {
+        let options: String = options(record).iter().map(|option| format!("{option} ")).collect();
+        let command = format!("daxfile pin {options}{}", for_shell(&target.path));
+        report.notes.push(format!("to pin it like the recorded file: {command}"));
+    }
 }
 
 fn options(record: &Record) -> Vec<String> {

@@ -6,7 +6,6 @@ use super::{each, judge};
 use crate::error::Result;
 use crate::file::target::Target;
 use crate::needs::Needs;
-use crate::pin::record::Stored;
 use crate::pin::survey;
 use crate::progress::Progress;
 use crate::report::{FileReport, Sink};
@@ -36,11 +35,7 @@ fn stat(target: &Target, extents: bool, report: &mut FileReport) -> Result<()> {
     if let Err(unsure) = survey.require_certainty() {
         report.notes.push(unsure.message);
     }
-    if let Stored::Foreign(record) = &survey.stored
-        && target.filesystem.elsewhere().is_none()
-    {
-        report.notes.push(judge::pinned_alike(record, target));
-    }
+    judge::note_pin_alike(&survey.stored, target, report);
     report.extents = runs;
     report.add_drift(&survey);
     report.changes = report.changes.take().filter(|changes| !changes.is_empty());

@@ -120,9 +120,7 @@ fn end(
             true => format!("had {what} as well, which is removed"),
             false => format!("has {what}: its flags are left alone"),
         });
-        if let Stored::Foreign(record) = stored {
-            report.notes.push(judge::pinned_alike(record, target));
-        }
+        judge::note_pin_alike(stored, target, report);
     }
     // The attribute of one enforced hold may contain the record of another.
     let hold = match stored {

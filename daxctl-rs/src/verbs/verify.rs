@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libdaxfile::Errno;
 
 use super::each;
-use super::judge::{open_for_writing, pinned_alike};
+use super::judge::{note_pin_alike, open_for_writing};
 use crate::error::{Error, Result};
 use crate::file::map;
 use crate::file::open::Root;
@@ -58,11 +58,10 @@ fn judge(target: &Target, survey: &Survey, strict: bool, report: &mut FileReport
         (State::NotHeld, _) => {
             Some("recorded, but not held: if it is unchanged, pin it again; otherwise unpin it first".into())
         }
-        (State::ForeignRecord, Stored::Foreign(record)) => {
-            report.notes.push(pinned_alike(record, target));
+        (State::ForeignRecord, stored) => {
+            note_pin_alike(stored, target, report);
             Some("not pinned: its pin record belongs to another file".into())
         }
-        (State::ForeignRecord, _) => Some("not pinned: its pin record belongs to another file".into()),
         (State::BadRecord, Stored::UnknownVersion(_, version)) => {
             return Err(Error::new(
                 Status::Failed,
