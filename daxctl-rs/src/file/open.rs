@@ -16,11 +16,12 @@ use libdaxfile::Errno;
 use libdaxfile::statx::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Statx};
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open as open_by_name, openat, openat2, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, stat};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::getegid;
 
 use crate::error::{Error, Result, ResultExt};
 use crate::name::quote;
 use crate::status::Status;
+use crate::system::kernel::effective_user;
 
 /// Most symbolic links to follow in one path: the kernel's `MAXSYMLINKS`.
 const LINKS: usize = 40;
@@ -208,7 +209,7 @@ impl Trusted {
         // The owner of the root directory can redirect any path. In a user namespace that owner may be a user unknown
         // to it.
         let root = stat("/").call("stat")?.st_uid;
-        let user = geteuid();
+        let user = effective_user();
         let group = if user.is_root() { 0 } else { getegid().as_raw() };
         Ok(Trusted { users: [0, user.as_raw(), root], group })
     }

@@ -54,8 +54,7 @@ impl<'a> Candidate<'a> {
         // If nothing writes, a lease proves the map consistent.
         let lease = Lease::take(self.target, Kind::Read).ok();
         let survey = survey::take(self.target, self.needs, lease.as_ref(), |_| ())?;
-        // Root and the file's owner take different locks, so both may pin at once. Whoever writes its record second finds
-        // the first one.
+        // Root and the file's owner take different locks: the one that writes its record second finds the other's.
         if !matches!((&survey.stored, &self.written), (Stored::Own(found), Some((record, _))) if found == record) {
             return Err(Error::new(Status::Busy, "busy: another daxfile pinned or unpinned it meanwhile"));
         }

@@ -14,7 +14,6 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
-use nix::unistd::geteuid;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 
@@ -22,7 +21,7 @@ use super::{devices, ext};
 use crate::error::{Error, Result, ResultExt, if_known};
 use crate::needs::Hold;
 use crate::size;
-use crate::system::kernel::{has_capability, text};
+use crate::system::kernel::{effective_user, has_capability, text};
 
 /// Kinds of filesystems that this program distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,7 +354,7 @@ impl Filesystem {
     /// Whether this process may use the blocks that a filesystem reserves: ext4 and f2fs reserve them for root as a
     /// user (`ext4_has_free_clusters()`).
     fn may_use_reserve(&self) -> Result<bool> {
-        if geteuid().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
+        if effective_user().is_root() && matches!(self.kind, Kind::Ext | Kind::F2fs) {
             return Ok(true);
         }
         has_capability(Capability::CAP_SYS_RESOURCE)
